@@ -1,0 +1,1 @@
+"""Advantages, losses and reductions as pure tensor functions, composed into algorithms."""

@@ -1,0 +1,51 @@
+"""Every error that rl-llm raises on purpose.
+
+`InputError` and its children mean that the user's input is wrong: the command line prints the
+message alone and exits with 2. `RunError` means that a run failed for another reason: exit 1. A
+message names the thing, the value, the rule and the way out.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the tail of a message about an unknown name: the closest known one, and the list."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{hint}; known: {', '.join(choices) or 'none'}"
+
+
+class RlLlmError(Exception):
+    """Base of all deliberate errors of rl-llm."""
+
+
+class InputError(RlLlmError, ValueError):
+    """The user's input is wrong: a recipe, a file, a command-line argument."""
+
+
+class ConfigError(InputError):
+    """A recipe has an unknown key, a wrong type, or settings that contradict each other."""
+
+
+class PluginError(InputError, LookupError):
+    """A reward, prompt source, sampler or other plugin cannot be found, loaded or given its
+    options."""
+
+
+class DataError(InputError):
+    """A prompt source cannot be read, or what it holds breaks a rule."""
+
+
+class ModelError(InputError):
+    """A model folder lacks something, or a model does not fit the recipe."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged, or belongs to another recipe or model."""
+
+
+class RunError(RlLlmError, RuntimeError):
+    """A run cannot go on: non-finite losses, a reward that keeps failing, nothing left to learn
+    from."""

@@ -1,0 +1,1 @@
+"""The dynamic KL: estimators of the divergence, and controllers of its coefficient."""

@@ -1,0 +1,191 @@
+"""From a reference in a recipe to an object: shipped files, a user's files, and installed entry
+points.
+
+A reference is `path/to/file.py:name`, or a bare name. A bare name is a shipped file `<name>.py`
+that defines `<name>`, or an entry point of group `rl_llm.rewards` or `rl_llm.data`. References, not
+loaded objects, cross process borders.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pydantic
+
+from rl_llm.config import describe_invalid
+from rl_llm.errors import ConfigError, PluginError, nearest
+
+Kind = Literal["rewards", "data"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A loaded plugin: the reference that found it, the object, and its module (for `EXAMPLES` and
+    the like)."""
+
+    reference: str
+    name: str
+    target: Callable[..., Any]
+    module: ModuleType
+    origin: str
+
+
+def shipped_folder(kind: Kind) -> Path:
+    """Return the folder of shipped plugins: inside an installed wheel, else at the top of the
+    checkout."""
+    installed = _PACKAGE / "_shipped" / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def shipped_path(path: str | Path) -> Path:
+    """Return `path` if it exists; else, for `data/...`, the shipped file of that name if there is
+    one.
+
+    So a recipe that says `data/models/NAME` works from any folder, also from an installed wheel.
+    """
+    given = Path(path).expanduser()
+    if not given.exists() and not given.is_absolute() and given.parts[:1] == ("data",):
+        shipped = shipped_folder("data").joinpath(*given.parts[1:])
+        if shipped.exists():
+            return shipped
+    return given
+
+
+def names(kind: Kind) -> dict[str, list[str]]:
+    """Return every bare name of a kind with the sources that define it (more than one is
+    ambiguous)."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(shipped_folder(kind).glob("*.py")):
+        if not file.stem.startswith("_"):
+            found.setdefault(file.stem, []).append(str(file))
+    for point in entry_points(group=f"rl_llm.{kind}"):
+        found.setdefault(point.name, []).append(_describe(point))
+    return found
+
+
+def resolve(reference: str, *, kind: Kind) -> Plugin:
+    """Load the object that a reference names.
+
+    Raises `PluginError` when nothing, or more than one thing, answers to the name, and when loading
+    fails.
+    """
+    if ":" in reference:
+        file_name, _, name = reference.rpartition(":")
+        return _from_file(reference, Path(file_name).expanduser(), name)
+    sources = names(kind).get(reference, [])
+    if not sources:
+        raise PluginError(
+            f"there is no {kind} plugin {reference!r}{nearest(reference, names(kind))}; "
+            f"name one of these, or point at a file as path/to/file.py:{reference}"
+        )
+    if len(sources) > 1:
+        raise PluginError(
+            f"two sources define the {kind} plugin {reference!r}: {' and '.join(sources)}; "
+            f"uninstall or rename one, or point at a file as path/to/file.py:{reference}"
+        )
+    shipped = shipped_folder(kind) / f"{reference}.py"
+    if shipped.is_file():
+        return _from_file(reference, shipped, reference)
+    (point,) = entry_points(group=f"rl_llm.{kind}", name=reference)
+    target = point.load()
+    module = sys.modules[target.__module__]
+    return Plugin(
+        reference=reference, name=reference, target=target, module=module, origin=_describe(point)
+    )
+
+
+def check_options(
+    target: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    path: str,
+    supplied: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Check a recipe's options against a callable's own keyword-only arguments; return them with
+    defaults filled in.
+
+    `supplied` names keyword arguments that the program passes itself and a recipe may not. `path`
+    is where the options stand in the recipe, for the message. Raises `ConfigError`.
+    """
+    reserved = set(supplied)
+    fields: dict[str, Any] = {}
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in reserved:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
+    for name in options:
+        if name not in fields:
+            raise ConfigError(f"{path}.{name}: unknown option{nearest(name, fields)}")
+    model = pydantic.create_model(
+        "Options",
+        __config__=pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True),
+        **fields,
+    )
+    try:
+        checked = model(**options)
+    except pydantic.ValidationError as error:
+        raise ConfigError(describe_invalid(error, path=path)) from None
+    return {name: getattr(checked, name) for name in fields}
+
+
+def build(
+    target: Callable[..., Any], options: Mapping[str, Any], *, path: str, **supplied: Any
+) -> Any:
+    """Call `target` with a recipe's checked options and the arguments that the program supplies.
+
+    A `ConfigError` that `target` raises about a value gets the recipe path in front.
+    """
+    checked = check_options(target, options, path=path, supplied=supplied)
+    try:
+        return target(**checked, **supplied)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _describe(point: EntryPoint) -> str:
+    distribution = point.dist.name if point.dist else "an installed package"
+    return f"{point.value} of {distribution}"
+
+
+def _from_file(reference: str, file: Path, name: str) -> Plugin:
+    module = load_module(file, reference=reference)
+    target = getattr(module, name, None)
+    if not callable(target):
+        defined = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise PluginError(f"{file} defines no callable {name!r}{nearest(name, defined)}")
+    return Plugin(reference=reference, name=name, target=target, module=module, origin=str(file))
+
+
+def load_module(file: Path, *, reference: str = "") -> ModuleType:
+    """Load a Python file by path under a private module name, once per process and version of the
+    file."""
+    if not file.is_file():
+        raise PluginError(
+            f"{reference or file}: there is no file {str(file)!r} (looked from {Path.cwd()})"
+        )
+    source = file.read_bytes()
+    tag = hashlib.sha256(str(file.resolve()).encode() + source).hexdigest()[:16]
+    module_name = f"rl_llm_plugin_{file.stem}_{tag}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # A plugin is somebody else's code: any failure becomes one message.
+        del sys.modules[module_name]
+        raise PluginError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module

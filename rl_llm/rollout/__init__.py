@@ -1,0 +1,1 @@
+"""Requests in, groups of completions out."""
