@@ -173,32 +173,46 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _agree(self) -> "Recipe":
         """Refuse settings that contradict each other."""
-        rollout, optim = self.rollout, self.optim
-        if optim.updates_per_batch > rollout.problems_per_step:
-            raise ValueError(
-                f"optim.updates_per_batch={optim.updates_per_batch} cuts a step's "
-                f"rollout.problems_per_step={rollout.problems_per_step} groups into more parts than there are "
-                f"groups; use at most {rollout.problems_per_step}"
-            )
-        if optim.tokens_per_micro_batch < rollout.max_new_tokens + self.data.max_prompt_tokens:
-            need = rollout.max_new_tokens + self.data.max_prompt_tokens
-            raise ValueError(
-                f"optim.tokens_per_micro_batch={optim.tokens_per_micro_batch} cannot hold one completion: "
-                f"data.max_prompt_tokens={self.data.max_prompt_tokens} and "
-                f"rollout.max_new_tokens={rollout.max_new_tokens} need {need}; use at least {need}"
-            )
-        if optim.warmup_steps >= self.run.steps and optim.schedule != "constant":
-            raise ValueError(
-                f"optim.warmup_steps={optim.warmup_steps} leaves nothing of run.steps={self.run.steps} for the "
-                f"{optim.schedule} schedule; use fewer than {self.run.steps}"
-            )
-        if not any(reward.channel == "correctness" for reward in self.rewards):
-            raise ValueError(
-                "rewards: none is on channel 'correctness', from which pass rates and beliefs are learnt; "
-                "give the reward that checks the answer `channel: correctness`"
-            )
-        if self.eval.stop_when is not None and not self.data.eval:
-            raise ValueError(
-                f"eval.stop_when={self.eval.stop_when} needs held-out problems; add a source under data.eval"
-            )
+        for rule in (_check_batch, _check_schedule, _check_rewards):
+            rule(self)
         return self
+
+
+def _check_batch(recipe: Recipe) -> None:
+    rollout, optim, data = recipe.rollout, recipe.optim, recipe.data
+    if optim.updates_per_batch > rollout.problems_per_step:
+        raise ValueError(
+            f"optim.updates_per_batch={optim.updates_per_batch} cuts the groups of a step, "
+            f"rollout.problems_per_step={rollout.problems_per_step}, into more parts than there are "
+            f"groups; use at most {rollout.problems_per_step}"
+        )
+    longest = data.max_prompt_tokens + rollout.max_new_tokens
+    if optim.tokens_per_micro_batch < longest:
+        raise ValueError(
+            f"optim.tokens_per_micro_batch={optim.tokens_per_micro_batch} cannot hold one "
+            f"completion: data.max_prompt_tokens={data.max_prompt_tokens} and "
+            f"rollout.max_new_tokens={rollout.max_new_tokens} need {longest}; "
+            f"use at least {longest}"
+        )
+
+
+def _check_schedule(recipe: Recipe) -> None:
+    optim, steps = recipe.optim, recipe.run.steps
+    if optim.schedule != "constant" and optim.warmup_steps >= steps:
+        raise ValueError(
+            f"optim.warmup_steps={optim.warmup_steps} leaves nothing of run.steps={steps} for "
+            f"the {optim.schedule} schedule; use fewer than {steps}"
+        )
+    if recipe.eval.stop_when is not None and not recipe.data.eval:
+        raise ValueError(
+            f"eval.stop_when={recipe.eval.stop_when} needs held-out problems; "
+            "add a source under data.eval"
+        )
+
+
+def _check_rewards(recipe: Recipe) -> None:
+    if all(reward.channel != "correctness" for reward in recipe.rewards):
+        raise ValueError(
+            "rewards: none is on channel 'correctness', from which pass rates and beliefs are "
+            "learnt; give the reward that checks the answer `channel: correctness`"
+        )
