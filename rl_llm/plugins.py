@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from rl_llm.config import describe_invalid
+from rl_llm.config import NamedPart, describe_invalid
 from rl_llm.errors import ConfigError, PluginError, nearest
 
 Kind = Literal["rewards", "data"]
@@ -151,6 +151,24 @@ def build(
         return target(**checked, **supplied)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def build_named(
+    part: NamedPart, table: Mapping[str, Callable[..., Any]], *, path: str, **supplied: Any
+) -> Any:
+    """Build `{name: X, ...}`: X stands in the table of built-in parts, or is
+    `path/to/file.py:X`."""
+    if part.name in table:
+        target = table[part.name]
+    elif ":" in part.name:
+        file_name, _, name = part.name.rpartition(":")
+        target = _from_file(part.name, Path(file_name).expanduser(), name).target
+    else:
+        raise PluginError(
+            f"{path}.name={part.name!r}: unknown name{nearest(part.name, table)}; name one of "
+            "these, or point at one as path/to/file.py:Name"
+        )
+    return build(target, part.options, path=path, **supplied)
 
 
 def _describe(point: EntryPoint) -> str:

@@ -2,27 +2,37 @@
 
 Sections are frozen and refuse unknown keys. A `NamedPart` (`{name: X, ...}`) or a plugin use
 (`{use: X, ...}`) carries the options of X unread: they are checked against X's own keyword
-arguments where the parts are put together.
+arguments where the parts are put together. The text under a field is its description in the JSON
+schema and in docs/recipes.md.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """Base of all recipe sections: frozen, strict, no unknown keys."""
+    """Base of all recipe sections: frozen, strict, finite numbers, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
-class OpenSection(BaseModel):
+class OpenSection(Section):
     """A section whose further keys are the options of the part that it names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -31,79 +41,116 @@ class OpenSection(BaseModel):
 
 
 class NamedPart(OpenSection):
-    """`{name: X, ...}`: X is a built-in part or `path/to/file.py:Class`; further keys are its
-    options."""
+    """A built-in part or a class of your own, with its options as further keys."""
 
     name: str
+    """A built-in name, or `path/to/file.py:Class`."""
 
 
 class SourceUse(OpenSection):
-    """`{use: X, ...}`: a prompt source of `data/`, of a file or of an installed package, with its
-    options."""
+    """A prompt source, with its options as further keys."""
 
     use: str
+    """A shipped or installed prompt source, or `path/to/file.py:name`."""
 
 
 class RewardUse(OpenSection):
-    """`{use: X, ...}`: a reward, its weight in the total, its channel, and what happens when it
-    fails."""
+    """A reward, with its options as further keys."""
 
     use: str
+    """A shipped or installed reward, or `path/to/file.py:name`."""
+
     weight: float = 1.0
+    """Its factor in the total that the policy learns from."""
+
     channel: str = "correctness"
+    """`correctness` decides whether a completion counts as correct; any other name only adds to the
+    total."""
+
     correct_at: float = 1.0
+    """On channel `correctness`: a completion is correct from this value on."""
+
     on_error: Literal["mask", "raise"] = "mask"
+    """When the reward fails: leave the completion out of its group, or stop the run."""
 
 
 class RunSection(Section):
-    """Name, seed and length of the run, and the folder that holds the run's folder."""
+    """Name, seed and length of the run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: NonNegative = 0
-    steps: Positive
+    """The run's folder is `output_dir/name`."""
+
+    seed: NonNegativeInt = 0
+    """Every random draw of the run derives from it."""
+
+    steps: PositiveInt
+    """How many steps to train; one step draws, scores and learns one batch of groups."""
+
     output_dir: str = "runs"
+    """The folder that holds the folders of runs."""
 
 
 class ModelSection(Section):
-    """A Hugging Face causal language model: a local folder, or a hub name."""
+    """A Hugging Face causal language model."""
 
     path: str
+    """A folder, or a name on the model hub; `data/models/NAME` is a model that ships."""
+
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    chat_template: str | None = Field(
-        default=None,
-        description="A Jinja chat template, or the path of a file that holds one; null uses the tokenizer's own.",
-    )
+    """The precision of weights and arithmetic; it alone decides."""
+
+    chat_template: str | None = None
+    """A Jinja chat template, or the path of a file with one; null uses the tokenizer's own."""
 
 
 class LoraSection(Section):
-    """The adapter that is trained: rank, alpha, and the layers it is put on."""
+    """The adapter that is trained; the model's own weights stay as they are."""
 
-    rank: Positive = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    rank: PositiveInt = 16
+    """The rank of the update of each layer."""
+
+    alpha: PositiveFloat = 32.0
+    """The update is scaled by alpha / rank."""
+
     targets: str | list[str] = "all-linear"
+    """The layers that get an adapter: `all-linear`, or names of modules."""
 
 
 class DataSection(Section):
-    """Prompt sources for training and for held-out evaluation."""
+    """Where problems come from."""
 
     train: Annotated[list[SourceUse], Field(min_length=1)]
+    """Prompt sources to learn from."""
+
     eval: list[SourceUse] = []
-    max_prompt_tokens: Positive = 512
+    """Prompt sources that are held out; they share no problem with `train`."""
+
+    max_prompt_tokens: PositiveInt = 512
+    """The longest prompt, in tokens, template included."""
+
     too_long: Literal["drop", "error"] = "drop"
+    """A longer prompt is dropped and counted, or stops the run before it starts."""
 
 
 class RefillSection(Section):
-    """How many more rounds of prompts a step may draw to replace the groups that gates dropped."""
+    """More prompts within a step, in place of groups that gates dropped."""
 
-    max_rounds: NonNegative = 0
+    max_rounds: NonNegativeInt = 0
+    """How many times a step may draw again."""
+
     when_dry: Literal["continue", "stop"] = "continue"
+    """When a step ends with no group to learn from: go on to the next step, or stop the run."""
 
 
 class CurriculumSection(Section):
     """Which prompts are drawn, and which scored groups are learnt from."""
 
     sampler: NamedPart = NamedPart(name="posterior")
+    """Chooses the prompts of a step."""
+
     gates: list[NamedPart] = [NamedPart(name="informative")]
+    """A group is learnt from if every gate admits it."""
+
     refill: RefillSection = RefillSection()
 
 
@@ -111,84 +158,125 @@ class RolloutSection(Section):
     """How completions are generated."""
 
     engine: Literal["transformers"] = "transformers"
-    problems_per_step: Positive = 32
-    group_size: Annotated[int, Field(ge=1)] = 8
-    max_new_tokens: Positive = 256
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    max_batch_rows: Positive = 512
+    """What generates."""
+
+    problems_per_step: PositiveInt = 32
+    """Problems drawn in a step, over all ranks."""
+
+    group_size: PositiveInt = 8
+    """Completions of each problem."""
+
+    max_new_tokens: PositiveInt = 256
+    """A completion is cut after this many tokens."""
+
+    temperature: NonNegativeFloat = 1.0
+    """Of sampling, in training and in evaluation; 0 is greedy."""
+
+    max_batch_rows: PositiveInt = 512
+    """Completions generated at once on one rank; lower it when memory is short."""
 
 
 class KLSection(Section):
     """The penalty on the divergence from the reference, the model without its adapter."""
 
     controller: NamedPart = NamedPart(name="constant")
+    """Moves the coefficient beta from step to step."""
+
     estimator: Literal["k1", "k2", "k3"] = "k2"
+    """The per-token estimate of the divergence."""
 
 
 class OptimSection(Section):
     """AdamW over the adapter, and how a step's groups are cut into updates and micro-batches."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: PositiveFloat = 1e-4
+    """The learning rate after warm-up."""
+
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: NonNegative = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    tokens_per_micro_batch: Positive = 8192
-    updates_per_batch: Positive = 1
-    epochs: Positive = 1
+    """After warm-up the learning rate stays, or falls towards 0 at the end of the run."""
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises from 0."""
+
+    weight_decay: NonNegativeFloat = 0.0
+    """Of AdamW."""
+
+    grad_clip: PositiveFloat = 1.0
+    """The largest norm of the gradient; a longer one is scaled down to it."""
+
+    tokens_per_micro_batch: PositiveInt = 8192
+    """Tokens in one forward and backward pass on one rank; lower it when memory is short."""
+
+    updates_per_batch: PositiveInt = 1
+    """Optimiser steps that share out the groups of a step."""
+
+    epochs: PositiveInt = 1
+    """Passes over the groups of a step."""
 
 
 class EvalSection(Section):
     """Held-out evaluation: before the first step, every `every` steps, and after the last."""
 
-    every: Positive = 50
-    samples_per_problem: Positive = 1
+    every: PositiveInt = 50
+    """Steps from one evaluation to the next."""
+
+    samples_per_problem: PositiveInt = 1
+    """Completions drawn for each held-out problem."""
+
     stop_when: Annotated[float, Field(gt=0, le=1)] | None = None
+    """End the run once the held-out pass rate reaches this."""
 
 
 class CheckpointSection(Section):
-    """A checkpoint every `every` steps and after the last; the newest `keep` stay."""
+    """A checkpoint every `every` steps and after the last."""
 
-    every: Positive = 50
-    keep: Positive = 2
+    every: PositiveInt = 50
+    """Steps from one checkpoint to the next."""
+    keep: PositiveInt = 2
+    """How many of the newest checkpoints stay."""
 
 
 class Recipe(Section):
-    """One complete run."""
+    """One complete run of rl-llm."""
 
     run: RunSection
     model: ModelSection
     lora: LoraSection = LoraSection()
     data: DataSection
     rewards: Annotated[list[RewardUse], Field(min_length=1)]
+    """What a completion is worth: the weighted sum of these."""
     curriculum: CurriculumSection = CurriculumSection()
     rollout: RolloutSection = RolloutSection()
     algorithm: NamedPart = NamedPart(name="grpo")
+    """The rule that turns rewards into an update."""
+
     kl: KLSection = KLSection()
     optim: OptimSection = OptimSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     tracking: list[Literal["jsonl", "tensorboard"]] = ["jsonl"]
+    """Where metrics go; metrics.jsonl is written in any case."""
 
     @model_validator(mode="after")
     def _agree(self) -> "Recipe":
-        """Refuse settings that contradict each other."""
-        for rule in (_check_batch, _check_schedule, _check_rewards):
-            rule(self)
+        """Refuse settings that contradict each other, all at once."""
+        rules = (_batch_faults, _schedule_faults, _reward_faults, _kl_faults)
+        if faults := [fault for rule in rules for fault in rule(self)]:
+            raise ValueError("\n  ".join(faults))
         return self
 
 
-def _check_batch(recipe: Recipe) -> None:
+def _batch_faults(recipe: Recipe) -> Iterator[str]:
     rollout, optim, data = recipe.rollout, recipe.optim, recipe.data
     if optim.updates_per_batch > rollout.problems_per_step:
-        raise ValueError(
+        yield (
             f"optim.updates_per_batch={optim.updates_per_batch} cuts the groups of a step, "
-            f"rollout.problems_per_step={rollout.problems_per_step}, into more parts than there are "
-            f"groups; use at most {rollout.problems_per_step}"
+            f"rollout.problems_per_step={rollout.problems_per_step}, into more parts than there "
+            f"are groups; use at most {rollout.problems_per_step}"
         )
     longest = data.max_prompt_tokens + rollout.max_new_tokens
     if optim.tokens_per_micro_batch < longest:
-        raise ValueError(
+        yield (
             f"optim.tokens_per_micro_batch={optim.tokens_per_micro_batch} cannot hold one "
             f"completion: data.max_prompt_tokens={data.max_prompt_tokens} and "
             f"rollout.max_new_tokens={rollout.max_new_tokens} need {longest}; "
@@ -196,23 +284,31 @@ def _check_batch(recipe: Recipe) -> None:
         )
 
 
-def _check_schedule(recipe: Recipe) -> None:
+def _schedule_faults(recipe: Recipe) -> Iterator[str]:
     optim, steps = recipe.optim, recipe.run.steps
     if optim.schedule != "constant" and optim.warmup_steps >= steps:
-        raise ValueError(
+        yield (
             f"optim.warmup_steps={optim.warmup_steps} leaves nothing of run.steps={steps} for "
             f"the {optim.schedule} schedule; use fewer than {steps}"
         )
     if recipe.eval.stop_when is not None and not recipe.data.eval:
-        raise ValueError(
+        yield (
             f"eval.stop_when={recipe.eval.stop_when} needs held-out problems; "
             "add a source under data.eval"
         )
 
 
-def _check_rewards(recipe: Recipe) -> None:
+def _reward_faults(recipe: Recipe) -> Iterator[str]:
     if all(reward.channel != "correctness" for reward in recipe.rewards):
-        raise ValueError(
+        yield (
             "rewards: none is on channel 'correctness', from which pass rates and beliefs are "
             "learnt; give the reward that checks the answer `channel: correctness`"
+        )
+
+
+def _kl_faults(recipe: Recipe) -> Iterator[str]:
+    if recipe.kl.estimator == "k1":
+        yield (
+            "kl.estimator='k1' differentiated in the loss has an expected gradient of zero: it "
+            "adds noise and no pull towards the reference; use k2, or k3 as GRPO publishes it"
         )

@@ -1,1 +1,37 @@
-"""The difficulty-aware dataloader."""
+"""The difficulty-aware dataloader: beliefs about pass rates decide which prompts are drawn."""
+
+from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probability
+from rl_llm.curriculum.compose import (
+    GATES,
+    SAMPLERS,
+    build_gates,
+    build_sampler,
+    build_scheduler,
+)
+from rl_llm.curriculum.dry import dry_message
+from rl_llm.curriculum.gates import Gate, Informative, counted_scores
+from rl_llm.curriculum.pool import Outcomes, PoolIndex, StateDict
+from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
+from rl_llm.curriculum.scheduler import Scheduler
+
+__all__ = [
+    "GATES",
+    "SAMPLERS",
+    "BetaBelief",
+    "Gate",
+    "Informative",
+    "Outcomes",
+    "PoolBelief",
+    "PoolIndex",
+    "Posterior",
+    "Sampler",
+    "Scheduler",
+    "StateDict",
+    "Uniform",
+    "build_gates",
+    "build_sampler",
+    "build_scheduler",
+    "counted_scores",
+    "dry_message",
+    "informative_probability",
+]

@@ -1,1 +1,22 @@
 """The trained model: base, adapters, packing, updates."""
+
+from rl_llm.policy.engine import PolicyEngine
+from rl_llm.policy.model import add_lora, fingerprint, load_base, load_tokenizer, stop_token_ids
+from rl_llm.policy.pack import score_batch, train_groups
+from rl_llm.policy.ranks import Ranks
+from rl_llm.policy.schedule import learning_rate
+from rl_llm.policy.update import UpdateFacts
+
+__all__ = [
+    "PolicyEngine",
+    "Ranks",
+    "UpdateFacts",
+    "add_lora",
+    "fingerprint",
+    "learning_rate",
+    "load_base",
+    "load_tokenizer",
+    "score_batch",
+    "stop_token_ids",
+    "train_groups",
+]

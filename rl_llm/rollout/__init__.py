@@ -1,1 +1,5 @@
 """Requests in, groups of completions out."""
+
+from rl_llm.rollout.engine import RolloutEngine
+
+__all__ = ["RolloutEngine"]

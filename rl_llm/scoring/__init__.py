@@ -1,1 +1,39 @@
 """Completions in, scores out; helpers for reward authors."""
+
+from rl_llm.scoring.answers import (
+    Number,
+    after_hashes,
+    between_tags,
+    boxed,
+    final_answer,
+    last_number,
+    numbers_equal,
+    parse_number,
+)
+from rl_llm.scoring.examples import Example, read_examples, run_example
+from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
+from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns
+from rl_llm.scoring.signature import RewardSignature, read_signature
+
+__all__ = [
+    "Example",
+    "Failure",
+    "Number",
+    "Outcome",
+    "Reward",
+    "RewardSignature",
+    "Rubric",
+    "after_hashes",
+    "between_tags",
+    "boxed",
+    "build_rubric",
+    "call_reward",
+    "common_columns",
+    "final_answer",
+    "last_number",
+    "numbers_equal",
+    "parse_number",
+    "read_examples",
+    "read_signature",
+    "run_example",
+]

@@ -1,0 +1,229 @@
+"""Problems from any table: a local file, or whatever the `datasets` library loads by name.
+
+A row is one problem. One column holds the prompt (text, or a list of `{role, content}` turns), one
+the answer, one perhaps the level; all others go to `meta`, where rewards may ask for them by name.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_llm.errors import ConfigError, DataError, nearest
+from rl_llm.records import Level, Message, Problem, Prompt, content_key
+
+_DATASETS_FORMATS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_SUFFIXES = (".jsonl", *_DATASETS_FORMATS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The columns of one row, and where they stand, for messages."""
+
+    columns: Mapping[str, Any]
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """Which columns hold what, and how a prompt becomes a chat."""
+
+    prompt: str
+    answer: str
+    level: str | None
+    source: str
+    system: str | None
+    chat: bool
+
+
+def jsonl(  # noqa: PLR0913  A source's options are a flat list in the recipe.
+    *,
+    path: str,
+    split: str = "train",
+    name: str | None = None,
+    prompt: str = "prompt",
+    answer: str = "answer",
+    level: str | None = None,
+    source: str | None = None,
+    system: str | None = None,
+    chat: bool = False,
+) -> Iterator[Problem]:
+    """Yield one problem a row, in the order of the table.
+
+    `path` is a .jsonl, .json, .csv or .parquet file, a folder that holds `<split>.jsonl`, or a name
+    or folder that `datasets.load_dataset(path, name, split=split)` takes. `prompt`, `answer` and
+    `level` name columns; without `level` all problems have level 0. `source` is the name under
+    which the problems are counted: the last part of the path unless given. `chat` makes a user
+    message of a plain prompt; `system` does too, and puts a system message first where the prompt
+    does not begin with one.
+
+    An answer that is no text becomes one: a whole number without fraction (7.0 is `7`), any other
+    value as JSON. Raises `DataError` with the file and line for a row that cannot be read.
+    """
+    mapped = Mapped(
+        prompt=prompt,
+        answer=answer,
+        level=level,
+        source=source or Path(path).stem,
+        system=system,
+        chat=chat or system is not None,
+    )
+    return (read_problem(row, mapped) for row in read_rows(path, split=split, name=name))
+
+
+def read_problem(row: Row, mapped: Mapped) -> Problem:
+    """Make a problem of one row.
+
+    Raises `DataError` with the row's place.
+    """
+    prompt = read_prompt(row, mapped)
+    answer = read_answer(row, mapped.answer)
+    used = {mapped.prompt, mapped.answer, mapped.level}
+    return Problem(
+        key=content_key(prompt, answer),
+        prompt=prompt,
+        answer=answer,
+        level=0 if mapped.level is None else read_level(row, mapped.level),
+        source=mapped.source,
+        meta={column: value for column, value in row.columns.items() if column not in used},
+    )
+
+
+def read_prompt(row: Row, mapped: Mapped) -> Prompt:
+    """Return the prompt of a row as text, or as a chat that ends with the user's turn."""
+    value = _column(row, mapped.prompt)
+    if isinstance(value, str):
+        if not mapped.chat:
+            return value
+        turns: list[Message] = [{"role": "user", "content": value}]
+    elif isinstance(value, Sequence) and not isinstance(value, bytes):
+        turns = [_turn(turn, row, mapped.prompt) for turn in value]
+        if turns and turns[-1]["role"] == "assistant":
+            raise DataError(
+                f"{row.place}: the chat in column {mapped.prompt!r} ends with the assistant's "
+                "turn, which is what the model is to write; cut it off"
+            )
+    else:
+        raise DataError(
+            f"{row.place}: column {mapped.prompt!r} holds {_shown(value)}; a prompt is text or a "
+            "list of {role, content} turns"
+        )
+    if mapped.system is not None and (not turns or turns[0]["role"] != "system"):
+        turns = [{"role": "system", "content": mapped.system}, *turns]
+    return tuple(turns)
+
+
+def read_answer(row: Row, column: str) -> str:
+    """Return the answer of a row as text."""
+    value = _column(row, column)
+    if value is None:
+        raise DataError(f"{row.place}: column {column!r}, the answer, is null; remove the row")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def read_level(row: Row, column: str) -> Level:
+    """Return the level of a row: a whole number, or a name."""
+    value = _column(row, column)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return value
+    raise DataError(
+        f"{row.place}: column {column!r} holds {_shown(value)}; a level is a whole number or a name"
+    )
+
+
+def read_rows(path: str, *, split: str, name: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a table, from a file, a folder or by name.
+
+    Raises `ConfigError` for a split of a single file, `DataError` for a table that is not there.
+    """
+    file = Path(path).expanduser()
+    if file.suffix in _SUFFIXES:
+        if not file.is_file():
+            raise DataError(f"there is no file {path!r} (looked from {Path.cwd()})")
+        if split != "train":
+            raise ConfigError(f"split={split!r}: {path} is one file without splits; leave it out")
+        if file.suffix == ".jsonl":
+            return read_jsonl(file)
+        file_format = _DATASETS_FORMATS[file.suffix]
+        return load_rows(file_format, split="train", data_files=str(file), shown=path)
+    if (file / f"{split}.jsonl").is_file():
+        return read_jsonl(file / f"{split}.jsonl")
+    return load_rows(str(file) if file.is_dir() else path, name=name, split=split, shown=path)
+
+
+def read_jsonl(file: Path) -> Iterator[Row]:
+    """Yield one row for each line that is not blank.
+
+    Raises `DataError` with the line's number for one that is not UTF-8 or no JSON object.
+    """
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                place = f"{file} line {number}"
+                yield Row(_parse(line, place=place), place)
+
+
+def load_rows(
+    path: str, *, split: str, shown: str, name: str | None = None, data_files: str | None = None
+) -> Iterator[Row]:
+    """Yield the rows of a data set that the `datasets` library loads."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        table = load_dataset(path, name, split=split, data_files=data_files)
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip()
+        way_out = "check that the file is whole" if data_files else (
+            "name a .jsonl, .json, .csv or .parquet file, or what datasets.load_dataset can reach"
+        )
+        raise DataError(
+            f"datasets cannot load {shown!r} (split {split!r}): {type(error).__name__}: {reason}; "
+            f"{way_out}"
+        ) from error
+    return (Row(row, f"{shown} row {number}") for number, row in enumerate(table, start=1))
+
+
+def _parse(line: bytes, *, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: byte {error.start + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{place}: not valid JSON at column {error.colno}: {error.msg}; "
+            "a line holds one JSON object"
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: {_shown(row)} is no JSON object; write {{column: value, ...}}")
+    return row
+
+
+def _column(row: Row, column: str) -> Any:
+    if column not in row.columns:
+        raise DataError(f"{row.place}: there is no column {column!r}{nearest(column, row.columns)}")
+    return row.columns[column]
+
+
+def _turn(turn: Any, row: Row, column: str) -> Message:
+    match turn:
+        case {"role": str(role), "content": str(content)}:
+            return {"role": role, "content": content}
+    raise DataError(
+        f"{row.place}: column {column!r} holds the turn {_shown(turn)}; "
+        "a turn is {role: text, content: text}"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

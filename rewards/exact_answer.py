@@ -1,0 +1,25 @@
+"""The answer, character by character: for tasks whose answer is written in one way only."""
+
+from rl_llm.scoring import between_tags
+
+EXAMPLES = [
+    ("<think>7+8+0=15 4+3+1=8</think><answer>85</answer>", "85", 1.0),
+    ("<answer> 85\n</answer>", "85", 1.0),
+    ("<answer>84</answer><answer>85</answer>", "85", 1.0),
+    ("85", "85", 1.0),
+    (" Paris\n", "Paris", 1.0),
+    ("<answer>85.0</answer>", "85", 0.0),
+    ("The answer is 85", "85", 0.0),
+    ("85 <answer></answer>", "85", 0.0),
+    ("<answer>85", "85", 0.0),
+    ("", "85", 0.0),
+]
+
+
+def exact_answer(completion: str, answer: str) -> float:
+    """1.0 when the last `<answer>...</answer>`, else the whole completion, is the answer.
+
+    White space around either does not count.
+    """
+    tagged = between_tags(completion, "answer")
+    return float((completion if tagged is None else tagged).strip() == answer.strip())

@@ -1,0 +1,103 @@
+"""`rl-llm evaluate`: the pass rate of a run's adapter, or of a model, on held-out problems."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from rl_llm.cli.parts import build_engine, build_evaluator, load_data, load_model
+from rl_llm.config import Recipe, load_recipe
+from rl_llm.errors import DataError, InputError
+from rl_llm.policy import Ranks
+from rl_llm.trainer import Evaluation, Generation, PassRate, RunFolder
+from rl_llm.trainer.checkpoint import list_checkpoints
+
+NAME = "evaluate"
+HELP = "measure the pass rate of a run's adapter, or of a model, on a recipe's held-out problems"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "target", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder or hub name"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="a.b=c",
+        help="set a value, as in eval.samples_per_problem=8",
+    )
+    parser.add_argument(
+        "--recipe", help="the recipe with the held-out problems and rewards; a run has its own"
+    )
+    parser.add_argument(
+        "--base", action="store_true", help="of a run: the model without the adapter"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print a table."""
+    folder = RunFolder(Path(args.target))
+    is_run = folder.resolved.is_file()
+    recipe = _recipe(args, folder, is_run=is_run)
+    if not recipe.data.eval:
+        raise DataError("data.eval is empty, so there is nothing to evaluate on; add a source")
+    transformers_logging.disable_progress_bar()
+    console = Console()
+    ranks = Ranks()
+    try:
+        model = load_model(recipe, ranks)
+        data = load_data(recipe, model.encoder)
+        engine = build_engine(recipe, model)
+        if is_run and not args.base:
+            adapter = _newest_adapter(folder)
+            console.print(f"adapter {adapter}", highlight=False, soft_wrap=True)
+            engine.load_weights(adapter, version=0)
+        evaluation = build_evaluator(recipe, data, Generation(engine, data.rubric, ranks))()
+        if ranks.is_main:
+            console.print(_table(evaluation, samples=recipe.eval.samples_per_problem))
+    finally:
+        ranks.close()
+    return 0
+
+
+def _recipe(args: argparse.Namespace, folder: RunFolder, *, is_run: bool) -> Recipe:
+    if is_run and args.recipe is None:
+        return load_recipe(folder.resolved, args.overrides)
+    if args.recipe is None:
+        raise InputError(
+            f"{args.target!r} is not a run's folder (it has no resolved.yaml); name the recipe "
+            "with the held-out problems by --recipe, or give a run's folder"
+        )
+    overrides = args.overrides if is_run else [f"model.path={args.target}", *args.overrides]
+    return load_recipe(args.recipe, overrides)
+
+
+def _newest_adapter(folder: RunFolder) -> Path:
+    """Return the final adapter, or that of the newest checkpoint of a run that has not ended."""
+    saved = [path / "adapter" for path in list_checkpoints(folder.checkpoints)]
+    if (folder.adapter / "adapter_config.json").is_file():
+        saved.append(folder.adapter)
+    if not saved:
+        raise InputError(
+            f"{folder.path} has neither a final adapter nor a checkpoint yet; wait for the first "
+            "checkpoint, or evaluate the model without an adapter by --base"
+        )
+    return saved[-1]
+
+
+def _table(evaluation: Evaluation, *, samples: int) -> Table:
+    table = Table(title=f"held-out pass rate, {samples} samples a problem")
+    for heading in ("level", "problems", "pass rate", "standard error"):
+        table.add_column(heading, justify="left" if heading == "level" else "right")
+    for level, rate in evaluation.by_level.items():
+        table.add_row(str(level), *_cells(rate))
+    table.add_section()
+    table.add_row("all", *_cells(evaluation.overall))
+    return table
+
+
+def _cells(rate: PassRate) -> tuple[str, str, str]:
+    return str(rate.num_problems), f"{rate.mean:.3f}", f"{rate.standard_error:.3f}"

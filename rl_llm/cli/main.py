@@ -1,0 +1,112 @@
+"""`rl-llm COMMAND ...`: one table of commands, one place for exit codes.
+
+A command is a module `rl_llm.cli.<name>` with `NAME`, `HELP`, `configure(parser)` and `run(args) ->
+int`. Only the module of the command that is typed gets imported, so `rl-llm --help` and `rl-llm
+rewards list` start without torch.
+"""
+
+import argparse
+import importlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from rl_llm import __version__
+from rl_llm.errors import InputError, RunError
+
+COMMANDS = {
+    "train": "train a model on a recipe",
+    "validate": "check a recipe and everything it names before a run",
+    "evaluate": "measure the pass rate of a run or a model on held-out problems",
+    "report": "write the HTML report of a run",
+    "rewards": "list the rewards",
+    "data": "look at the problems of a prompt source",
+    "schema": "print the schema of recipes, for editors or for reading",
+}
+
+EXIT_RUN_FAILED = 1
+EXIT_INPUT_WRONG = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_PIPE_CLOSED = 128 + signal.SIGPIPE
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 done; 1 the run failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM; 141
+    whoever read the output stopped reading. Deliberate errors become one message on stderr; any
+    other exception is a defect and leaves with its traceback. Like every program on argparse, a
+    wrong command line and `--help` leave through `SystemExit`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _sigterm_unwinds():
+            args = _parser(arguments).parse_args(arguments)
+            code: int = args.run(args)
+            sys.stdout.flush()
+            return code
+    except InputError as error:
+        return _fail(error, EXIT_INPUT_WRONG)
+    except RunError as error:
+        return _fail(error, EXIT_RUN_FAILED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        return EXIT_PIPE_CLOSED
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the arguments of the one command that is typed."""
+    parser = argparse.ArgumentParser(
+        prog="rl-llm",
+        description="Reinforcement learning for language models, on checkable rewards.",
+    )
+    parser.add_argument("--version", action="version", version=f"rl-llm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    typed = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name == typed:
+            module = importlib.import_module(f"rl_llm.cli.{name}")
+            command.description = module.HELP
+            module.configure(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Make SIGTERM raise `SystemExit(143)`, so that `finally` blocks run; put things back after."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _stdout_is_closed() -> bool:
+    """Return whether stdout is the pipe that broke; if so, nothing more is written to it."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    closed = any(events & select.POLLERR for _, events in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed

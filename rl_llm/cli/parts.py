@@ -1,0 +1,203 @@
+"""The composition root: from a recipe to the parts that the loop drives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rl_llm import plugins, problems
+from rl_llm.algorithms import ALGORITHMS, Algorithm
+from rl_llm.config import Recipe
+from rl_llm.curriculum import build_scheduler
+from rl_llm.errors import ConfigError
+from rl_llm.kl import CONTROLLERS
+from rl_llm.policy import (
+    PolicyEngine,
+    Ranks,
+    add_lora,
+    fingerprint,
+    load_base,
+    load_tokenizer,
+    stop_token_ids,
+)
+from rl_llm.problems import Pool
+from rl_llm.records import Problem, Sampling
+from rl_llm.rollout.hf_engine import TransformersEngine
+from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.scoring import Rubric, build_rubric, common_columns
+from rl_llm.seeds import derive_seed
+from rl_llm.trainer import (
+    Counters,
+    Evaluator,
+    Generation,
+    Identity,
+    Parts,
+    RunFolder,
+    Watcher,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Both pools, without what is too long, and the rubric that scores them."""
+
+    train: Pool
+    held_out: Pool
+    rubric: Rubric
+    longest_prompt_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A base model with everything that is read from beside it."""
+
+    base: Any
+    tokenizer: PreTrainedTokenizerBase
+    encoder: PromptEncoder
+    stop_ids: Sequence[int]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills masked positions; which one does not matter."""
+        return min(self.stop_ids)
+
+
+def load_model(recipe: Recipe, ranks: Ranks) -> Model:
+    """Load the base model and its tokenizer."""
+    tokenizer = load_tokenizer(recipe.model.path)
+    base = load_base(recipe.model.path, dtype=recipe.model.dtype, device=ranks.device)
+    return Model(
+        base=base,
+        tokenizer=tokenizer,
+        encoder=PromptEncoder(tokenizer, chat_template=recipe.model.chat_template),
+        stop_ids=stop_token_ids(base, tokenizer),
+    )
+
+
+def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
+    """Read both pools, refuse a problem that stands in both, and bind the rewards to their
+    columns."""
+    train = problems.load_pool(recipe.data.train, where="data.train")
+    held_out = problems.load_pool(recipe.data.eval, where="data.eval")
+    problems.check_disjoint(train, held_out)
+    lengths: dict[str, int] = {}
+
+    def num_tokens(problem: Problem) -> int:
+        lengths[problem.key] = len(encoder.encode(problem.prompt))
+        return lengths[problem.key]
+
+    limit, policy = recipe.data.max_prompt_tokens, recipe.data.too_long
+    train, held_out = (
+        problems.drop_too_long(pool, num_tokens, max_prompt_tokens=limit, policy=policy)
+        for pool in (train, held_out)
+    )
+    kept = [*train.problems, *held_out.problems]
+    return Data(
+        train=train,
+        held_out=held_out,
+        rubric=build_rubric(recipe.rewards, columns=common_columns(kept)),
+        longest_prompt_tokens=max(lengths[problem.key] for problem in kept),
+    )
+
+
+def build_algorithm(recipe: Recipe) -> Algorithm:
+    """Build `algorithm`, and refuse a group size that it cannot learn from."""
+    algorithm: Algorithm = plugins.build_named(recipe.algorithm, ALGORITHMS, path="algorithm")
+    if algorithm.has_group_baseline and recipe.rollout.group_size < 2:
+        raise ConfigError(
+            f"rollout.group_size={recipe.rollout.group_size}: {algorithm.name} compares the "
+            "completions of a group with each other, and one alone has advantage 0; use at least "
+            "2, and usually 8"
+        )
+    return algorithm
+
+
+def check_context(recipe: Recipe, data: Data, base: Any) -> None:
+    """Refuse prompts and completions that together exceed the model's positions."""
+    context = getattr(base.config, "max_position_embeddings", None)
+    new, longest = recipe.rollout.max_new_tokens, data.longest_prompt_tokens
+    if context is not None and longest + new > context:
+        raise ConfigError(
+            f"rollout.max_new_tokens={new} with the longest prompt ({longest} tokens) exceeds the "
+            f"model's {context} positions; use at most {context - longest}, or set "
+            f"data.max_prompt_tokens to {context - new} to drop longer prompts"
+        )
+
+
+def build_engine(recipe: Recipe, model: Model) -> TransformersEngine:
+    """Build the rollout engine; call it before an adapter is put on the base."""
+    return TransformersEngine(
+        model.base,
+        model.encoder,
+        stop_ids=model.stop_ids,
+        max_batch_rows=recipe.rollout.max_batch_rows,
+    )
+
+
+def build_evaluator(
+    recipe: Recipe, data: Data, generation: Generation, *, samples_per_problem: int | None = None
+) -> Evaluator:
+    """Build the evaluator on the held-out pool, at the training temperature."""
+    return Evaluator(
+        data.held_out.problems,
+        generation,
+        sampling=sampling_of(recipe),
+        samples_per_problem=samples_per_problem or recipe.eval.samples_per_problem,
+        seed=recipe.run.seed,
+    )
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """Return how completions are drawn, in training and in evaluation."""
+    return Sampling(
+        temperature=recipe.rollout.temperature, max_new_tokens=recipe.rollout.max_new_tokens
+    )
+
+
+def build_parts(
+    recipe: Recipe, model: Model, data: Data, ranks: Ranks, *, folder: RunFolder, watcher: Watcher
+) -> Parts:
+    """Put everything together; nothing is written, and no sink is open yet."""
+    check_context(recipe, data, model.base)
+    algorithm = build_algorithm(recipe)
+    engine = build_engine(recipe, model)
+    generation = Generation(engine, data.rubric, ranks)
+    identity = Identity(recipe=recipe.model_dump(), model_fingerprint=fingerprint(model.base))
+    seed = recipe.run.seed
+    adapted = add_lora(model.base, recipe.lora, seed=derive_seed(seed, "lora"))
+    adapted.peft_config["default"].base_model_name_or_path = recipe.model.path
+    return Parts(
+        recipe=recipe,
+        folder=folder,
+        identity=identity,
+        algorithm=algorithm,
+        scheduler=build_scheduler(
+            recipe.curriculum,
+            problems=data.train.problems,
+            num_problems=recipe.rollout.problems_per_step,
+            group_size=recipe.rollout.group_size,
+            sampling=sampling_of(recipe),
+            seed=seed,
+        ),
+        generation=generation,
+        evaluator=build_evaluator(recipe, data, generation),
+        engine=engine,
+        policy=PolicyEngine(
+            adapted,
+            algorithm=algorithm,
+            optim=recipe.optim,
+            kl_estimator=recipe.kl.estimator,
+            temperature=recipe.rollout.temperature,
+            max_response_tokens=recipe.rollout.max_new_tokens,
+            pad_id=model.pad_id,
+            ranks=ranks,
+        ),
+        kl=plugins.build_named(
+            recipe.kl.controller, CONTROLLERS, path="kl.controller", total_steps=recipe.run.steps
+        ),
+        ranks=ranks,
+        counters=Counters(),
+        sinks=[],
+        watcher=watcher,
+    )

@@ -1,0 +1,151 @@
+"""What a person sees of a run: a live bar and tables in a terminal, plain lines elsewhere."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rl_llm.trainer import Evaluation
+
+Row = dict[str, Any]
+
+_SHOWN_SAMPLES = 6
+_SHOWN_CHARACTERS = 160
+
+
+class ConsoleWatcher:
+    """A `Watcher` that writes to a console; use it as a context manager."""
+
+    def __init__(self, console: Console, *, total_steps: int, first_step: int) -> None:
+        """`first_step` is where a resumed run starts."""
+        self._console = console
+        self._total_steps = total_steps
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total_steps, completed=first_step)
+
+    def __enter__(self) -> "ConsoleWatcher":
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def stepped(self, row: Row) -> None:
+        """Move the bar, or write a line."""
+        if row["step"] == 0:
+            return
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=row["step"], description=_summary(row))
+        else:
+            self._console.print(
+                f"step {row['step']}/{self._total_steps}  {_summary(row)}  {row['step_s']:.1f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """Write the held-out pass rate."""
+        rate = evaluation.overall
+        self._console.print(
+            f"held-out pass rate after step {step}: {rate.mean:.3f} +- {rate.standard_error:.3f} "
+            f"({rate.num_problems} problems, {evaluation.elapsed_s:.1f} s)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def sampled(self, samples: Sequence[Row]) -> None:
+        """Show some of the training completions with their rewards."""
+        training = [row for row in samples if row["split"] == "train"][:_SHOWN_SAMPLES]
+        if not training:
+            return
+        table = Table(title=f"completions of step {training[0]['step']}", show_lines=False)
+        for heading in ("prompt", "completion", "reward", "advantage"):
+            table.add_column(
+                heading, justify="right" if heading in {"reward", "advantage"} else "left"
+            )
+        for row in training:
+            table.add_row(
+                _clip(_prompt_text(row["prompt"])),
+                _clip(row["text"]),
+                f"{row['total']:.2f}",
+                f"{row['advantage']:+.2f}",
+            )
+        self._console.print(table, markup=False)
+
+    def said(self, message: str) -> None:
+        """Write the message."""
+        self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+class SilentWatcher:
+    """A `Watcher` for the ranks that print nothing, and for tests."""
+
+    def stepped(self, row: Row) -> None:
+        """Ignore it."""
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """Ignore it."""
+
+    def sampled(self, samples: Sequence[Row]) -> None:
+        """Ignore them."""
+
+    def said(self, message: str) -> None:
+        """Ignore it."""
+
+
+def pass_rate_table(before: Row, after: Row) -> Table:
+    """Return the held-out pass rate per level in two rows of metrics, and its mean."""
+    table = Table(title="held-out pass rate")
+    table.add_column("level")
+    table.add_column(f"step {before['step']}", justify="right")
+    table.add_column(f"step {after['step']}", justify="right")
+    table.add_column("change", justify="right")
+    prefix = "eval/pass_rate/level="
+    levels = [key.removeprefix(prefix) for key in before if key.startswith(prefix)]
+    for level in levels:
+        old, new = before[prefix + level], after[prefix + level]
+        table.add_row(level, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    table.add_section()
+    old, new = before["eval/pass_rate"], after["eval/pass_rate"]
+    table.add_row(
+        "mean",
+        f"{old:.3f} +- {before['eval/pass_rate_se']:.3f}",
+        f"{new:.3f} +- {after['eval/pass_rate_se']:.3f}",
+        f"{new - old:+.3f}",
+    )
+    return table
+
+
+def _summary(row: Row) -> str:
+    return (
+        f"pass {row['train/pass_rate']:.2f}  informative {row['train/informative_share']:.2f}  "
+        f"beta {row['kl/beta']:.4f}  KL {row['kl/ref_nats_per_token']:.4f}  "
+        f"{row['rollout/tokens_per_s']:,.0f} tokens/s"
+    )
+
+
+def _prompt_text(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+def _clip(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _SHOWN_CHARACTERS else flat[: _SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,98 @@
+"""`rl-llm rewards`: what there is to score completions with."""
+
+import argparse
+import inspect
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rl_llm.errors import PluginError
+from rl_llm.plugins import Plugin, names, resolve, shipped_folder
+from rl_llm.scoring import read_signature
+
+NAME = "rewards"
+HELP = "list the rewards that a recipe can use"
+
+_HEADINGS = ("name", "what it gives", "inputs", "options", "origin")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the list, in the order of the headings."""
+
+    name: str
+    summary: str
+    inputs: str
+    options: str
+    origin: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `rl-llm rewards`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
+    actions.add_parser("list", help="every reward by name, with its inputs and options")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen subcommand; `list` is the only one."""
+    assert args.action == "list"
+    rows = [_describe(name) for name in sorted(names("rewards"))]
+    console = Console()
+    if console.is_terminal:
+        console.print(_table(rows))
+    else:
+        print("\n".join(_plain_lines(rows)))
+    return 0
+
+
+def _describe(name: str) -> _Row:
+    """Return the line of a reward; one that cannot be loaded is listed with the reason."""
+    try:
+        plugin = resolve(name, kind="rewards")
+        signature = read_signature(plugin)
+    except PluginError as error:
+        return _Row(name, f"cannot be loaded: {error}", "", "", ", ".join(names("rewards")[name]))
+    inputs = [*signature.inputs, *(["**columns"] if signature.style == "trl" else [])]
+    return _Row(
+        name,
+        _summary(plugin),
+        ", ".join(inputs),
+        ", ".join(map(_option, signature.options.values())),
+        _origin(plugin),
+    )
+
+
+def _summary(plugin: Plugin) -> str:
+    text = inspect.getdoc(plugin.target) or plugin.module.__doc__ or ""
+    return text.strip().partition("\n")[0]
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    if parameter.default is parameter.empty:
+        return f"{parameter.name} (required)"
+    return f"{parameter.name}={parameter.default!r}"
+
+
+def _origin(plugin: Plugin) -> str:
+    shipped = plugin.origin.startswith(str(shipped_folder("rewards")))
+    return "shipped" if shipped else f"entry point {plugin.origin}"
+
+
+def _table(rows: Iterable[_Row]) -> Table:
+    table = Table(*_HEADINGS)
+    for row in rows:
+        table.add_row(*map(escape, astuple(row)))
+    return table
+
+
+def _plain_lines(rows: Iterable[_Row]) -> list[str]:
+    """Return one line a reward, in columns as wide as their widest entry."""
+    cells = [_HEADINGS, *map(astuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]

@@ -1,0 +1,110 @@
+"""From a pydantic error to lines that a user can act on: path, value, rule, way out."""
+
+import re
+import reprlib
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+import pydantic
+from pydantic import BaseModel
+
+from rl_llm.config.schema import NamedPart, OpenSection, Recipe, RewardUse, Section, SourceUse
+from rl_llm.errors import nearest
+
+# What pydantic calls the members of a union; it puts these into a location as if they were keys.
+_UNION_MEMBER = re.compile(r"^(str|int|float|bool|none|constrained-.*|.*\[.*\])$")
+_FIRST_KEY: dict[type[BaseModel], str] = {NamedPart: "name", SourceUse: "use", RewardUse: "use"}
+
+Location = tuple[int | str, ...]
+
+
+def describe_invalid(error: pydantic.ValidationError, *, path: str = "") -> str:
+    """Return one line per fault; `path` is where the checked options stand in the recipe.
+
+    Without a path, what was checked is a whole recipe.
+    """
+    faults: dict[Location, list[Any]] = {}
+    for item in error.errors():
+        first, rest = item["loc"][:1], item["loc"][1:]
+        place = (*first, *(part for part in rest if not _UNION_MEMBER.match(str(part))))
+        faults.setdefault(place, []).append(item)
+    prefix = [path] if path else []
+    return "\n  ".join(
+        _describe(".".join([*prefix, *map(str, place)]), place, items)
+        for place, items in faults.items()
+        if not any(place and place == deeper[: len(place)] != deeper for deeper in faults)
+    )
+
+
+def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
+    kind, value = items[0]["type"], items[0]["input"]
+    if not place:
+        return str(items[0]["msg"]).removeprefix("Value error, ")
+    if kind == "missing":
+        return f"{path}: required, and missing"
+    if kind == "extra_forbidden":
+        return f"{path}: unknown key{_way_out(place)}"
+    if kind == "invalid_key":
+        return (
+            f"{path.rpartition('.')[0] or 'top level'}: the key {value!r} is not a word; quote it"
+        )
+    if kind == "model_type":
+        return _describe_section(path, place, value)
+    shown = reprlib.repr(value)
+    rules = " or ".join(dict.fromkeys(_rule(item["msg"]) for item in items))
+    quotes = f"; in quotes it is one: '{value}'" if _wants_quotes(kind, value) else ""
+    return f"{path}={shown}: {rules}{quotes}"
+
+
+def _rule(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _wants_quotes(kind: str, value: Any) -> bool:
+    return kind == "string_type" and type(value) in (int, float)
+
+
+def _describe_section(path: str, place: Location, value: Any) -> str:
+    """Say what to write where a section should stand and something else does."""
+    model = _model_at(place)
+    if value is None:
+        needed = [name for name, field in model.model_fields.items() if field.is_required()]
+        default = "leave the key out for its defaults, or put keys under it"
+        return f"{path}: empty; {'it needs ' + ', '.join(needed) if needed else default}"
+    if model in _FIRST_KEY and isinstance(value, str):
+        return f"{path}={value!r}: write it as {{{_FIRST_KEY[model]}: {value}}}"
+    keys = ", ".join(model.model_fields)
+    return f"{path}={reprlib.repr(value)}: a section is needed here, with keys among {keys}"
+
+
+def _way_out(place: Location) -> str:
+    """Return the end of a message about an unknown key: where it belongs, or its nearest."""
+    key = str(place[-1])
+    homes = [home for home in _homes(Recipe, key) if home != ".".join(map(str, place))]
+    if homes:
+        return f"; {key!r} is written as {' or '.join(homes)}"
+    return nearest(key, _model_at(place[:-1]).model_fields)
+
+
+def _homes(model: type[BaseModel], key: str) -> Iterator[str]:
+    """Yield the dotted paths under a section that end in a key."""
+    for name, field in model.model_fields.items():
+        if name == key:
+            yield name
+        inner: Any = field.annotation
+        closed = isinstance(inner, type) and not issubclass(inner, OpenSection)
+        if closed and issubclass(inner, Section):
+            yield from (f"{name}.{home}" for home in _homes(inner, key))
+
+
+def _model_at(place: Location) -> type[BaseModel]:
+    """Return the section that the schema has at a location, or the nearest one around it."""
+    model: type[BaseModel] = Recipe
+    for part in place:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            for inner in (annotation, *get_args(annotation)):
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    model = inner
+    return model

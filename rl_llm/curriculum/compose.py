@@ -1,0 +1,103 @@
+"""From the recipe's `curriculum` section to a scheduler."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl_llm import plugins
+from rl_llm.config import NamedPart
+from rl_llm.config.schema import CurriculumSection
+from rl_llm.curriculum.gates import Gate, Informative
+from rl_llm.curriculum.pool import PoolIndex
+from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
+from rl_llm.curriculum.scheduler import Scheduler
+from rl_llm.errors import PluginError, nearest
+from rl_llm.records import Problem, Sampling
+
+SAMPLERS: dict[str, type] = {"posterior": Posterior, "uniform": Uniform}
+GATES: dict[str, type] = {"informative": Informative}
+
+_SAMPLER_METHODS = ("plan", "observe", "beliefs", "state_dict", "load_state_dict")
+
+
+def build_scheduler(
+    section: CurriculumSection,
+    *,
+    problems: Sequence[Problem],
+    num_problems: int,
+    group_size: int,
+    sampling: Sampling,
+    seed: int,
+) -> Scheduler:
+    """Build the sampler and the gates that the section names, and the scheduler around them.
+
+    Raises `PluginError` for an unknown name or a class that lacks a method, and `ConfigError` for
+    options that the class does not take.
+    """
+    return Scheduler(
+        problems=problems,
+        sampler=build_sampler(
+            section.sampler, index=PoolIndex.of(problems), seed=seed, group_size=group_size
+        ),
+        gates=build_gates(section.gates),
+        num_problems=num_problems,
+        group_size=group_size,
+        sampling=sampling,
+        seed=seed,
+        max_refill_rounds=section.refill.max_rounds,
+    )
+
+
+def build_sampler(part: NamedPart, *, index: PoolIndex, seed: int, group_size: int) -> Sampler:
+    """Build `curriculum.sampler`; raises as `build_scheduler`."""
+    path = "curriculum.sampler"
+    supplied = {"index": index, "seed": seed, "group_size": group_size}
+    sampler: Sampler = _build(part, SAMPLERS, _SAMPLER_METHODS, path=path, supplied=supplied)
+    return sampler
+
+
+def build_gates(parts: Sequence[NamedPart]) -> list[Gate]:
+    """Build `curriculum.gates`; raises as `build_scheduler`."""
+    return [
+        _build(part, GATES, ("admit",), path=f"curriculum.gates.{position}", supplied={})
+        for position, part in enumerate(parts)
+    ]
+
+
+def _build(
+    part: NamedPart,
+    table: Mapping[str, type],
+    methods: Sequence[str],
+    *,
+    path: str,
+    supplied: Mapping[str, Any],
+) -> Any:
+    """Find the class that a part names, check that it has the methods, and call it."""
+    target = _find_class(part.name, table, path=path)
+    missing = [name for name in methods if not callable(getattr(target, name, None))]
+    if missing:
+        raise PluginError(
+            f"{path}.name={part.name!r}: {target!r} has no {', '.join(missing)}; "
+            f"it needs the methods {', '.join(methods)}"
+        )
+    return plugins.build(target, part.options, path=path, **supplied)
+
+
+def _find_class(name: str, table: Mapping[str, type], *, path: str) -> Any:
+    if name in table:
+        return table[name]
+    file_name, colon, class_name = name.rpartition(":")
+    if not colon:
+        raise PluginError(
+            f"{path}.name={name!r}: unknown name{nearest(name, table)}; name one of these, or "
+            "point at a class as path/to/file.py:Class"
+        )
+    module = plugins.load_module(Path(file_name).expanduser(), reference=name)
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise PluginError(
+            f"{path}.name={name!r}: {file_name} defines no class {class_name!r}"
+            f"{nearest(class_name, classes)}"
+        )
+    return found

@@ -1,0 +1,51 @@
+"""What to say when a step found nothing to learn from."""
+
+from collections.abc import Sequence
+
+from rl_llm.curriculum.gates import counted_scores
+from rl_llm.records import ScoredGroup
+
+
+def dry_message(scored: Sequence[ScoredGroup]) -> str:
+    """Return one message about the groups of a step, none of which passed the gates: what was seen,
+    and likely causes."""
+    if not scored:
+        return "no group was scored in this step; the pool may be empty"
+    all_counted = [counted_scores(group) for group in scored]
+    num_wrong = sum(bool(c) and not any(s.correct for s in c) for c in all_counted)
+    num_right = sum(bool(c) and all(s.correct for s in c) for c in all_counted)
+    num_failed = sum(not c for c in all_counted)
+    return (
+        f"nothing to learn from in {len(scored)} groups: {_describe_totals(scored)}; "
+        f"{num_wrong} groups all wrong, {num_right} all correct, {num_failed} without a working "
+        f"reward. Likely: {_likely_cause(scored, num_wrong, num_right, num_failed)}"
+    )
+
+
+def _describe_totals(scored: Sequence[ScoredGroup]) -> str:
+    totals = [score.total for group in scored for score in counted_scores(group)]
+    if not totals:
+        return "every reward failed"
+    low, high = min(totals), max(totals)
+    if low == high:
+        return f"rewards constant at {low:g}"
+    return f"rewards from {low:g} to {high:g}"
+
+
+def _likely_cause(
+    scored: Sequence[ScoredGroup], num_wrong: int, num_right: int, num_failed: int
+) -> str:
+    """Name the causes of what most groups show."""
+    most = max(num_wrong, num_right, num_failed)
+    if most == num_failed:
+        errors = (score.error for group in scored for score in group.scores if score.error)
+        return f"a broken reward ({next(errors, 'no message')})"
+    if most == num_right:
+        return "the pool is mastered; add harder problems"
+    completions = [c for group in scored for c in group.group.completions]
+    num_cut = sum(completion.finish_reason == "length" for completion in completions)
+    return (
+        "the problems are too hard for the model, or the reward does not read the form in which "
+        f"it answers (look at sample completions), or answers are cut off ({num_cut} of "
+        f"{len(completions)} completions ran into rollout.max_new_tokens)"
+    )

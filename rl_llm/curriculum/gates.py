@@ -1,0 +1,41 @@
+"""Which scored groups are learnt from.
+
+A gate is a class whose keyword-only arguments are its options in the recipe.
+"""
+
+from typing import Literal, Protocol
+
+from rl_llm.records import Score, ScoredGroup
+
+
+class Gate(Protocol):
+    """Says of one scored group whether the policy learns from it; beliefs learn from all."""
+
+    def admit(self, scored_group: ScoredGroup) -> bool:
+        """Return True to keep the group."""
+        ...
+
+
+class Informative:
+    """Keep groups that can teach a group-normalised algorithm something.
+
+    `of: correct` keeps a group with at least one correct and one wrong completion. `of: total`
+    keeps a group whose total rewards are not all equal; with a format reward that lets through
+    groups in which every answer is wrong. Completions whose reward failed are left out.
+    """
+
+    def __init__(self, *, of: Literal["correct", "total"] = "correct") -> None:
+        """Judge by correctness, or by the total reward."""
+        self._of = of
+
+    def admit(self, scored_group: ScoredGroup) -> bool:
+        """Return True when what is judged differs within the group."""
+        scores = counted_scores(scored_group)
+        if self._of == "correct":
+            return len({score.correct for score in scores}) > 1
+        return len({score.total for score in scores}) > 1
+
+
+def counted_scores(scored_group: ScoredGroup) -> list[Score]:
+    """Return the scores of the completions whose rewards did not fail."""
+    return [score for score in scored_group.scores if score.error is None]

@@ -1,0 +1,115 @@
+"""The frozen base model, its tokenizer, and the adapter that is trained on it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from rl_llm.config.schema import LoraSection
+from rl_llm.errors import ModelError
+from rl_llm.plugins import shipped_path
+
+
+def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> Any:
+    """Load a causal language model from a local folder or the hub, frozen and in evaluation mode.
+
+    Raises `ModelError` when there is none, or it cannot be read.
+    """
+    location = _location(path)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"model.path={path!r} holds no causal language model that transformers can load: "
+            f"{error}"
+        ) from None
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies beside a model; raises `ModelError` when there is none."""
+    location = _location(path)
+    has_files = not Path(location).is_dir() or any(
+        (Path(location) / name).is_file()
+        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    )
+    if not has_files:
+        raise ModelError(
+            f"model.path={path!r} has no tokenizer (no tokenizer.json, tokenizer.model or "
+            f"vocab.json in {location}); save one there with "
+            f"tokenizer.save_pretrained({str(location)!r})"
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"model.path={path!r}: its tokenizer cannot be loaded: {error}") from None
+    return tokenizer
+
+
+def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end a completion: the tokenizer's and the generation config's."""
+    generation = getattr(model, "generation_config", None)
+    configured = getattr(generation, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    found = {int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None}
+    if not found:
+        raise ModelError(
+            f"the model at {tokenizer.name_or_path!r} names no end-of-sequence token, so "
+            "completions would never stop; set eos_token in its tokenizer, or eos_token_id in its "
+            "generation_config.json"
+        )
+    return sorted(found)
+
+
+def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
+    """Put a trainable LoRA adapter on the base, in place; its output starts as the base's own."""
+    config = LoraConfig(
+        r=section.rank,
+        lora_alpha=section.alpha,  # type: ignore[arg-type] # peft takes any number, and says int
+        target_modules=section.targets,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = get_peft_model(base, config)
+        except ValueError as error:
+            raise ModelError(
+                f"lora.targets={section.targets!r} does not fit the model: {error}"
+            ) from None
+    assert isinstance(model, PeftModel)
+    return model.eval()
+
+
+def fingerprint(base: nn.Module) -> str:
+    """Return 16 hex digits that change when the model's configuration or weights do.
+
+    Hashes the name, the shape and the first values of every parameter.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(base.named_parameters()):
+        head = parameter.detach().reshape(-1)[:64].float().cpu().numpy().tobytes()
+        digest.update(json.dumps([name, list(parameter.shape)]).encode() + head)
+    return digest.hexdigest()[:16]
+
+
+def _location(path: str) -> str:
+    """Return a folder that exists, or a hub name; a path that looks local and is missing is an
+    error."""
+    local = shipped_path(path)
+    if local.is_dir():
+        return str(local)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.is_file()
+    if looks_local or Path(path).parts[0] in {"data", "runs"}:
+        raise ModelError(
+            f"model.path={path!r} is not a folder (looked from {Path.cwd()}); give the folder of "
+            "a Hugging Face model, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
+        )
+    return path

@@ -1,0 +1,188 @@
+"""From scored groups to token batches: what is trained on, who trains on it, and in which pieces.
+
+Legend: P prompts, G completions of each, B rows (completions), L prompt positions, T response
+positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_llm.algorithms import Algorithm, ScoredBatch, Totals
+from rl_llm.records import ScoredGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRow:
+    """One completion to learn from: its tokens, the engine's logprobs of them, and its
+    advantage."""
+
+    token_ids: tuple[int, ...]
+    engine_logprobs: tuple[float, ...]
+    advantage: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGroup:
+    """The rows of one prompt that are learnt from; never split across ranks."""
+
+    prompt_ids: tuple[int, ...]
+    rows: tuple[TrainRow, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that run through the model: the prompt once, and every response."""
+        return len(self.prompt_ids) + sum(len(row.token_ids) for row in self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """One micro-batch.
+
+    Prompts are padded on the left, responses on the right.     The first `rows_per_prompt_P[0]`
+    rows belong to prompt 0, and so on. `response_mask_BT` is True on real response tokens, the end-
+    of-sequence token included.
+    """
+
+    prompt_ids_PL: Tensor
+    prompt_mask_PL: Tensor
+    rows_per_prompt_P: Tensor
+    response_ids_BT: Tensor
+    response_mask_BT: Tensor
+    advantages_BT: Tensor
+    engine_logprobs_BT: Tensor
+
+
+def score_batch(groups: Sequence[ScoredGroup]) -> ScoredBatch:
+    """Return the rewards of groups of any sizes, padded to the largest; failed rewards do not
+    count."""
+    largest = max((len(group.scores) for group in groups), default=0)
+    rewards_PG = torch.zeros(len(groups), largest, dtype=torch.float64)
+    counted_PG = torch.zeros(len(groups), largest, dtype=torch.bool)
+    for p, group in enumerate(groups):
+        for g, score in enumerate(group.scores):
+            rewards_PG[p, g] = score.total
+            counted_PG[p, g] = score.error is None
+    return ScoredBatch(rewards_PG=rewards_PG, counted_PG=counted_PG)
+
+
+def train_groups(
+    groups: Sequence[ScoredGroup], advantages_PG: Tensor, algorithm: Algorithm
+) -> list[TrainGroup]:
+    """Return what an algorithm learns from.
+
+    Left out: completions whose reward failed, truncated ones where the algorithm masks them, empty
+    ones, and, with a group baseline, groups without any advantage.
+    """
+    kept = []
+    for group, advantages in zip(groups, advantages_PG.tolist(), strict=True):
+        if algorithm.has_group_baseline and not any(advantages):
+            continue
+        rows = tuple(
+            TrainRow(
+                token_ids=completion.token_ids,
+                engine_logprobs=completion.logprobs,
+                advantage=advantage,
+            )
+            for completion, score, advantage in zip(
+                group.group.completions, group.scores, advantages, strict=False
+            )
+            if score.error is None
+            and completion.token_ids
+            and (algorithm.trains_truncated or completion.finish_reason == "stop")
+        )
+        if rows:
+            kept.append(TrainGroup(prompt_ids=group.group.prompt_ids, rows=rows))
+    return kept
+
+
+def count(groups: Sequence[TrainGroup], *, max_response_tokens: int) -> Totals:
+    """Return the denominators of an update over these groups."""
+    rows = [row for group in groups for row in group.rows]
+    return Totals(
+        num_tokens=sum(len(row.token_ids) for row in rows),
+        num_sequences=len(rows),
+        max_response_tokens=max_response_tokens,
+    )
+
+
+def balance(groups: Sequence[TrainGroup], num_ranks: int) -> list[list[TrainGroup]]:
+    """Share groups out so that ranks hold about the same number of tokens, the largest first.
+
+    A rank may be left with nothing.
+    """
+    shares: list[list[TrainGroup]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for group in sorted(groups, key=lambda group: -group.num_tokens):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(group)
+        loads[lightest] += group.num_tokens
+    return shares
+
+
+def pack(groups: Sequence[TrainGroup], *, max_tokens: int) -> list[list[TrainGroup]]:
+    """Cut groups into micro-batches of at most `max_tokens` positions, padding included.
+
+    Groups of like response lengths go together; a group too large for one micro-batch is cut into
+    runs of rows.
+    """
+    pieces = [piece for group in groups for piece in _cut(group, max_tokens)]
+    pieces.sort(key=lambda piece: (_longest(piece), len(piece.prompt_ids)))
+    batches: list[list[TrainGroup]] = []
+    for piece in pieces:
+        if batches and _positions([*batches[-1], piece]) <= max_tokens:
+            batches[-1].append(piece)
+        else:
+            batches.append([piece])
+    return batches
+
+
+def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) -> TokenBatch:
+    """Return the tensors of one micro-batch."""
+    rows = [row for group in groups for row in group.rows]
+    length = max(len(group.prompt_ids) for group in groups)
+    width = max(len(row.token_ids) for row in rows)
+    prompts = [(pad_id,) * (length - len(g.prompt_ids)) + g.prompt_ids for g in groups]
+    padding_P = torch.tensor([length - len(group.prompt_ids) for group in groups])
+    sizes_B = torch.tensor([len(row.token_ids) for row in rows])
+    mask_BT = torch.arange(width)[None, :] < sizes_B[:, None]
+    advantages_B = torch.tensor([row.advantage for row in rows], dtype=torch.float32)
+    return TokenBatch(
+        prompt_ids_PL=torch.tensor(prompts, device=device),
+        prompt_mask_PL=(torch.arange(length)[None, :] >= padding_P[:, None]).to(device),
+        rows_per_prompt_P=torch.tensor([len(group.rows) for group in groups], device=device),
+        response_ids_BT=_right_padded([row.token_ids for row in rows], width, pad_id).to(device),
+        response_mask_BT=mask_BT.to(device),
+        advantages_BT=(advantages_B[:, None] * mask_BT).to(device),
+        engine_logprobs_BT=_right_padded([r.engine_logprobs for r in rows], width, 0.0).to(device),
+    )
+
+
+def _right_padded(
+    sequences: Sequence[Sequence[int]] | Sequence[Sequence[float]], width: int, fill: float
+) -> Tensor:
+    return torch.tensor([[*items, *[fill] * (width - len(items))] for items in sequences])
+
+
+def _cut(group: TrainGroup, max_tokens: int) -> list[TrainGroup]:
+    """Cut a group's rows, shortest first, into as few runs as fit `max_tokens` positions."""
+    runs: list[list[TrainRow]] = []
+    for row in sorted(group.rows, key=lambda row: len(row.token_ids)):
+        wide = len(row.token_ids)
+        if runs and len(group.prompt_ids) + (len(runs[-1]) + 1) * wide <= max_tokens:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return [TrainGroup(prompt_ids=group.prompt_ids, rows=tuple(run)) for run in runs]
+
+
+def _longest(group: TrainGroup) -> int:
+    return max(len(row.token_ids) for row in group.rows)
+
+
+def _positions(groups: Sequence[TrainGroup]) -> int:
+    num_rows = sum(len(group.rows) for group in groups)
+    length = max(len(group.prompt_ids) for group in groups)
+    return len(groups) * length + num_rows * max(map(_longest, groups))

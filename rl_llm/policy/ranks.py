@@ -1,0 +1,97 @@
+"""The processes of a run and what they tell each other; the only module that imports accelerate."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import Tensor
+
+from rl_llm.errors import ConfigError
+
+T = TypeVar("T")
+
+_PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+class Ranks:
+    """One process per device, as `accelerate launch` started them; alone, every call is the
+    identity."""
+
+    def __init__(self) -> None:
+        """Join the process group that the launcher describes."""
+        self._state = PartialState()
+        if self._state.distributed_type not in _PLAIN:
+            raise ConfigError(
+                f"accelerate was configured for {self._state.distributed_type.value}; rl-llm "
+                "trains on one process, or on several CPU or CUDA processes with plain data "
+                "parallelism: launch with --config_file recipes/accelerate/ddp.yaml"
+            )
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return int(self._state.process_index)
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes there are."""
+        return int(self._state.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, which alone writes files and prints."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process trains on."""
+        device: torch.device = self._state.device
+        return device
+
+    def mine(self, items: Sequence[T]) -> list[T]:
+        """Return this rank's share of a list that every rank holds; `gather` puts shares
+        together."""
+        return list(items[self.rank :: self.num_ranks])
+
+    def gather(self, share: Sequence[T]) -> list[T]:
+        """Return the whole list, in its order, from the shares that `mine` cut."""
+        if self.num_ranks == 1:
+            return list(share)
+        shares: list[Any] = [None] * self.num_ranks
+        dist.all_gather_object(shares, list(share))
+        longest = max(map(len, shares))
+        return [part[i] for i in range(longest) for part in shares if i < len(part)]
+
+    def from_main(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        if self.num_ranks == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[no-any-return]
+
+    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over ranks, in one collective."""
+        if self.num_ranks == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def max_in_place(self, tensor: Tensor) -> None:
+        """Replace a tensor by its elementwise maximum over ranks."""
+        if self.num_ranks > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+    def wait(self) -> None:
+        """Return once every rank has come here."""
+        self._state.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.num_ranks > 1:
+            self._state.destroy_process_group()

@@ -1,0 +1,84 @@
+"""What an update reports: sums with their counts, divided once after they are added over ranks.
+
+Legend: B rows, T response positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_llm.algorithms import TokenTerms
+from rl_llm.kl import k3
+from rl_llm.policy.ranks import Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateFacts:
+    """One batch's updates, averaged over their trained tokens; all 0 when nothing was trained.
+
+    `policy_loss` is the mean over updates, `grad_norm` the largest before clipping. `mismatch_*` is
+    |log old - log mu|, between the trainer and the engine that drew the tokens. `ref_nats_*` and
+    `old_nats_per_token` are k3 estimates.
+    """
+
+    policy_loss: float
+    grad_norm: float
+    clip_rate: float
+    entropy_nats_per_token: float
+    ref_nats_per_token: float
+    ref_nats_per_response: float
+    old_nats_per_token: float
+    mismatch_mean_nats: float
+    mismatch_max_nats: float
+    trained_tokens: int
+
+
+class TokenSums:
+    """Adds up over micro-batches what `UpdateFacts` divides."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start at zero."""
+        self._sums = torch.zeros(8, dtype=torch.float64, device=device)
+        self._mismatch_max = torch.zeros(1, dtype=torch.float64, device=device)
+
+    def add(
+        self,
+        terms: TokenTerms,
+        engine_logprobs_BT: Tensor,
+        *,
+        entropy_BT: Tensor,
+        ref_kl_BT: Tensor | None,
+        clipped_BT: Tensor,
+        policy_loss: Tensor,
+    ) -> None:
+        """Add one micro-batch."""
+        mask_BT = terms.response_mask_BT
+        mismatch_BT = (terms.old_logprobs_BT - engine_logprobs_BT).abs().masked_fill(~mask_BT, 0.0)
+        old_kl_BT = k3(terms.logprobs_BT, terms.old_logprobs_BT)
+        ref_kl = torch.zeros_like(entropy_BT) if ref_kl_BT is None else ref_kl_BT
+        per_token = (clipped_BT.float(), entropy_BT, ref_kl, old_kl_BT, mismatch_BT)
+        sums = [values.double().masked_fill(~mask_BT, 0.0).sum() for values in per_token]
+        counts = [mask_BT.double().sum(), mask_BT.any(dim=1).double().sum()]
+        self._sums += torch.stack([policy_loss.double(), *sums, *counts])
+        self._mismatch_max = torch.maximum(self._mismatch_max, mismatch_BT.max().double())
+
+    def facts(self, ranks: Ranks, *, grad_norms: Sequence[float]) -> UpdateFacts:
+        """Add up over ranks and divide."""
+        ranks.sum_in_place([self._sums])
+        ranks.max_in_place(self._mismatch_max)
+        loss, clipped, entropy, ref_kl, old_kl, mismatch, tokens, rows = self._sums.tolist()
+        num_tokens, num_rows = max(tokens, 1.0), max(rows, 1.0)
+        return UpdateFacts(
+            policy_loss=loss / max(len(grad_norms), 1),
+            grad_norm=max(grad_norms, default=0.0),
+            clip_rate=clipped / num_tokens,
+            entropy_nats_per_token=entropy / num_tokens,
+            ref_nats_per_token=ref_kl / num_tokens,
+            ref_nats_per_response=ref_kl / num_rows,
+            old_nats_per_token=old_kl / num_tokens,
+            mismatch_mean_nats=mismatch / num_tokens,
+            mismatch_max_nats=float(self._mismatch_max),
+            trained_tokens=int(tokens),
+        )

@@ -1,0 +1,237 @@
+"""From a run's records to one HTML page that needs nothing but itself.
+
+Every text of the run is escaped by the template; only SVG that this package drew goes in as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from statistics import median
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from rl_llm.report import plots, summary
+from rl_llm.report.read import RunRecord
+
+_PAIRS_SHOWN, _PAIRS_FOLDED = 8, 40
+_GROUPS_SHOWN = 4
+_LONGEST_TEXT = 3000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A plot with its title and a sentence that says how to read it."""
+
+    title: str
+    caption: str
+    plot: plots.Plot
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One number of the headline."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+_SECTIONS: dict[str, Sequence[Card]] = {
+    "Held-out problems": (
+        Card(
+            title="Pass rate",
+            caption="Mean over held-out problems, with a band of one standard error.",
+            plot=plots.held_out_pass_rate,
+        ),
+        Card(
+            title="Before and after, per level",
+            caption="First evaluation in grey, last in colour.",
+            plot=plots.pass_rate_before_after,
+        ),
+        Card(
+            title="Pass rate per level",
+            caption="Each line is a level of difficulty, and ends in its last pass rate.",
+            plot=plots.pass_rate_per_level,
+            wide=True,
+        ),
+    ),
+    "Curriculum": (
+        Card(
+            title="Beliefs about the pool",
+            caption="Where the pool's prompts stand by the pass rate believed of them: at the top "
+            "the model has learnt them, in the middle they teach.",
+            plot=plots.belief_heatmap,
+            wide=True,
+        ),
+        Card(
+            title="Informative groups",
+            caption="Share of generated groups with some but not all completions correct.",
+            plot=plots.informative_share,
+        ),
+        Card(
+            title="Coverage",
+            caption="Share of the pool drawn at least once, and groups admitted to each update.",
+            plot=plots.coverage,
+        ),
+    ),
+    "Learning": (
+        Card(
+            title="Rewards",
+            caption="Means over completions: each reward unweighted, and the weighted total.",
+            plot=plots.rewards,
+        ),
+        Card(
+            title="KL and beta",
+            caption="k3 estimates of the divergence; beta is the coefficient in force.",
+            plot=plots.kl_and_beta,
+        ),
+        Card(
+            title="Completion length",
+            caption="Mean tokens, and the share that was cut at the limit.",
+            plot=plots.lengths,
+        ),
+        Card(
+            title="Entropy and gradient",
+            caption="A fall to zero entropy ends exploration; the norm is taken before clipping.",
+            plot=plots.entropy_and_gradient,
+        ),
+        Card(
+            title="Clipping and learning rate",
+            caption="Share of trained tokens where the clip holds the ratio.",
+            plot=plots.clipping_and_rate,
+        ),
+        Card(
+            title="Engine mismatch",
+            caption="Distance between logprobs of the trainer and of the rollout engine.",
+            plot=plots.engine_mismatch,
+        ),
+    ),
+    "Cost": (
+        Card(
+            title="Time per stage",
+            caption="Seconds of each step, with each stage's share of the whole run.",
+            plot=plots.time_per_stage,
+            wide=True,
+        ),
+        Card(
+            title="Pass rate for completions spent",
+            caption="Held-out pass rate against completions generated, dropped groups included.",
+            plot=plots.pass_rate_per_completion,
+        ),
+        Card(
+            title="Throughput",
+            caption="Tokens generated a second, dropped groups included.",
+            plot=plots.throughput,
+        ),
+    ),
+}
+
+
+def render(run: RunRecord) -> str:
+    """Return the page; what the run lacks is left out and named in the footer."""
+    drawn = {card: card.plot(run) for cards in _SECTIONS.values() for card in cards}
+    sections = {
+        title: [(card, Markup(drawn[card])) for card in cards if drawn[card]]
+        for title, cards in _SECTIONS.items()
+    }
+    paired = summary.pairs(run)
+    groups = summary.last_training_groups(run)
+    page = _environment().from_string(
+        resources.files("rl_llm.report").joinpath("template.html").read_text(encoding="utf-8")
+    )
+    return page.render(
+        run=run,
+        held_out=summary.held_out(run),
+        tiles=_tiles(run),
+        facts=_facts(run),
+        sections={title: cards for title, cards in sections.items() if cards},
+        missing=[card.title for card, svg in drawn.items() if not svg],
+        pairs=paired[:_PAIRS_SHOWN],
+        more_pairs=paired[_PAIRS_SHOWN : _PAIRS_SHOWN + _PAIRS_FOLDED],
+        outcomes=summary.outcomes(paired),
+        lone=summary.lone_evaluation(run)[:_PAIRS_SHOWN],
+        groups=groups[:_GROUPS_SHOWN],
+    )
+
+
+def excerpt(text: str) -> str:
+    """Return a text for reading: the middle of a very long one is left out, and counted."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the two largest units that matter, as in `3 min 12 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def compact(count: float) -> str:
+    """Return a count in at most four digits, as in `12.3 M`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 10 * size or (unit != "k" and count >= size):
+            return f"{count / size:.3g} {unit}"
+    return f"{count:,.0f}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["excerpt"] = excerpt
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.filters["number"] = lambda value: f"{value:.4g}"
+    return environment
+
+
+def _tiles(run: RunRecord) -> list[Tile]:
+    planned = run.setting("run.steps")
+    of_planned = f"of {planned}" if isinstance(planned, int) else ""
+    tiles = [Tile(name="training steps", value=f"{run.last_step:,}", detail=of_planned)]
+    for name, key in (("completions", "rollout/completions"), ("tokens", "rollout/tokens")):
+        spent = summary.last_value(run.series(key))
+        if spent is not None:
+            tiles.append(Tile(name=name, value=compact(spent), detail="generated"))
+    seconds = summary.wall_seconds(run)
+    if seconds is not None:
+        tiles.append(Tile(name="wall time", value=duration(seconds), detail="with evaluation"))
+    speed = run.series("rollout/tokens_per_s")
+    if speed:
+        tiles.append(
+            Tile(
+                name="generation", value=compact(median(speed.values)), detail="tokens / s, median"
+            )
+        )
+    informative = run.series("train/informative_share")
+    if informative:
+        mean = informative.total / len(informative.values)
+        tiles.append(
+            Tile(name="informative groups", value=f"{100 * mean:.0f} %", detail="mean over steps")
+        )
+    return tiles
+
+
+def _facts(run: RunRecord) -> list[tuple[str, str]]:
+    """Return what defines the run, as far as its recipe says it."""
+    paths = {
+        "model": "model.path",
+        "algorithm": "algorithm.name",
+        "sampler": "curriculum.sampler.name",
+        "KL controller": "kl.controller.name",
+        "engine": "rollout.engine",
+        "problems a step": "rollout.problems_per_step",
+        "group size": "rollout.group_size",
+        "LoRA rank": "lora.rank",
+        "learning rate": "optim.lr",
+        "seed": "run.seed",
+    }
+    found = {name: run.setting(path) for name, path in paths.items()}
+    return [(name, str(value)) for name, value in found.items() if value is not None]

@@ -1,0 +1,115 @@
+"""What several plots draw: lines that smooth themselves, named line ends, numbers at points."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from rl_llm.report.canvas import INK, label, spread
+from rl_llm.report.read import Series
+
+_SMOOTH_FROM = 60
+_MOST_NAMED_PLACES = 24
+_MOST_LEVEL_LETTERS = 60
+
+
+def line(panel: Axes, series: Series, colour: str, text: str | None = None) -> None:
+    """Draw a series; a long one thin, with a running mean drawn bold over it."""
+    if not series:
+        return
+    marker = "o" if len(series.steps) < 3 else None
+    if len(series.steps) < _SMOOTH_FROM:
+        panel.plot(series.steps, series.values, color=colour, marker=marker, ms=4, label=text)
+        return
+    panel.plot(series.steps, series.values, color=colour, lw=0.8, alpha=0.35)
+    panel.plot(series.steps, running_mean(series.values), color=colour, label=text)
+
+
+def running_mean(values: Sequence[float]) -> np.ndarray:
+    """Mean over a centred window of a twentieth of the series; the window shrinks at the ends."""
+    reach = max(1, len(values) // 40)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
+    means: np.ndarray = (sums[high] - sums[low]) / (high - low)
+    return means
+
+
+def step_edges(steps: Sequence[int]) -> np.ndarray:
+    """Return the borders of cells centred on steps that need not be evenly spaced."""
+    centres = np.array(steps, dtype=float)
+    between = (centres[1:] + centres[:-1]) / 2
+    if not len(between):
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    first, last = 2 * centres[0] - between[0], 2 * centres[-1] - between[-1]
+    return np.concatenate([[first], between, [last]])
+
+
+def floor_share(panel: Axes) -> None:
+    """Begin a share at 0, end it at 1 or a little above its largest value."""
+    high = min(1.0, max(0.02, panel.dataLim.y1 * 1.15))
+    panel.set_ylim(-0.04 * high, high * 1.03)
+
+
+def annotate(panel: Axes, step: float, value: float) -> None:
+    """Write a share as bold percent above a point, or below it near the top."""
+    above = value < 0.85
+    panel.annotate(
+        f"{100 * value:.1f}%",
+        (step, value),
+        xytext=(0, 9 if above else -9),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if above else "top",
+        color=INK,
+        weight="bold",
+        annotation_clip=False,
+    )
+
+
+def write_above(panel: Axes, places: np.ndarray, values: Sequence[float], colour: str) -> None:
+    """Write shares as whole percents above bars."""
+    for place, value in zip(places, values, strict=True):
+        panel.text(place, value + 0.015, f"{100 * value:.0f}", ha="center", size=7.5, color=colour)
+
+
+def name_places(panel: Axes, names: Sequence[str]) -> None:
+    """Name the places 0, 1, ...
+
+    on the horizontal axis: slanted where names are long, some left
+    out where there are very many.
+    """
+    stride = -(-len(names) // _MOST_NAMED_PLACES)
+    shown = [label(name, longest=14) for name in names[::stride]]
+    panel.set_xticks(range(0, len(names), stride), shown)
+    if len(shown) * max(map(len, shown)) > _MOST_LEVEL_LETTERS:
+        panel.tick_params(axis="x", rotation=35)
+        for text in panel.get_xticklabels():
+            text.set(ha="right", rotation_mode="anchor")
+
+
+def name_line_ends(panel: Axes, levels: Mapping[str, Series], colours: Sequence[str]) -> None:
+    """Name each line right of its end, in its colour, moved apart where ends meet."""
+    ends = [series.values[-1] for series in levels.values()]
+    heights = spread(ends, gap=0.062, low=0.0, high=1.0)
+    right = max(series.steps[-1] for series in levels.values())
+    for name, height, end, colour in zip(levels, heights, ends, colours, strict=True):
+        panel.annotate(
+            f"level {label(name)}  {100 * end:.0f}%",
+            (right, end),
+            xytext=(1.025, height),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            color=colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.7,
+                "alpha": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 4,
+            },
+        )
+    panel.margins(x=0.02)

@@ -1,0 +1,384 @@
+"""From a run's records to SVG: one function a plot, each empty text where the run has no data."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from rl_llm.report.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PALETTE,
+    PINK,
+    VIOLET,
+    WIDE,
+    canvas,
+    from_zero,
+    label,
+    legend_above,
+    log_axis,
+    percent_axis,
+    ramp,
+    share_ramp,
+    step_axis,
+)
+from rl_llm.report.marks import (
+    annotate,
+    floor_share,
+    line,
+    name_line_ends,
+    name_places,
+    step_edges,
+    write_above,
+)
+from rl_llm.report.read import RunRecord, Series
+
+Plot = Callable[[RunRecord], str]
+
+_MOST_BARS = 80
+_MOST_NUMBERED_BARS = 12
+_MOST_LEVEL_NAMES = 24
+_STAGES = {
+    "generate": BLUE,
+    "score": GREEN,
+    "update": ORANGE,
+    "publish": PINK,
+    "checkpoint": VIOLET,
+    "eval": GREY,
+}
+
+
+def held_out_pass_rate(run: RunRecord) -> str:
+    """The mean held-out pass rate with a band of one standard error on either side."""
+    mean, error = run.series("eval/pass_rate"), run.series("eval/pass_rate_se")
+    if not mean:
+        return ""
+    with canvas("held-out") as drawn:
+        panel = drawn.panels[0]
+        errors = dict(zip(error.steps, error.values, strict=True))
+        half = np.array([errors.get(step, 0.0) for step in mean.steps])
+        values = np.array(mean.values)
+        panel.fill_between(
+            mean.steps, values - half, values + half, color=BLUE, alpha=0.18, lw=0, label="± 1 SE"
+        )
+        panel.plot(mean.steps, values, color=BLUE, marker="o", ms=4, label="mean over problems")
+        for index in {0, len(values) - 1}:
+            annotate(panel, mean.steps[index], values[index])
+        percent_axis(panel, "held-out pass rate", full=True)
+        step_axis(panel)
+        legend_above(panel)
+    return drawn.svg
+
+
+def pass_rate_before_after(run: RunRecord) -> str:
+    """The held-out pass rate of each level at its first and at its last evaluation, as bars."""
+    levels = _levels(run)
+    if not levels:
+        return ""
+    with canvas("before-after") as drawn:
+        panel = drawn.panels[0]
+        before = [series.values[0] for series in levels.values()]
+        after = [series.values[-1] for series in levels.values()]
+        first, last = min(s.steps[0] for s in levels.values()), _last_step(levels)
+        places, shift = np.arange(len(levels)), 0.2 if last > first else 0.0
+        panel.bar(places - shift, before, 0.38, color=GREY, alpha=0.65, label=f"step {first}")
+        if last > first:
+            panel.bar(places + shift, after, 0.38, color=ramp(len(levels)), label=f"step {last}")
+        if len(levels) <= _MOST_NUMBERED_BARS:
+            write_above(panel, places - shift, before, MUTED)
+        if len(levels) <= _MOST_NUMBERED_BARS and last > first:
+            write_above(panel, places + shift, after, INK)
+        percent_axis(panel, "held-out pass rate", full=True)
+        panel.set_ylim(0, 1.07)
+        name_places(panel, list(levels))
+        panel.set_xlabel("level")
+        legend_above(panel)
+    return drawn.svg
+
+
+def pass_rate_per_level(run: RunRecord) -> str:
+    """Held-out pass rate over steps, a line a level, named where the line ends."""
+    levels = _levels(run)
+    if not levels or _last_step(levels) == min(s.steps[0] for s in levels.values()):
+        return ""
+    with canvas("levels", size=WIDE) as drawn:
+        panel = drawn.panels[0]
+        colours = ramp(len(levels))
+        for series, colour in zip(levels.values(), colours, strict=True):
+            panel.plot(series.steps, series.values, color=colour, marker="o", ms=3.5)
+        overall = run.series("eval/pass_rate")
+        panel.plot(
+            overall.steps, overall.values, color=INK, lw=1.6, ls=(0, (4, 2)), label="all problems"
+        )
+        percent_axis(panel, "held-out pass rate", full=True)
+        step_axis(panel)
+        if len(levels) <= _MOST_LEVEL_NAMES:
+            name_line_ends(panel, levels, colours)
+        legend_above(panel)
+    return drawn.svg
+
+
+def belief_heatmap(run: RunRecord) -> str:
+    """How the pool's prompts spread over believed pass rates, step by step, with their mean."""
+    histograms = [
+        (step, counts)
+        for step, counts in run.histograms("curriculum/belief_histogram")
+        if sum(counts) > 0  # all 0 says that the sampler keeps no beliefs
+    ]
+    if not histograms:
+        return ""
+    with canvas("beliefs", size=(WIDE[0], 3.6)) as drawn:
+        panel = drawn.panels[0]
+        steps = [step for step, _ in histograms]
+        share = np.array([counts for _, counts in histograms]).T
+        share = share / share.sum(axis=0, keepdims=True)
+        edges = np.linspace(0, 1, len(share) + 1)
+        # A square root lets bins with a few percent be seen beside bins with most of the pool.
+        norm = PowerNorm(0.5, vmin=0, vmax=share.max())
+        mesh = panel.pcolormesh(
+            step_edges(steps), edges, share, cmap=share_ramp(), norm=norm, rasterized=True
+        )
+        mean = run.series("curriculum/belief_mean")
+        panel.plot(mean.steps, mean.values, color=ORANGE, lw=2.2, label="mean over the pool")
+        percent_axis(panel, "believed pass rate")
+        panel.set_ylim(0, 1)
+        panel.set_yticks(edges[:: max(1, len(share) // 5)])
+        panel.grid(visible=False)
+        step_axis(panel)
+        bar = drawn.figure.colorbar(mesh, ax=panel, pad=0.015, aspect=30)
+        bar.set_label("share of the pool")
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        bar.ax.tick_params(length=0)
+        bar.outline.set_visible(False)
+        legend_above(panel)
+    return drawn.svg
+
+
+def informative_share(run: RunRecord) -> str:
+    """The share of generated groups that can teach, beside the pass rate as scheduled."""
+    lines = {
+        "informative groups": (run.series("train/informative_share"), BLUE),
+        "pass rate of scheduled prompts": (run.series("train/pass_rate"), GREEN),
+    }
+    return _shares_over_steps("informative", lines, "share", full=True)
+
+
+def coverage(run: RunRecord) -> str:
+    """How much of the pool has been drawn, and how many groups were admitted to the update."""
+    visited, admitted = run.series("curriculum/visited_share"), run.series("train/groups_admitted")
+    return _two_panels(
+        "coverage",
+        (visited, "pool visited", VIOLET, True),
+        (admitted, "groups admitted", ORANGE, False),
+    )
+
+
+def kl_and_beta(run: RunRecord) -> str:
+    """Divergence from the reference and from the policy of the step's start; beta below."""
+    ref, old = run.series("kl/ref_nats_per_token"), run.series("kl/old_nats_per_token")
+    beta = run.series("kl/beta")
+    if not (ref or old or beta):
+        return ""
+    with canvas("kl", heights=(1.7, 1)) as drawn:
+        top, bottom = drawn.panels
+        line(top, ref, BLUE, "to the reference")
+        line(top, old, ORANGE, "to the step's start")
+        from_zero(top, "KL\nnats / token")
+        legend_above(top)
+        line(bottom, beta, VIOLET)
+        from_zero(bottom, "beta")
+        step_axis(bottom)
+    return drawn.svg
+
+
+def lengths(run: RunRecord) -> str:
+    """Completion length in training and held-out, and the share that ran into the limit."""
+    train, held_out = (run.series(f"{split}/completion_tokens_mean") for split in ("train", "eval"))
+    if not (train or held_out):
+        return ""
+    with canvas("lengths", heights=(1.7, 1)) as drawn:
+        top, bottom = drawn.panels
+        line(top, train, BLUE, "training")
+        line(top, held_out, ORANGE, "held-out")
+        from_zero(top, "tokens / completion")
+        legend_above(top)
+        line(bottom, run.series("train/truncated_share"), BLUE)
+        line(bottom, run.series("eval/truncated_share"), ORANGE)
+        percent_axis(bottom, "cut at limit")
+        floor_share(bottom)
+        step_axis(bottom)
+    return drawn.svg
+
+
+def rewards(run: RunRecord) -> str:
+    """The mean of the weighted total and of each reward before its weight."""
+    parts = {
+        name: run.series(f"reward/{name}_mean") for name in run.names_between("reward/", "_mean")
+    }
+    total = run.series("train/reward_mean")
+    if not (total or parts):
+        return ""
+    with canvas("rewards") as drawn:
+        panel = drawn.panels[0]
+        colours = PALETTE if len(parts) <= len(PALETTE) else ramp(len(parts))
+        for (name, series), colour in zip(parts.items(), colours, strict=False):
+            line(panel, series, colour, label(name))
+        line(panel, total, INK, "total")
+        from_zero(panel, "mean reward")
+        step_axis(panel)
+        legend_above(panel, columns=3)
+    return drawn.svg
+
+
+def entropy_and_gradient(run: RunRecord) -> str:
+    """Entropy of the policy, and the gradient's norm before clipping."""
+    entropy, norm = run.series("entropy_nats_per_token"), run.series("optim/grad_norm")
+    return _two_panels(
+        "entropy",
+        (entropy, "entropy\nnats / token", GREEN, False),
+        (norm, "gradient norm", ORANGE, False),
+    )
+
+
+def clipping_and_rate(run: RunRecord) -> str:
+    """The share of clipped tokens, and the learning rate."""
+    clipped, rate = run.series("loss/clip_rate"), run.series("optim/lr")
+    return _two_panels(
+        "clipping",
+        (clipped, "clipped tokens", PINK, True),
+        (rate, "learning rate", BLUE, False),
+    )
+
+
+def engine_mismatch(run: RunRecord) -> str:
+    """How far the trainer's logprobs are from those that the rollout engine reported."""
+    lines = {
+        "mean": (run.series("rollout/mismatch_mean_nats"), BLUE),
+        "maximum": (run.series("rollout/mismatch_max_nats"), ORANGE),
+    }
+    if not any(series for series, _ in lines.values()):
+        return ""
+    with canvas("mismatch") as drawn:
+        panel = drawn.panels[0]
+        for name, (series, colour) in lines.items():
+            line(panel, series, colour, name)
+        if all(value > 0 for series, _ in lines.values() for value in series.values):
+            log_axis(panel, "|Δ logprob|, nats")
+        else:
+            from_zero(panel, "|Δ logprob|, nats")
+        step_axis(panel)
+        legend_above(panel)
+    return drawn.svg
+
+
+def pass_rate_per_completion(run: RunRecord) -> str:
+    """Held-out pass rate against the completions generated up to then, dropped groups included."""
+    mean, spent = run.series("eval/pass_rate"), run.series("rollout/completions")
+    completions = {0: 0.0, **dict(zip(spent.steps, spent.values, strict=True))}
+    points = [
+        (completions[step], value)
+        for step, value in zip(mean.steps, mean.values, strict=True)
+        if step in completions
+    ]
+    if not spent or len(points) < 2:
+        return ""
+    with canvas("sample-efficiency") as drawn:
+        panel = drawn.panels[0]
+        panel.plot(*zip(*points, strict=True), color=BLUE, marker="o", ms=4)
+        percent_axis(panel, "held-out pass rate", full=True)
+        panel.set_xlabel("completions generated")
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    return drawn.svg
+
+
+def throughput(run: RunRecord) -> str:
+    """Generated tokens a second."""
+    speed = run.series("rollout/tokens_per_s")
+    if not speed:
+        return ""
+    with canvas("throughput") as drawn:
+        panel = drawn.panels[0]
+        line(panel, speed, GREEN)
+        from_zero(panel, "generated tokens / s")
+        step_axis(panel)
+    return drawn.svg
+
+
+def time_per_stage(run: RunRecord) -> str:
+    """Seconds a step by stage, stacked; long runs show means over stretches of steps."""
+    stages = {name: run.series(f"time/{name}_s") for name in _STAGES}
+    stages = {name: series for name, series in stages.items() if series and series.total > 0}
+    if not stages:
+        return ""
+    steps = sorted({step for series in stages.values() for step in series.steps})
+    stride = -(-len(steps) // _MOST_BARS)
+    starts = steps[::stride]
+    with canvas("time", size=(WIDE[0], 3.2)) as drawn:
+        panel = drawn.panels[0]
+        width = 0.8 * (min(np.diff(starts)) if len(starts) > 1 else 1)
+        floor = np.zeros(len(starts))
+        for name, series in stages.items():
+            by_step = dict(zip(series.steps, series.values, strict=True))
+            seconds = np.array([by_step.get(step, 0.0) for step in steps])
+            heights = np.array(
+                [seconds[at : at + stride].mean() for at in range(0, len(steps), stride)]
+            )
+            share = f"{name}  {100 * series.total / _total(stages):.0f} %"
+            panel.bar(starts, heights, width, floor, color=_STAGES[name], label=share)
+            floor += heights
+        panel.set_ylabel("seconds / step")
+        step_axis(panel)
+        legend_above(panel)
+    return drawn.svg
+
+
+def _levels(run: RunRecord) -> dict[str, Series]:
+    prefix = "eval/pass_rate/level="
+    found = {name: run.series(prefix + name) for name in run.names_between(prefix)}
+    return {name: series for name, series in found.items() if series}
+
+
+def _last_step(levels: Mapping[str, Series]) -> int:
+    return max(series.steps[-1] for series in levels.values())
+
+
+def _total(stages: Mapping[str, Series]) -> float:
+    return sum(series.total for series in stages.values())
+
+
+def _shares_over_steps(
+    name: str, lines: Mapping[str, tuple[Series, str]], ylabel: str, *, full: bool
+) -> str:
+    if not any(series for series, _ in lines.values()):
+        return ""
+    with canvas(name) as drawn:
+        panel = drawn.panels[0]
+        for text, (series, colour) in lines.items():
+            line(panel, series, colour, text)
+        percent_axis(panel, ylabel, full=full)
+        step_axis(panel)
+        legend_above(panel)
+    return drawn.svg
+
+
+def _two_panels(name: str, *panels: tuple[Series, str, str, bool]) -> str:
+    """Draw `(series, label, colour, whether it is a share)` above each other."""
+    present = [panel for panel in panels if panel[0]]
+    if not present:
+        return ""
+    with canvas(name, heights=[1] * len(present)) as drawn:
+        for panel, (series, text, colour, is_share) in zip(drawn.panels, present, strict=True):
+            line(panel, series, colour)
+            if is_share:
+                percent_axis(panel, text)
+                floor_share(panel)
+            else:
+                from_zero(panel, text)
+        step_axis(drawn.panels[-1])
+    return drawn.svg

@@ -1,0 +1,85 @@
+"""The `EXAMPLES` of a reward: what it should give, beside the code that gives it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rl_llm.errors import PluginError
+from rl_llm.plugins import Plugin, check_options
+from rl_llm.records import Completion, Group, Problem, content_key
+from rl_llm.scoring.reward import Outcome, Reward, call_reward
+from rl_llm.scoring.signature import (
+    COMPLETION_INPUTS,
+    GROUP_INPUTS,
+    callable_of,
+    check_inputs,
+    read_signature,
+)
+
+_GIVEN = {"prompt", "answer", "problem", *COMPLETION_INPUTS, *GROUP_INPUTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Inputs and options of a reward by name, and what it should give: a list for a group."""
+
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    expected: Any
+
+
+def read_examples(plugin: Plugin) -> list[Example]:
+    """Return the `EXAMPLES` of a reward's module.
+
+    Each is `(completion, answer, expected)` or `(inputs, expected)`, where `inputs` is a mapping of
+    inputs, columns and options by name. Raises `PluginError` for anything else.
+    """
+    found = getattr(plugin.module, "EXAMPLES", [])
+    examples = []
+    for index, item in enumerate(found):
+        match item:
+            case (str(completion), str(answer), expected):
+                inputs: Mapping[str, Any] = {"completion": completion, "answer": answer}
+            case (dict(inputs), expected):
+                pass
+            case _:
+                raise PluginError(
+                    f"{plugin.origin}: EXAMPLES[{index}] is {item!r}; write it as (completion, "
+                    "answer, expected) or as ({'completion': ..., 'token_count': ...}, expected)"
+                )
+        examples.append(Example(inputs=inputs, expected=expected))
+    return examples
+
+
+def run_example(plugin: Plugin, example: Example) -> Outcome | list[Outcome]:
+    """Return what a reward gives for an example: a list where the example has `completions`."""
+    signature = read_signature(plugin)
+    options = {name: v for name, v in example.inputs.items() if name in signature.options}
+    given = {name: v for name, v in example.inputs.items() if name not in options}
+    meta = {name: value for name, value in given.items() if name not in _GIVEN}
+    reward = Reward(
+        name=plugin.name,
+        reference=plugin.reference,
+        style=signature.style,
+        inputs=check_inputs(plugin, columns=meta),
+        options=check_options(callable_of(plugin), options, path=f"EXAMPLES of {plugin.name}"),
+    )
+    outcomes = call_reward(reward, _group(given, meta))
+    return outcomes if "completions" in given else outcomes[0]
+
+
+def _group(given: Mapping[str, Any], meta: Mapping[str, Any]) -> Group:
+    prompt, answer = given.get("prompt", ""), given.get("answer", "")
+    problem = Problem(key=content_key(prompt, answer), prompt=prompt, answer=answer, meta=meta)
+    token_ids = tuple(range(given.get("token_count", 0)))
+    truncated = given.get("truncated", False)
+    completions = tuple(
+        Completion(
+            token_ids=token_ids,
+            logprobs=(0.0,) * len(token_ids),
+            text=text,
+            finish_reason=given.get("finish_reason", "length" if truncated else "stop"),
+            policy_version=0,
+        )
+        for text in given.get("completions", [given.get("completion", "")])
+    )
+    return Group(problem=given.get("problem", problem), prompt_ids=(), completions=completions)

@@ -1,0 +1,187 @@
+"""One reward, and the one place where it is called.
+
+`call_reward` is what a worker runs: its arguments and results are plain records that can be
+pickled, and it loads the function from its reference.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, Literal, SupportsFloat, TypeVar
+
+from rl_llm.plugins import resolve
+from rl_llm.records import Completion, Group, Problem, Prompt
+from rl_llm.scoring.signature import COMPLETION_INPUTS, GROUP_INPUTS, Style, callable_of
+
+_MAX_MESSAGE_CHARS = 500
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """A plugin bound to its place in a recipe.
+
+    `reference` finds the function in any process; `inputs` are the names it is passed; `options`
+    are checked and complete. The rest is what the rubric does with the number that comes back.
+    """
+
+    name: str
+    reference: str
+    style: Style
+    inputs: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    channel: str = "correctness"
+    correct_at: float = 1.0
+    on_error: Literal["mask", "raise"] = "mask"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A reward raised, or gave something that is not a finite number."""
+
+    message: str
+
+
+Outcome = float | None | Failure
+
+
+def call_reward(reward: Reward, group: Group) -> list[Outcome]:
+    """Return one outcome for each completion of a group; nothing that a reward raises escapes.
+
+    None means that the reward does not apply. An `async` reward is awaited for all completions of
+    the group at once. A failure concerns its own completion, and the whole group only where the
+    reward is called once a group.
+    """
+    function = load_reward(reward.reference)
+    calls = [partial(function, **inputs, **reward.options) for inputs in _inputs(reward, group)]
+    if inspect.iscoroutinefunction(function):
+        calls = [partial(_unwrap, result) for result in asyncio.run(_gather(calls))]
+    if reward.style == "completion":
+        return [_attempt(partial(_call_one, call)) for call in calls]
+    (call,) = calls
+    values = _attempt(partial(_call_group, call, len(group.completions)))
+    if isinstance(values, Failure):
+        return [values] * len(group.completions)
+    return [_attempt(partial(_number, value)) for value in values]
+
+
+@cache
+def load_reward(reference: str) -> Callable[..., Any]:
+    """Return the function that a reference names, loaded once a process."""
+    return callable_of(resolve(reference, kind="rewards"))
+
+
+def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
+    """Run somebody else's code: whatever it raises becomes a `Failure`."""
+    try:
+        return call()
+    except Exception as error:
+        return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
+
+
+def _call_one(call: Callable[[], Any]) -> float | None:
+    return _number(call())
+
+
+def _call_group(call: Callable[[], Any], num_completions: int) -> Sequence[Any]:
+    values = list(call())
+    if len(values) != num_completions:
+        raise ValueError(f"gave {len(values)} numbers for {num_completions} completions")
+    return values
+
+
+def _number(value: Any) -> float | None:
+    """Return a reward's value as a float; numpy's and torch's scalars are numbers, text is not."""
+    if value is None:
+        return None
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"gave {value!r}, which is not a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"gave {number}, which is not finite")
+    return number
+
+
+async def _gather(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Await all calls at once; an exception becomes the result of its call."""
+    return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+
+
+def _unwrap(result: Any) -> Any:
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _inputs(reward: Reward, group: Group) -> list[dict[str, Any]]:
+    """Return the named inputs of every call that a group needs."""
+    if reward.style == "completion":
+        return [
+            {name: _completion_input(name, group.problem, each) for name in reward.inputs}
+            for each in group.completions
+        ]
+    read = _trl_input if reward.style == "trl" else _group_input
+    return [{name: read(name, group) for name in reward.inputs}]
+
+
+def _completion_input(name: str, problem: Problem, completion: Completion) -> Any:
+    match name:
+        case "completion":
+            return completion.text
+        case "token_count":
+            return len(completion.token_ids)
+        case "truncated":
+            return completion.finish_reason == "length"
+        case "finish_reason":
+            return completion.finish_reason
+    return _problem_input(name, problem)
+
+
+def _group_input(name: str, group: Group) -> Any:
+    """Return a list over the completions for what differs between them, else the one value."""
+    if name not in GROUP_INPUTS:
+        return _problem_input(name, group.problem)
+    one = "completion" if name == "completions" else name
+    assert one in COMPLETION_INPUTS
+    return [_completion_input(one, group.problem, each) for each in group.completions]
+
+
+def _problem_input(name: str, problem: Problem) -> Any:
+    match name:
+        case "answer":
+            return problem.answer
+        case "prompt":
+            return problem.prompt
+        case "problem":
+            return problem
+    return problem.meta[name]
+
+
+def _trl_input(name: str, group: Group) -> Any:
+    """Return a list over the completions, in TRL's form: a chat is a list of messages."""
+    prompt = group.problem.prompt
+    match name:
+        case "prompts":
+            return [_trl_prompt(prompt) for _ in group.completions]
+        case "completions" if isinstance(prompt, str):
+            return [each.text for each in group.completions]
+        case "completions":
+            return [[{"role": "assistant", "content": each.text}] for each in group.completions]
+        case "completion_ids":
+            return [list(each.token_ids) for each in group.completions]
+        case "log_extra" | "log_metric":
+            return _ignore
+    return [_problem_input(name, group.problem) for _ in group.completions]
+
+
+def _trl_prompt(prompt: Prompt) -> str | list[dict[str, Any]]:
+    return prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+
+
+def _ignore(*_values: Any) -> None:
+    """Stand in for TRL's loggers."""

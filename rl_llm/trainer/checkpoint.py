@@ -1,0 +1,164 @@
+"""Checkpoints: written aside and renamed, so that a folder with the right name is always whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rl_llm.curriculum import Scheduler, store
+from rl_llm.errors import CheckpointError
+from rl_llm.kl import KLController
+from rl_llm.policy import PolicyEngine
+from rl_llm.trainer.metrics import Counters
+
+FORMAT = 1
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stateful:
+    """Everything that a checkpoint holds the state of."""
+
+    policy: PolicyEngine
+    scheduler: Scheduler
+    kl: KLController
+    counters: Counters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a checkpoint belongs to: the resolved recipe, and the fingerprint of the base model."""
+
+    recipe: Mapping[str, Any]
+    model_fingerprint: str
+
+
+def save(folder: Path, parts: Stateful, identity: Identity, *, keep: int) -> Path:
+    """Write `folder/step-000050`, then delete all but the newest `keep`.
+
+    For rank 0 alone.
+    """
+    final = folder / f"{_PREFIX}{parts.counters.step:06d}"
+    aside = folder / f".{final.name}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "trainer").mkdir(parents=True)
+    parts.policy.save_adapter(aside / "adapter")
+    torch.save(parts.policy.state_dict(), aside / "trainer" / "policy.pt")
+    curriculum = store.save(
+        aside / "curriculum.parquet", parts.scheduler.keys, parts.scheduler.state_dict()
+    )
+    state = {
+        "format": FORMAT,
+        "counters": asdict(parts.counters),
+        "curriculum": curriculum,
+        "kl": parts.kl.state_dict(),
+        **asdict(identity),
+    }
+    (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    _flush_to_disk(aside)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the whole checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file())
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return a checkpoint's state.json; raises `CheckpointError` when it is missing or damaged."""
+    file = checkpoint / "state.json"
+    try:
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is not a checkpoint ({error}); name a folder such as "
+            "runs/NAME/checkpoints/step-000050"
+        ) from None
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{checkpoint} has format {state.get('format')!r}, and this version reads {FORMAT}; "
+            "resume it with the version that wrote it"
+        )
+    return state
+
+
+def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
+    """Refuse to resume another recipe or another model, and show the difference.
+
+    Only `run.name`, `run.output_dir`, `tracking`, and, where nothing is scheduled over it,
+    `run.steps` may differ.
+    """
+    may_differ = {"run.name", "run.output_dir", "tracking"}
+    if not _scheduled_over_steps(identity.recipe):
+        may_differ.add("run.steps")
+    saved, given = _flat(state["recipe"]), _flat(identity.recipe)
+    changes = [
+        f"  {path}: {saved.get(path)!r} in the checkpoint, {given.get(path)!r} in the recipe"
+        for path in sorted(saved.keys() | given.keys())
+        if saved.get(path) != given.get(path) and path not in may_differ
+    ]
+    if changes:
+        raise CheckpointError(
+            f"{checkpoint} belongs to another recipe:\n" + "\n".join(changes) + "\n"
+            "give this recipe another run.name, or undo the difference"
+        )
+    if state["model_fingerprint"] != identity.model_fingerprint:
+        raise CheckpointError(
+            f"{checkpoint} was trained on another model: fingerprint {state['model_fingerprint']}, "
+            f"and model.path={identity.recipe['model']['path']!r} has "
+            f"{identity.model_fingerprint}; put the first model back, or give the run another "
+            "run.name"
+        )
+
+
+def load(checkpoint: Path, state: Mapping[str, Any], parts: Stateful) -> None:
+    """Put every part into the state that it was saved in."""
+    try:
+        policy = torch.load(checkpoint / "trainer" / "policy.pt", weights_only=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{checkpoint}/trainer/policy.pt cannot be read ({error}); delete {checkpoint} to "
+            "resume from the one before"
+        ) from None
+    parts.policy.load(checkpoint / "adapter", policy)
+    parts.scheduler.load_state_dict(
+        store.load(checkpoint / "curriculum.parquet", parts.scheduler.keys, state["curriculum"])
+    )
+    parts.kl.load_state_dict(state["kl"])
+    for name, value in state["counters"].items():
+        setattr(parts.counters, name, value)
+
+
+def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
+    constant_rate = recipe["optim"]["schedule"] == "constant"
+    return not (constant_rate and recipe["kl"]["controller"]["name"] == "constant")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a tree by their dotted path; `tracking` is a leaf."""
+    if isinstance(tree, Mapping):
+        children = tree.items()
+    elif isinstance(tree, list) and prefix != "tracking":
+        children = dict(enumerate(tree)).items()
+    else:
+        return {prefix: tree}
+    leaves: dict[str, Any] = {}
+    for key, child in children:
+        leaves |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def _flush_to_disk(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())

@@ -1,0 +1,55 @@
+"""A run's folder: where everything lies, and whether there is something to resume."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_llm.errors import CheckpointError
+from rl_llm.trainer.checkpoint import list_checkpoints
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths inside `runs/<name>/`."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The final adapter, with the tokenizer and a model card."""
+        return self.path / "adapter"
+
+    @property
+    def resolved(self) -> Path:
+        """The recipe as run, with every default."""
+        return self.path / "resolved.yaml"
+
+    def samples(self, step: int) -> Path:
+        """Return the file of sample completions of a step."""
+        return self.path / "completions" / f"step-{step:06d}.jsonl"
+
+    def find_checkpoint(self, resume: str) -> Path | None:
+        """Return the checkpoint that `--resume` means: `auto` the newest, `never` none, else a
+        path.
+
+        Raises `CheckpointError` for `never` on a folder that holds a run.
+        """
+        if resume == "auto":
+            return next(iter(reversed(list_checkpoints(self.checkpoints))), None)
+        if resume != "never":
+            return Path(resume)
+        if self.metrics.is_file():
+            raise CheckpointError(
+                f"{self.path} holds a run already, and --resume never would overwrite it; give "
+                "this run another run.name, or delete the folder"
+            )
+        return None

@@ -1,0 +1,94 @@
+"""Requests in, scored groups out, in the order of the requests, over all ranks."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rl_llm.curriculum import Scheduler
+from rl_llm.policy import Ranks
+from rl_llm.records import Group, Request, ScoredGroup
+from rl_llm.rollout import RolloutEngine
+from rl_llm.scoring import Rubric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Harvest:
+    """What the rollouts of one step brought; `scored` holds every group, dropped ones too.
+
+    `beliefs` holds, by key, the pass rate that was believed when the problem was drawn.
+    """
+
+    scored: tuple[ScoredGroup, ...]
+    admitted: tuple[ScoredGroup, ...]
+    beliefs: Mapping[str, float | None]
+    num_rounds: int
+    generate_s: float
+    score_s: float
+
+
+class Generation:
+    """Generates and scores; every rank serves its share and hears the whole."""
+
+    def __init__(self, engine: RolloutEngine, rubric: Rubric, ranks: Ranks) -> None:
+        """Start with both clocks at zero."""
+        self._engine = engine
+        self._rubric = rubric
+        self._ranks = ranks
+        self.generate_s = 0.0
+        self.score_s = 0.0
+
+    def __call__(self, requests: Sequence[Request]) -> list[ScoredGroup]:
+        """Return one scored group per request, in their order; no two may ask for one problem."""
+        mine = self._ranks.mine(requests)
+        started = time.perf_counter()
+        waiting = _Stopwatch(self._engine.complete(mine))
+        scored = {group.group.problem.key: group for group in self._rubric.score(waiting)}
+        self.generate_s += waiting.elapsed_s
+        self.score_s += time.perf_counter() - started - waiting.elapsed_s
+        return self._ranks.gather([scored[request.problem.key] for request in mine])
+
+    def harvest(self, scheduler: Scheduler, step: int, *, num_wanted: int) -> Harvest:
+        """Generate a step's groups, and refill what the gates dropped within the scheduler's
+        bounds."""
+        self.generate_s = self.score_s = 0.0
+        scored: list[ScoredGroup] = []
+        admitted: list[ScoredGroup] = []
+        beliefs: dict[str, float | None] = {}
+        num_rounds = 0
+        requests = self._ranks.from_main(scheduler.plan(step))
+        while requests:
+            beliefs |= {r.problem.key: scheduler.belief_of(r.problem.key) for r in requests}
+            groups = self(requests)
+            scheduler.observe(groups, step=step)
+            scored += groups
+            admitted += scheduler.admit(groups)
+            num_rounds += 1
+            missing = num_wanted - len(admitted)
+            requests = self._ranks.from_main(
+                scheduler.refill(step, round=num_rounds, num_missing=missing)
+            )
+        return Harvest(
+            scored=tuple(scored),
+            admitted=tuple(admitted),
+            beliefs=beliefs,
+            num_rounds=num_rounds,
+            generate_s=self.generate_s,
+            score_s=self.score_s,
+        )
+
+
+class _Stopwatch:
+    """Passes groups on, and adds up the time spent waiting for them."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._groups = iter(groups)
+        self.elapsed_s = 0.0
+
+    def __iter__(self) -> Iterator[Group]:
+        while True:
+            started = time.perf_counter()
+            group = next(self._groups, None)
+            self.elapsed_s += time.perf_counter() - started
+            if group is None:
+                return
+            yield group

@@ -1,0 +1,250 @@
+"""The training loop, as a table of contents."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rl_llm.algorithms import Algorithm
+from rl_llm.config import Recipe
+from rl_llm.curriculum import Scheduler, dry_message
+from rl_llm.errors import RunError
+from rl_llm.kl import KLController, KLFacts
+from rl_llm.policy import (
+    PolicyEngine,
+    Ranks,
+    UpdateFacts,
+    learning_rate,
+    score_batch,
+    train_groups,
+)
+from rl_llm.rollout import RolloutEngine
+from rl_llm.seeds import derive_rng
+from rl_llm.trainer import checkpoint
+from rl_llm.trainer.evaluate import Evaluation, Evaluator
+from rl_llm.trainer.folder import RunFolder
+from rl_llm.trainer.generation import Generation, Harvest
+from rl_llm.trainer.metrics import (
+    Counters,
+    Row,
+    Sink,
+    evaluation_row,
+    harvest_row,
+    scheduler_row,
+    update_row,
+)
+from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
+
+
+class Watcher(Protocol):
+    """Who hears what happens, on rank 0."""
+
+    def stepped(self, row: Row) -> None:
+        """A row of metrics.jsonl is written."""
+        ...
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """Held-out problems were evaluated after `step`."""
+        ...
+
+    def sampled(self, samples: Sequence[Row]) -> None:
+        """Sample completions were written."""
+        ...
+
+    def said(self, message: str) -> None:
+        """Something happened that a person should know."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop drives; the command line puts it together."""
+
+    recipe: Recipe
+    folder: RunFolder
+    identity: checkpoint.Identity
+    algorithm: Algorithm
+    scheduler: Scheduler
+    generation: Generation
+    evaluator: Evaluator
+    engine: RolloutEngine
+    policy: PolicyEngine
+    kl: KLController
+    ranks: Ranks
+    counters: Counters
+    sinks: Sequence[Sink]
+    watcher: Watcher
+
+    @property
+    def stateful(self) -> checkpoint.Stateful:
+        """What a checkpoint holds the state of."""
+        return checkpoint.Stateful(
+            policy=self.policy, scheduler=self.scheduler, kl=self.kl, counters=self.counters
+        )
+
+
+class Trainer:
+    """Runs a recipe from wherever its counters stand to its end."""
+
+    def __init__(self, parts: Parts, *, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        """`stop_requested` is asked after every step; True ends the run behind a checkpoint."""
+        self._parts = parts
+        self._counters = parts.counters
+        self._stop_requested = stop_requested
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> bool:
+        """Train to the end; False if `stop_requested` ended the run early."""
+        self._publish()
+        if self._counters.step == 0:
+            self._write({"step": 0, **self._evaluate([])})
+        while not self._is_finished():
+            self._step()
+            if not self._is_finished() and self._must_stop():
+                self._save()
+                return False
+        return True
+
+    def take_one_step(self) -> Row:
+        """Publish, take one step and return its row; nothing is evaluated, written or saved."""
+        self._publish()
+        return self._train_one_step()[0]
+
+    def _step(self) -> None:
+        """Take a step, and evaluate, write and save what is due."""
+        row, samples = self._train_one_step()
+        if self._is_due(self._parts.recipe.eval.every):
+            row |= self._evaluate(samples)
+        self._write(row | self._take_times())
+        if self._is_due(self._parts.recipe.checkpoint.every):
+            self._save()
+
+    def _train_one_step(self) -> tuple[Row, list[Row]]:
+        """Generate, score, learn and publish; return the row so far, and sample completions."""
+        parts, step = self._parts, self._counters.step + 1
+        started = time.perf_counter()
+        harvest = parts.generation.harvest(
+            parts.scheduler, step, num_wanted=parts.recipe.rollout.problems_per_step
+        )
+        self._say_if_dry(harvest)
+        with self._timed("update"):
+            facts, row, samples = self._learn(harvest, step)
+        with self._timed("publish"):
+            self._publish()
+        self._counters.count(step, harvest)
+        row = {
+            "step": step,
+            "step_s": time.perf_counter() - started,
+            **harvest_row(harvest, self._counters),
+            **row,
+            **scheduler_row(parts.scheduler),
+        }
+        parts.kl.observe(_kl_facts(facts, row, total_steps=parts.recipe.run.steps))
+        return row, samples
+
+    def _learn(self, harvest: Harvest, step: int) -> tuple[UpdateFacts, Row, list[Row]]:
+        """Update the policy on the admitted groups; return what happened, its row, and samples."""
+        parts, recipe = self._parts, self._parts.recipe
+        beta = parts.kl.beta
+        lr = learning_rate(recipe.optim, step=step, total_steps=recipe.run.steps)
+        advantages_PG = parts.algorithm.advantages(score_batch(harvest.admitted))
+        facts = parts.policy.update(
+            train_groups(harvest.admitted, advantages_PG, parts.algorithm),
+            beta=beta,
+            lr=lr,
+            with_reference=parts.kl.needs_reference,
+            rng=derive_rng(recipe.run.seed, "minibatches", step),
+        )
+        row = update_row(facts, beta=beta, lr=lr, num_skipped=parts.policy.num_skipped)
+        samples = training_samples(
+            harvest.admitted, advantages_PG.tolist(), step=step, beliefs=harvest.beliefs
+        )
+        return facts, row, samples
+
+    def _publish(self) -> None:
+        """Hand the adapter to the rollout engine as the next version."""
+        with tempfile.TemporaryDirectory(prefix="rl-llm-adapter-") as folder:
+            self._parts.policy.save_adapter(Path(folder))
+            self._parts.engine.load_weights(Path(folder), version=self._counters.step)
+
+    def _evaluate(self, samples: list[Row]) -> Row:
+        """Evaluate, write samples, and return the row's part; empty without held-out problems."""
+        parts, step = self._parts, self._counters.step
+        row: Row = {}
+        if parts.evaluator.has_problems:
+            evaluation = parts.evaluator()
+            row = evaluation_row(evaluation)
+            samples = evaluation_samples(evaluation.scored, step=step) + samples
+            threshold = parts.recipe.eval.stop_when
+            if threshold is not None and evaluation.overall.mean >= threshold and step > 0:
+                self._counters.finished = True
+            if parts.ranks.is_main:
+                parts.watcher.evaluated(step, evaluation)
+        if parts.ranks.is_main:
+            write_samples(parts.folder.samples(step), samples)
+            parts.watcher.sampled(samples)
+        return row
+
+    def _save(self) -> None:
+        parts = self._parts
+        with self._timed("checkpoint"):
+            if parts.ranks.is_main:
+                checkpoint.save(
+                    parts.folder.checkpoints,
+                    parts.stateful,
+                    parts.identity,
+                    keep=parts.recipe.checkpoint.keep,
+                )
+            parts.ranks.wait()
+
+    def _write(self, row: Row) -> None:
+        if self._parts.ranks.is_main:
+            for sink in self._parts.sinks:
+                sink.write(row)
+            self._parts.watcher.stepped(row)
+
+    def _say_if_dry(self, harvest: Harvest) -> None:
+        """Apply `curriculum.refill.when_dry` to a step that has nothing to learn from."""
+        if harvest.admitted:
+            return
+        message = dry_message(harvest.scored)
+        if self._parts.recipe.curriculum.refill.when_dry == "stop":
+            raise RunError(message)
+        if self._parts.ranks.is_main:
+            self._parts.watcher.said(message)
+
+    def _is_due(self, every: int) -> bool:
+        return self._is_finished() or self._counters.step % every == 0
+
+    def _is_finished(self) -> bool:
+        return self._counters.finished or self._counters.step >= self._parts.recipe.run.steps
+
+    def _must_stop(self) -> bool:
+        """Ask every rank, so that all of them stop behind the same step."""
+        return any(self._parts.ranks.gather([self._stop_requested()]))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[stage] = time.perf_counter() - started
+
+    def _take_times(self) -> Row:
+        """Return `time/<stage>_s` of what has run since the last row."""
+        times = {f"time/{stage}_s": seconds for stage, seconds in self._seconds.items()}
+        self._seconds = {}
+        return times
+
+
+def _kl_facts(facts: UpdateFacts, row: Row, *, total_steps: int) -> KLFacts:
+    return KLFacts(
+        ref_nats_per_token=facts.ref_nats_per_token,
+        ref_nats_per_response=facts.ref_nats_per_response,
+        old_nats_per_token=facts.old_nats_per_token,
+        accuracy=row["train/pass_rate"],
+        step=row["step"],
+        total_steps=total_steps,
+    )

@@ -1,0 +1,260 @@
+from pathlib import Path
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_llm.config import dump_yaml, load_recipe, parse_recipe
+from rl_llm.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(
+    file for file in (ROOT / "recipes").rglob("*.yaml") if file.parent.name != "accelerate"
+)
+SMALLEST = """
+run: {name: tiny, steps: 10}
+model: {path: somewhere}
+data: {train: [{use: arithmetic, levels: [1, 2]}]}
+rewards: [{use: exact_answer}]
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text=SMALLEST):
+        file = tmp_path / "recipe.yaml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return file
+
+    return write
+
+
+def message_of(file, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_shipped_recipe_parses(file):
+    assert load_recipe(file).run.steps > 0
+
+
+def test_four_sections_are_enough_and_the_rest_are_defaults(recipe_file):
+    recipe = load_recipe(recipe_file())
+    assert (recipe.rollout.group_size, recipe.algorithm.name) == (8, "grpo")
+    assert recipe.data.train[0].options == {"levels": [1, 2]}
+    assert recipe.rewards[0].options == {}
+
+
+def test_a_recipe_cannot_be_changed_after_it_is_read(recipe_file):
+    recipe = load_recipe(recipe_file())
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        recipe.run.steps = 3
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        recipe.rewards[0].weight = 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 1e-3), ("1E3", 1e3), (".5e-1", 0.05), ("2.e+1", 20.0), ("1", 1.0), ("0.25", 0.25)],
+)
+def test_numbers_with_an_exponent_are_numbers(recipe_file, text, number):
+    assert load_recipe(recipe_file(), [f"optim.lr={text}"]).optim.lr == number
+
+
+# What a user may get wrong in a key, as an override; `{}` stands for the file.
+FAULTS = {
+    # unknown keys
+    "rollout.grup_size=8": "{}: rollout.grup_size: unknown key (did you mean 'group_size'?); "
+    "known: engine, group_size, max_batch_rows, max_new_tokens, problems_per_step, temperature",
+    "group_size=8": "{}: group_size: unknown key; 'group_size' is written as rollout.group_size",
+    "rollout.every=8": "{}: rollout.every: unknown key; 'every' is written as eval.every or "
+    "checkpoint.every",
+    # wrong types and values
+    "run.steps=0": "{}: run.steps=0: input should be greater than 0",
+    "run.steps=ten": "{}: run.steps='ten': input should be a valid integer",
+    "run.steps=10.0": "{}: run.steps=10.0: input should be a valid integer",
+    "run.steps=true": "{}: run.steps=True: input should be a valid integer",
+    "run.name=7": "{}: run.name=7: input should be a valid string; in quotes it is one: '7'",
+    "optim.lr=.nan": "{}: optim.lr=nan: input should be a finite number",
+    "optim.lr=.inf": "{}: optim.lr=inf: input should be a finite number",
+    "optim.lr=1e999": "{}: optim.lr=inf: input should be a finite number",
+    "kl.estimator=k4": "{}: kl.estimator='k4': input should be 'k1', 'k2' or 'k3'",
+    "eval.stop_when=2": "{}: eval.stop_when=2: input should be less than or equal to 1",
+    "rewards.0.weight=heavy": "{}: rewards.0.weight='heavy': input should be a valid number",
+    "lora.targets=5": "{}: lora.targets=5: input should be a valid string or input should be a "
+    "valid list; in quotes it is one: '5'",
+    "lora.targets=[q, 1]": "{}: lora.targets.1=1: input should be a valid string; in quotes it is "
+    "one: '1'",
+    # sections
+    "lora=": "{}: lora: empty; leave the key out for its defaults, or put keys under it",
+    "data=": "{}: data: empty; it needs train",
+    "lora=16": "{}: lora=16: a section is needed here, with keys among rank, alpha, targets",
+    "algorithm=grpo": "{}: algorithm='grpo': write it as {{name: grpo}}",
+    "rewards=[exact_answer]": "{}: rewards.0='exact_answer': write it as {{use: exact_answer}}",
+    "kl.controller.min=0": "{}: kl.controller.name: required, and missing",
+    "data.train=[]": "{}: data.train=[]: list should have at least 1 item after validation, not 0",
+    # overrides that cannot be applied
+    "run.steps": "override 'run.steps': write it as section.key=value, as in run.steps=10",
+    "run..steps=1": "override 'run..steps=1': write it as section.key=value, as in run.steps=10",
+    "=1": "override '=1': write it as section.key=value, as in run.steps=10",
+    "rewards.1.weight=2": "override 'rewards.1.weight=2': '1' indexes rewards; use 0 to 0",
+    "data.train.x=2": "override 'data.train.x=2': 'x' indexes data.train; use 0 to 0",
+    "model.path.x=3": "override 'model.path.x=3': model.path holds 'somewhere', which has no 'x'; "
+    "set model.path as a whole",
+    "optim.lr=[": "override 'optim.lr=[': not valid YAML at line 1: expected the node content, but "
+    "found '<stream end>'",
+    # settings that contradict each other
+    "optim.updates_per_batch=33": "{}: optim.updates_per_batch=33 cuts the groups of a step, "
+    "rollout.problems_per_step=32, into more parts than there are groups; use at most 32",
+    "optim.tokens_per_micro_batch=767": "{}: optim.tokens_per_micro_batch=767 cannot hold one "
+    "completion: data.max_prompt_tokens=512 and rollout.max_new_tokens=256 need 768; "
+    "use at least 768",
+    "eval.stop_when=.5": "{}: eval.stop_when=0.5 needs held-out problems; add a source under "
+    "data.eval",
+    "rewards.0.channel=format": "{}: rewards: none is on channel 'correctness', from which pass "
+    "rates and beliefs are learnt; give the reward that checks the answer `channel: correctness`",
+    "kl.estimator=k1": "{}: kl.estimator='k1' differentiated in the loss has an expected gradient "
+    "of zero: it adds noise and no pull towards the reference; use k2, or k3 as GRPO publishes it",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), FAULTS.items(), ids=FAULTS)
+def test_a_fault_names_path_value_rule_and_way_out(recipe_file, override, message):
+    file = recipe_file()
+    assert message_of(file, override) == message.format(file)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_needs_steps_after_its_warmup(recipe_file, schedule):
+    file, shape = recipe_file(), f"optim.schedule={schedule}"
+    assert load_recipe(file, [shape, "optim.warmup_steps=9"]).optim.warmup_steps == 9
+    assert load_recipe(file, ["optim.warmup_steps=10"]).optim.schedule == "constant"
+    assert message_of(file, shape, "optim.warmup_steps=10").endswith(
+        f"optim.warmup_steps=10 leaves nothing of run.steps=10 for the {schedule} schedule; "
+        "use fewer than 10"
+    )
+
+
+def test_all_faults_are_reported_at_once(recipe_file):
+    file = recipe_file()
+    assert message_of(file, "run.steps=0", "lora.rank=0") == (
+        f"{file}: run.steps=0: input should be greater than 0\n"
+        "  lora.rank=0: input should be greater than 0"
+    )
+    assert message_of(file, "kl.estimator=k1", "eval.stop_when=.5").count("\n") == 1
+
+
+def test_a_long_value_is_shortened_in_the_message(recipe_file):
+    assert len(message_of(recipe_file(), f"run.steps={'9a' * 500}")) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a recipe is a mapping of sections (run, model, ...); this is empty"),
+        ("- run", "a recipe is a mapping of sections (run, model, ...); this holds one list"),
+        ("just words", "a recipe is a mapping of sections (run, model, ...); this holds one str"),
+        ("run: {name: x}\nrun: {}", "'run' stands twice in the section at line 1; keep one"),
+        ("run:\n  name: x\n  name: y", "'name' stands twice in the section at line 2; keep one"),
+        (
+            "run:\n\tname: x",
+            "not valid YAML at line 2: found character '\\t' that cannot start any token; indent "
+            "with spaces",
+        ),
+        ("run: {name: x", "not valid YAML at line 1: expected ',' or '}', but got '<stream end>'"),
+        (
+            "run: \x07",
+            "not valid YAML: unacceptable character #x0007: special characters are not allowed",
+        ),
+        (b"# caf\xe9\n", "byte 0xe9 at line 1 is not UTF-8; save the file as UTF-8"),
+        (b"a: 1\nb: \xff\n", "byte 0xff at line 2 is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_file_that_holds_no_recipe_says_why(recipe_file, text, message):
+    file = recipe_file(text)
+    assert message_of(file) == f"{file}: {message}"
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message_of("no.yaml") == f"there is no recipe 'no.yaml' (looked in {tmp_path})"
+
+
+def test_a_folder_is_not_a_recipe(tmp_path):
+    assert message_of(tmp_path) == f"{tmp_path} is a folder; name a recipe in it"
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("1: x", "top level: the key 1"),
+        ("on: x", "top level: the key True"),
+        ("lora: {2: x}", "lora: the key 2"),
+    ],
+)
+def test_a_key_that_yaml_does_not_read_as_a_word_is_refused(recipe_file, text, where):
+    message = message_of(recipe_file(SMALLEST + text))
+    assert message.endswith(f": {where} is not a word; quote it")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("run.steps=3", lambda recipe: recipe.run.steps == 3),
+        ("lora.targets=[q_proj]", lambda recipe: recipe.lora.targets == ["q_proj"]),
+        ("rewards.0.weight=0.5", lambda recipe: recipe.rewards[0].weight == 0.5),
+        ("curriculum.refill.max_rounds=2", lambda recipe: recipe.curriculum.refill.max_rounds == 2),
+        ("data.train.0.levels.1=9", lambda r: r.data.train[0].options == {"levels": [1, 9]}),
+        ("rewards.0.pattern=a=b", lambda r: r.rewards[0].options == {"pattern": "a=b"}),
+        ("model.chat_template=null", lambda recipe: recipe.model.chat_template is None),
+    ],
+)
+def test_an_override_sets_one_key(recipe_file, override, value):
+    assert value(load_recipe(recipe_file(), [override]))
+
+
+def test_the_last_override_of_a_key_wins(recipe_file):
+    assert load_recipe(recipe_file(), ["run.seed=1", "run.seed=2"]).run.seed == 2
+
+
+def test_an_override_fills_a_section_that_the_file_leaves_empty(recipe_file):
+    file = recipe_file(SMALLEST + "lora:\n")
+    assert load_recipe(file, ["lora.rank=4"]).lora.rank == 4
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"), max_size=8)
+    | st.sampled_from(["1e5", ".5e3", "null", "yes", "0x1", "1_0", "2024-01-01", "a: b", "~"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    options=st.dictionaries(st.text("xyz", min_size=1), plain, max_size=3), lr=st.floats(1e-9, 1)
+)
+def test_a_dumped_recipe_reads_back_equal(tmp_path_factory, options, lr):
+    tree = {
+        "run": {"name": "1e5", "steps": 10},
+        "model": {"path": "somewhere"},
+        "data": {"train": [{"use": "arithmetic", **options}]},
+        "rewards": [{"use": "exact_answer", **options}],
+        "optim": {"lr": lr},
+    }
+    recipe = parse_recipe(tree, where="test")
+    file = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    file.write_text(dump_yaml(recipe), encoding="utf-8", newline="")
+    assert load_recipe(file) == recipe
+
+
+def test_a_dumped_recipe_has_every_default_written_out(recipe_file):
+    text = dump_yaml(load_recipe(recipe_file()))
+    assert text.startswith("run:\n  name: tiny\n  seed: 0\n  steps: 10\n  output_dir: runs\n")
+    assert "\nalgorithm:\n  name: grpo\n" in text

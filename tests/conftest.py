@@ -1,0 +1,22 @@
+"""What all tests share: one thread for each worker, and examples that are the same in every run.
+
+The workers of pytest-xdist already use every core. The environment is read when torch is imported,
+so it is set before anything else happens; the processes that tests start inherit it.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline and no limit on slow inputs: both measure the load of the machine.
+settings.register_profile(
+    "steady",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("steady")

@@ -1,0 +1,170 @@
+import math
+
+import numpy as np
+import pytest
+
+from rl_llm.curriculum import BetaBelief, Outcomes, PoolBelief, PoolIndex, informative_probability
+from rl_llm.errors import ConfigError, InputError
+
+
+def pool_belief(bucket_ids, **options):
+    names = tuple(f"bucket {k}" for k in range(max(bucket_ids) + 1))
+    index = PoolIndex(bucket_ids=np.array(bucket_ids, np.int32), bucket_names=names)
+    defaults = {"prior_strength": 2.0, "visit_decay": 1.0, "bucket_decay": 1.0, "max_drift": 0.0}
+    return PoolBelief(index, **(defaults | options))
+
+
+def observe(belief, step, **correct_of_8):
+    """`observe(belief, 0, p0=3)`: 3 of 8 completions of problem 0 are correct."""
+    belief.observe(
+        Outcomes(
+            indices=np.array([int(name[1:]) for name in correct_of_8], np.int64),
+            num_correct=np.array(list(correct_of_8.values()), np.int64),
+            num_counted=np.full(len(correct_of_8), 8, np.int64),
+            step=step,
+        )
+    )
+
+
+def parameters(belief, position):
+    beta = belief.beta(np.array([position]))
+    return beta.a[0], beta.b[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "group_size", "expected"),
+    [
+        (1, 1, 8, 7 / 9),  # every number of correct completions, 0 to 8, is equally likely
+        (1, 1, 10, 9 / 11),  # more than 8 factors
+        (1, 1, 16, 15 / 17),
+        (1, 3, 2, 0.3),  # 1 - 1*2/(4*5) - 3*4/(4*5)
+        (2.5, 0.5, 1, 0.0),  # one completion never differs from itself
+    ],
+)
+def test_informative_probability_has_the_hand_worked_value(a, b, group_size, expected):
+    assert informative_probability(a, b, group_size=group_size) == pytest.approx(expected, 1e-12)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.05, 0.34), (0.1, 0.57), (0.2, 0.83), (0.5, 0.99)])
+def test_a_sure_belief_gives_the_known_pass_rate_formula(p, expected):
+    found = informative_probability(1e7 * p, 1e7 * (1 - p), group_size=8)
+    assert found == pytest.approx(expected, abs=0.005)
+    assert found == pytest.approx(1 - p**8 - (1 - p) ** 8, abs=1e-5)
+
+
+def test_informative_probability_is_elementwise_and_symmetric():
+    found = informative_probability(np.array([1.0, 3.0]), np.array([3.0, 1.0]), group_size=2)
+    np.testing.assert_allclose(found, [0.3, 0.3], rtol=1e-12)
+
+
+def test_huge_strengths_and_groups_do_not_overflow():
+    assert informative_probability(1e30, 1e30, group_size=64) == pytest.approx(1.0)
+    assert informative_probability(1e-300, 1e30, group_size=64) == pytest.approx(0.0)
+
+
+def test_impossible_group_sizes_and_parameters_are_refused():
+    with pytest.raises(InputError, match="group_size=0"):
+        informative_probability(1, 1, group_size=0)
+    with pytest.raises(InputError, match=r"b=-1\.0: must be above 0"):
+        BetaBelief(np.array([1.0, 2.0]), np.array([3.0, -1.0]))
+    with pytest.raises(InputError, match="a=0"):
+        BetaBelief(0, 1)
+
+
+def test_beta_mean_is_a_over_a_plus_b():
+    assert BetaBelief(1, 3).mean == 0.25
+
+
+def test_an_unseen_problem_has_the_prior_one_half():
+    assert parameters(pool_belief([0]), 0) == (1.0, 1.0)
+
+
+def test_one_visit_adds_its_counts_to_the_bucket_prior():
+    belief = pool_belief([0, 0, 1])
+    observe(belief, 0, p0=3)
+    # bucket 0: m = 3.5/9; bucket 1 is unseen
+    assert parameters(belief, 0) == pytest.approx((7 / 9 + 3, 11 / 9 + 5))
+    assert parameters(belief, 1) == pytest.approx((7 / 9, 11 / 9))
+    assert parameters(belief, 2) == pytest.approx((1.0, 1.0))
+
+
+def test_earlier_visits_fade_by_the_visit_decay():
+    belief = pool_belief([0], visit_decay=0.5)
+    observe(belief, 0, p0=3)
+    observe(belief, 1, p0=8)
+    rate = 11.5 / 17
+    assert parameters(belief, 0) == pytest.approx((2 * rate + 9.5, 2 * (1 - rate) + 2.5), rel=1e-6)
+
+
+def test_buckets_fade_once_a_step_however_many_rounds_it_has():
+    belief = pool_belief([0, 0, 0], bucket_decay=0.5)
+    observe(belief, 0, p0=4)
+    observe(belief, 0, p1=8)
+    assert belief.bucket_rates()[0] == pytest.approx(12.5 / 17)
+    observe(belief, 7, p2=0)
+    assert belief.bucket_rates()[0] == pytest.approx(6.5 / 17)  # 12/2 of 16/2 + 8
+
+
+def test_a_waiting_problem_moves_with_the_odds_of_its_bucket_and_keeps_its_strength():
+    belief = pool_belief([0, 0, 0], bucket_decay=0.0, max_drift=10.0)
+    observe(belief, 0, p0=4, p1=4)
+    assert parameters(belief, 0) == pytest.approx((5.0, 5.0), rel=1e-6)
+    observe(belief, 1, p1=8)  # the bucket goes from odds 1 to m = 8.5/9, odds 17
+    assert parameters(belief, 0) == pytest.approx((10 * 17 / 18, 10 / 18), rel=1e-6)
+    assert parameters(belief, 2) == pytest.approx((2 * 17 / 18, 2 / 18), rel=1e-6)
+
+
+def test_old_evidence_is_rebased_before_new_counts_are_added():
+    belief = pool_belief([0, 0], bucket_decay=0.0, max_drift=10.0)
+    observe(belief, 0, p0=4, p1=4)
+    observe(belief, 1, p0=0)  # odds 1 -> 1/17: the old (5, 5) becomes (10, 170)/18
+    assert parameters(belief, 0) == pytest.approx((10 / 18, 170 / 18 + 8), rel=1e-6)
+
+
+def test_evidence_drifts_by_no_more_than_the_limit():
+    belief = pool_belief([0, 0], bucket_decay=0.0, max_drift=math.log(3))
+    observe(belief, 0, p0=4, p1=4)
+    observe(belief, 1, p1=8)
+    # evidence 4 of 8 and a prior of odds 17/3, all moved by a factor 3: odds 3 (1.7+4)/(.3+4)
+    assert belief.beta(np.array([0])).mean[0] == pytest.approx(17.1 / 21.4, rel=1e-6)
+
+
+def test_a_problem_without_counted_completions_is_left_as_it_was():
+    belief = pool_belief([0, 0])
+    nothing = np.zeros(1, np.int64)
+    belief.observe(
+        Outcomes(indices=np.array([1]), num_correct=nothing, num_counted=nothing, step=0)
+    )
+    assert parameters(belief, 1) == (1.0, 1.0)
+    assert belief.bucket_rates()[0] == 0.5
+
+
+def test_a_learner_that_improves_is_tracked_better_with_drift_than_without():
+    """200 problems of one bucket whose logits rise from -2 to 2: the stale-easy bias."""
+
+    def final_bias(max_drift):
+        belief = pool_belief([0] * 200, bucket_decay=0.9, visit_decay=0.9, max_drift=max_drift)
+        rng = np.random.default_rng(0)
+        offsets = rng.normal(0.0, 0.5, 200)
+        for step, level in enumerate(np.linspace(-2.0, 2.0, 60)):
+            rates = 1 / (1 + np.exp(-(level + offsets)))
+            drawn = rng.choice(200, 16, replace=False)
+            observe(belief, step, **{f"p{i}": rng.binomial(8, rates[i]) for i in drawn})
+        return np.mean(belief.beta(slice(None)).mean - rates)
+
+    assert final_bias(0.0) < -0.15
+    assert abs(final_bias(2.0)) < 0.08
+
+
+def test_beliefs_take_at_most_64_bytes_a_problem():
+    columns = pool_belief([0] * 1000).state_dict()["columns"].values()
+    assert sum(column.nbytes for column in columns) <= 64 * 1000
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("prior_strength", 0.0), ("visit_decay", 1.1), ("bucket_decay", -0.1), ("max_drift", -1.0)],
+)
+def test_options_out_of_range_are_refused_by_name(option, value):
+    with pytest.raises(ConfigError, match=f"{option}={value}: must be"):
+        pool_belief([0], **{option: value})

@@ -1,0 +1,47 @@
+import pytest
+
+from rl_llm.curriculum import Informative, dry_message
+
+
+@pytest.fixture
+def group(make_problems, score_group):
+    (problem,) = make_problems(1)
+    return lambda *args, **kwargs: score_group(problem, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("correct", "kept"), [([0, 0, 0, 0], False), ([1, 1, 1, 1], False), ([0, 0, 1, 0], True)]
+)
+def test_informative_keeps_groups_with_right_and_wrong_answers(group, correct, kept):
+    assert Informative().admit(group(correct)) is kept
+
+
+def test_a_format_reward_does_not_make_an_all_wrong_group_informative(group):
+    all_wrong = group([0, 0, 0, 0], totals=[0.1, 0.0, 0.1, 0.1])
+    assert not Informative().admit(all_wrong)
+    assert Informative(of="total").admit(all_wrong)
+
+
+def test_by_total_equal_rewards_teach_nothing_whatever_is_correct(group):
+    assert not Informative(of="total").admit(group([0, 1, 0, 1], totals=[0.3] * 4))
+
+
+def test_completions_whose_reward_failed_do_not_make_a_difference(group):
+    assert not Informative().admit(group([0, 1, 1, 1], failed=[0]))
+    assert not Informative(of="total").admit(group([0, 1, 1, 1], failed=[0]))
+    assert Informative().admit(group([0, 0, 1, 1], failed=[0]))
+    assert not Informative().admit(group([0, 1], failed=[0, 1]))
+
+
+def test_the_dry_message_says_what_all_wrong_groups_may_come_from(group):
+    message = dry_message([group([0, 0], finish_reason="length"), group([0, 0])])
+    assert "in 2 groups: rewards constant at 0; 2 groups all wrong, 0 all correct" in message
+    assert "too hard" in message
+    assert "2 of 4 completions ran into rollout.max_new_tokens" in message
+    assert "\n" not in message
+
+
+def test_the_dry_message_tells_a_mastered_pool_from_a_broken_reward(group):
+    assert "the pool is mastered" in dry_message([group([1, 1])] * 3)
+    assert "a broken reward (reward timed out)" in dry_message([group([0, 0], failed=[0, 1])])
+    assert "rewards from 0 to 0.1" in dry_message([group([0, 0], totals=[0.0, 0.1])])

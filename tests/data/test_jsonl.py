@@ -1,0 +1,181 @@
+"""Tables to problems: columns, chats, levels, and every way a row can be wrong."""
+
+import json
+import re
+
+import pytest
+
+from rl_llm.errors import ConfigError, DataError
+from rl_llm.plugins import build, resolve
+from rl_llm.records import content_key
+
+
+def read(path, **options):
+    target = resolve("jsonl", kind="data").target
+    return list(build(target, {"path": str(path), **options}, path="data.train.0"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows, name="sums.jsonl"):
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_columns_are_mapped_and_the_others_become_meta(write):
+    file = write({"q": "1+1=", "a": "2", "grade": 3, "unit": "kg"})
+    (problem,) = read(file, prompt="q", answer="a", level="grade")
+    assert (problem.prompt, problem.answer, problem.level) == ("1+1=", "2", 3)
+    assert (problem.source, problem.meta) == ("sums", {"unit": "kg"})
+    assert problem.key == content_key("1+1=", "2")
+
+
+def test_without_a_level_column_all_problems_have_level_0(write):
+    (problem,) = read(write({"prompt": "p", "answer": "a"}), source="mine")
+    assert (problem.level, problem.source) == (0, "mine")
+
+
+def test_a_chat_prompt_keeps_roles_and_contents(write):
+    turns = [{"role": "user", "content": "hi", "name": None}, {"role": "user", "content": "2?"}]
+    (problem,) = read(write({"prompt": turns, "answer": "a"}))
+    assert problem.prompt == ({"role": "user", "content": "hi"}, {"role": "user", "content": "2?"})
+
+
+@pytest.mark.parametrize(
+    ("options", "roles"),
+    [({}, None), ({"chat": True}, ["user"]), ({"system": "Add."}, ["system", "user"])],
+)
+def test_a_plain_prompt_becomes_a_chat_when_asked(write, options, roles):
+    (problem,) = read(write({"prompt": "1+1=", "answer": "2"}), **options)
+    if roles is None:
+        assert problem.prompt == "1+1="
+    else:
+        assert [turn["role"] for turn in problem.prompt] == roles
+        assert problem.prompt[-1]["content"] == "1+1="
+
+
+def test_a_chat_keeps_its_own_system_message(write):
+    turns = [{"role": "system", "content": "Own."}, {"role": "user", "content": "hi"}]
+    (problem,) = read(write({"prompt": turns, "answer": "a"}), system="Other.")
+    assert [turn["content"] for turn in problem.prompt] == ["Own.", "hi"]
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (7, "7"),
+        (7.0, "7"),
+        (0.5, "0.5"),
+        (True, "true"),
+        (" as is ", " as is "),
+        (["é", 1], '["é", 1]'),
+    ],
+)
+def test_answers_that_are_no_text_become_text_by_rule(write, value, answer):
+    assert read(write({"prompt": "p", "answer": value}))[0].answer == answer
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
+    file = tmp_path / "bom.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "p", "answer": "a"}\r\n\r\n')
+    assert [problem.prompt for problem in read(file)] == ["p"]
+
+
+GOOD = {"prompt": "p", "answer": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"prompt": "p",', "line 2: not valid JSON at column 16"),
+        ('["p", "a"]', "line 2: ['p', 'a'] is no JSON object"),
+        ({"promt": "p", "answer": "a"}, "line 2: there is no column 'prompt' (did you mean 'promt'?"),
+        ({"prompt": "p"}, "line 2: there is no column 'answer'; known: prompt"),
+        ({"prompt": "p", "answer": None}, "line 2: column 'answer', the answer, is null"),
+        ({"prompt": 5, "answer": "a"}, "line 2: column 'prompt' holds 5; a prompt is text or"),
+        ({"prompt": ["hi"], "answer": "a"}, "line 2: column 'prompt' holds the turn 'hi'"),
+        (
+            {"prompt": [{"role": "assistant", "content": "2"}], "answer": "a"},
+            "line 2: the chat in column 'prompt' ends with the assistant's turn",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_by_file_and_line(write, row, message):
+    file = write(GOOD, row)
+    with pytest.raises(DataError, match=re.escape(f"{file} {message}")):
+        read(file)
+
+
+def test_line_numbers_count_blank_lines(write):
+    with pytest.raises(DataError, match="line 3: not valid JSON"):
+        read(write(GOOD, "", "{"))
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes(b'{"prompt": "p", "answer": "a"}\n{"prompt": "caf\xe9", "answer": "a"}\n')
+    with pytest.raises(DataError, match=r"latin\.jsonl line 2: byte 16 is not UTF-8"):
+        read(file)
+
+
+@pytest.mark.parametrize("value", [1.5, None, True, [1]])
+def test_a_level_is_a_whole_number_or_a_name(write, value):
+    with pytest.raises(DataError, match="line 1: column 'grade' holds .*; a level is a whole"):
+        read(write({**GOOD, "grade": value}), level="grade")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no file '.*missing\.jsonl' \(looked from"):
+        read(tmp_path / "missing.jsonl")
+
+
+def test_a_single_file_has_no_splits(write):
+    with pytest.raises(ConfigError, match=r"^data\.train\.0: split='test': .* leave it out$"):
+        read(write(GOOD), split="test")
+
+
+def test_a_folder_gives_the_file_of_the_split(write):
+    write({"prompt": "a", "answer": "1"}, name="train.jsonl")
+    file = write({"prompt": "b", "answer": "1"}, name="test.jsonl")
+    assert [problem.prompt for problem in read(file.parent, split="test")] == ["b"]
+    assert [problem.prompt for problem in read(file.parent)] == ["a"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "parquet"])
+def test_other_formats_are_read_like_jsonl(tmp_path, own_cache, suffix):
+    import pandas as pd
+
+    table = pd.DataFrame({"prompt": ["1+1=", "1+2="], "answer": [2, 3], "grade": [1, 2]})
+    file = tmp_path / f"sums.{suffix}"
+    match suffix:
+        case "json":
+            table.to_json(file, orient="records")
+        case "csv":
+            table.to_csv(file, index=False)
+        case "parquet":
+            table.to_parquet(file)
+    problems = read(file, level="grade")
+    assert [(p.prompt, p.answer, p.level) for p in problems] == [("1+1=", "2", 1), ("1+2=", "3", 2)]
+    with pytest.raises(DataError, match=r"sums\.\w+ row 1: there is no column 'question'"):
+        read(file, prompt="question")
+
+
+def test_a_damaged_file_is_one_error_with_its_name(tmp_path, own_cache):
+    (tmp_path / "sums.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"cannot load '.*sums\.parquet'.*; check that the file is"):
+        read(tmp_path / "sums.parquet")
+
+
+def test_a_folder_without_data_is_one_error(tmp_path, own_cache):
+    with pytest.raises(DataError, match="datasets cannot load .* name a .jsonl"):
+        read(tmp_path)

@@ -1,0 +1,142 @@
+import re
+
+import pytest
+
+from rl_llm.report import plots
+from rl_llm.report.canvas import label, spread
+from rl_llm.report.marks import running_mean, step_edges
+from rl_llm.report.read import read_run
+
+
+def words(svg):
+    """The texts that a reader sees in a plot."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_bars_carry_the_first_and_the_last_pass_rate_of_each_level(make_run):
+    rows = [
+        {"step": 0, "eval/pass_rate/level=1": 0.31, "eval/pass_rate/level=2": 0.04},
+        {"step": 5, "eval/pass_rate/level=1": 0.99, "eval/pass_rate/level=2": 0.99},
+        {"step": 9, "eval/pass_rate/level=1": 0.87, "eval/pass_rate/level=2": 0.42},
+    ]
+    seen = words(plots.pass_rate_before_after(read_run(make_run(rows))))
+    assert {"31", "4", "87", "42", "step 0", "step 9"} <= set(seen)
+    assert "99" not in seen
+
+
+def test_each_level_is_named_where_its_line_ends(whole_run):
+    seen = words(plots.pass_rate_per_level(read_run(whole_run)))
+    named = [word for word in seen if word.startswith("level ")]
+    assert [word.split()[1] for word in named] == list("12345678")
+
+
+def test_long_level_names_are_cut_and_slanted_and_short_ones_stand_level(make_run):
+    long = {f"eval/pass_rate/level=geometry problem {n}": 0.5 for n in range(9)}
+    svg = plots.pass_rate_before_after(read_run(make_run([{"step": 0, **long}], name="long")))
+    assert words(svg).count("geometry prob…") == 9
+    assert svg.count("rotate(-35 ") == 9
+    short = {f"eval/pass_rate/level={n}": 0.5 for n in range(9)}
+    svg = plots.pass_rate_before_after(read_run(make_run([{"step": 0, **short}], name="short")))
+    assert "rotate(-35 " not in svg
+
+
+def test_axes_of_amounts_begin_at_zero(make_run):
+    rows = [{"step": step, "rollout/tokens_per_s": 3000.0 + step} for step in (1, 2, 3)]
+    assert {"0", "1,000", "3,000"} <= set(words(plots.throughput(read_run(make_run(rows)))))
+
+
+def test_stages_name_their_share_of_the_run(make_run):
+    rows = [
+        {"step": 1, "time/generate_s": 3.0, "time/update_s": 1.0, "time/score_s": 0.0},
+        {"step": 2, "time/generate_s": 3.0, "time/update_s": 1.0},
+    ]
+    seen = words(plots.time_per_stage(read_run(make_run(rows))))
+    assert {"generate  75 %", "update  25 %"} <= set(seen)
+    assert not any(word.startswith("score") for word in seen)
+
+
+def test_a_reward_is_drawn_under_its_own_name(make_run):
+    rows = [{"step": 1, "reward/my_reward_mean": 0.5, "train/reward_mean": 0.5}]
+    assert {"my_reward", "total"} <= set(words(plots.rewards(read_run(make_run(rows)))))
+
+
+def test_the_heatmap_holds_the_beliefs_as_an_image_and_their_mean_as_a_line(whole_run):
+    svg = plots.belief_heatmap(read_run(whole_run))
+    assert "data:image/png;base64," in svg
+    assert {"believed pass rate", "share of the pool", "mean over the pool"} <= set(words(svg))
+
+
+def test_a_sampler_without_beliefs_gets_no_heatmap(make_run):
+    rows = [{"step": step, "curriculum/belief_histogram": [0] * 10} for step in (1, 2)]
+    assert plots.belief_heatmap(read_run(make_run(rows))) == ""
+
+
+def test_completions_spent_are_zero_before_the_first_step(make_run):
+    rows = [
+        {"step": 0, "eval/pass_rate": 0.2},
+        {"step": 4, "eval/pass_rate": 0.4, "rollout/completions": 1000},
+    ]
+    seen = words(plots.pass_rate_per_completion(read_run(make_run(rows))))
+    assert {"completions generated", "0", "1,000"} <= set(seen)
+
+
+def test_every_plot_is_empty_for_a_run_that_wrote_nothing_for_it(make_run):
+    run = read_run(make_run([{"step": 0}]))
+    drawn = [value for name, value in vars(plots).items() if is_plot(name, value)]
+    assert len(drawn) == 15
+    assert [plot(run) for plot in drawn] == [""] * 15
+
+
+def test_every_plot_takes_one_row_and_a_long_run(make_run, rows):
+    long = [{**rows[-1], "step": step} for step in range(300)]
+    for count, chosen in enumerate(([rows[-1]], long)):
+        run = read_run(make_run(chosen, name=f"run-{count}"))
+        for name, plot in vars(plots).items():
+            if is_plot(name, plot) and name not in (
+                "pass_rate_per_level",
+                "pass_rate_per_completion",
+            ):
+                assert plot(run).startswith("<svg "), name
+
+
+def is_plot(name, value):
+    return callable(value) and getattr(value, "__module__", "") == plots.__name__ and name[0] != "_"
+
+
+def test_names_that_plots_cannot_hold_are_made_harmless():
+    assert label("a\n\tb") == "a b"
+    assert label("x" * 30, longest=5) == "xxxx…"
+    assert label("\ud800\x00") == "?�"
+    assert label("_hidden") == " _hidden"
+
+
+@pytest.mark.parametrize("level", ["$x^{2$", "<b>&", "水", "_x", "\ud800", "a\x00b"])
+def test_any_level_name_can_be_drawn(make_run, level):
+    key = f"eval/pass_rate/level={level}"
+    run = read_run(make_run([{"step": 0, key: 0.1}, {"step": 1, key: 0.2}]))
+    for plot in (plots.pass_rate_per_level, plots.pass_rate_before_after):
+        assert "<b>" not in plot(run)
+        assert plot(run).startswith("<svg ")
+
+
+def test_two_plots_of_a_page_share_no_id(whole_run):
+    run = read_run(whole_run)
+    svgs = [plot(run) for name, plot in vars(plots).items() if is_plot(name, plot)]
+    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in svgs]
+    assert sum(map(len, ids)) == len(set().union(*ids)) > 0
+
+
+def test_labels_move_apart_by_the_gap_and_stay_inside():
+    assert spread([0.5, 0.9], gap=0.1, low=0, high=1) == [0.5, 0.9]
+    assert spread([0.0, 0.0], gap=0.25, low=0, high=1) == [0.25, 0.0]
+    assert spread([1.0, 1.0], gap=0.25, low=0, high=1) == [1.0, 0.75]
+    assert spread([0.5] * 5, gap=0.5, low=0, high=1) == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_a_running_mean_shrinks_its_window_at_the_ends():
+    assert list(running_mean([0.0, 3.0, 6.0, 9.0])) == [1.5, 3.0, 6.0, 7.5]
+
+
+def test_cells_are_centred_on_uneven_steps():
+    assert list(step_edges([1, 2, 4])) == [0.5, 1.5, 3.0, 5.0]
+    assert list(step_edges([7])) == [6.5, 7.5]

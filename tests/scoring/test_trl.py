@@ -1,0 +1,101 @@
+"""Reward functions written for TRL work as they are; `trl_call` is how TRL calls them."""
+
+import pytest
+
+from rl_llm.errors import PluginError
+from rl_llm.scoring import build_rubric
+
+CHAT = ({"role": "user", "content": "3+4?"},)
+THINK_FORMAT = """
+import re
+
+def r(completions: list[list[dict[str, str]]], **kwargs) -> list[float]:
+    pattern = r"^<think>(?!.*<think>)(.*?)</think>.*$"
+    contents = [completion[0]["content"] for completion in completions]
+    matches = [re.match(pattern, content, re.DOTALL | re.MULTILINE) for content in contents]
+    return [1.0 if match else 0.0 for match in matches]
+"""
+RECORDS_ITS_ARGUMENTS = """
+seen = {}
+
+def r(prompts, completions, **kwargs):
+    seen.update(kwargs, prompts=prompts, completions=completions)
+    kwargs["log_metric"]("length", 1.0)
+    kwargs["log_extra"]("column", ["x"])
+    if seen["completion_ids"] != [[0, 1, 2], [0, 1, 2]] or seen["answer"] != ["7", "7"]:
+        raise AssertionError(seen)
+    if seen["solution"] != ["seven", "seven"]:
+        raise AssertionError(seen)
+    plain = prompts == ["3+4=", "3+4="] and completions == ["7", "8"]
+    chat = prompts == [[{"role": "user", "content": "3+4?"}]] * 2 and completions == [
+        [{"role": "assistant", "content": "7"}],
+        [{"role": "assistant", "content": "8"}],
+    ]
+    return [float(plain), float(chat)]
+"""
+
+
+def parts(use, group, columns=()):
+    (scored,) = build_rubric([use], columns=columns).score([group])
+    assert [score.error for score in scored.scores] == [None] * len(scored.scores)
+    return [score.parts.get("r") for score in scored.scores]
+
+
+def test_a_plain_prompt_is_passed_as_text_and_columns_as_lists(use_reward, make_group):
+    group = make_group("7", "8", solution="seven")
+    assert parts(use_reward(RECORDS_ITS_ARGUMENTS), group, ["solution"]) == [1.0, 0.0]
+
+
+def test_a_chat_prompt_is_passed_as_lists_of_messages(use_reward, make_group):
+    group = make_group("7", "8", solution="seven", prompt=CHAT)
+    assert parts(use_reward(RECORDS_ITS_ARGUMENTS), group, ["solution"]) == [0.0, 1.0]
+
+
+def test_a_format_reward_of_trl_works_on_chats(use_reward, make_group):
+    group = make_group("<think>a</think>b", "b", prompt=CHAT)
+    assert parts(use_reward(THINK_FORMAT), group) == [1.0, 0.0]
+
+
+def test_a_column_is_a_list_over_the_completions(use_reward, make_group):
+    source = """
+def r(completions, solution, log_extra=None, **kwargs):
+    return [float(text == s) for text, s in zip(completions, solution, strict=True)]
+"""
+    group = make_group("7", "8", solution="8")
+    assert parts(use_reward(source), group, ["solution"]) == [0.0, 1.0]
+
+
+def test_an_async_function_is_awaited(use_reward, make_group):
+    source = "async def r(prompts, completions, **kwargs):\n    return [1.0 for _ in prompts]\n"
+    assert parts(use_reward(source), make_group("7", "8")) == [1.0, 1.0]
+
+
+def test_none_leaves_the_reward_out(use_reward, make_group):
+    source = "def r(completions, **kwargs):\n    return [None, 1.0]\n"
+    (scored,) = build_rubric([use_reward(source)], columns=()).score([make_group("7", "8")])
+    assert [score.parts for score in scored.scores] == [{}, {"r": 1.0}]
+
+
+def test_an_object_that_asks_for_token_ids_alone_is_called(use_reward, make_group):
+    source = """
+class Penalty:
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, completion_ids, **kwargs):
+        return [float(len(ids) > self.size) for ids in completion_ids]
+
+r = Penalty(2)
+"""
+    assert parts(use_reward(source), make_group("7", "8", num_tokens=3)) == [1.0, 1.0]
+
+
+def test_a_parameter_with_a_default_that_nothing_fills_keeps_it(use_reward, make_group):
+    source = "def r(completions, scale=3.0, **kwargs):\n    return [scale for _ in completions]\n"
+    assert parts(use_reward(source), make_group("7")) == [3.0]
+
+
+def test_a_missing_column_is_refused_at_build(use_reward):
+    source = "def r(completions, solution, **kwargs):\n    return [1.0]\n"
+    with pytest.raises(PluginError, match="asks for 'solution', which is neither"):
+        build_rubric([use_reward(source)], columns=["solutions"])
