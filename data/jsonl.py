@@ -181,8 +181,10 @@ def load_rows(
         table = load_dataset(path, name, split=split, data_files=data_files)
     except (DatasetsError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip()
-        way_out = "check that the file is whole" if data_files else (
-            "name a .jsonl, .json, .csv or .parquet file, or what datasets.load_dataset can reach"
+        way_out = (
+            "check that the file is whole"
+            if data_files
+            else ("name a .jsonl, .json, .csv or .parquet file, or what load_dataset can reach")
         )
         raise DataError(
             f"datasets cannot load {shown!r} (split {split!r}): {type(error).__name__}: {reason}; "
@@ -193,7 +195,7 @@ def load_rows(
 
 def _parse(line: bytes, *, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig").strip())
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place}: byte {error.start + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"

@@ -97,7 +97,12 @@ def resolve(reference: str, *, kind: Kind) -> Plugin:
     if shipped.is_file():
         return _from_file(reference, shipped, reference)
     (point,) = entry_points(group=f"rl_llm.{kind}", name=reference)
-    target = point.load()
+    try:
+        target = point.load()
+    except Exception as error:  # A plugin is somebody else's code: any failure becomes one message.
+        raise PluginError(
+            f"{reference!r}, {_describe(point)}, cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     module = sys.modules[target.__module__]
     return Plugin(
         reference=reference, name=reference, target=target, module=module, origin=_describe(point)
@@ -119,7 +124,7 @@ def check_options(
     """
     reserved = set(supplied)
     fields: dict[str, Any] = {}
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = _annotations(target, path=path)
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in reserved:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
@@ -137,6 +142,19 @@ def check_options(
     except pydantic.ValidationError as error:
         raise ConfigError(describe_invalid(error, path=path)) from None
     return {name: getattr(checked, name) for name in fields}
+
+
+def _annotations(target: Callable[..., Any], *, path: str) -> dict[str, Any]:
+    """Return the annotations of a function, or of a class's `__init__`, as objects."""
+    try:
+        return typing.get_type_hints(
+            target.__init__ if inspect.isclass(target) else target, include_extras=True
+        )
+    except NameError as error:
+        raise PluginError(
+            f"{path}: the annotations of {target!r} cannot be read ({error}); import at run time "
+            "what they name, not under TYPE_CHECKING"
+        ) from None
 
 
 def build(

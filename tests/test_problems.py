@@ -17,7 +17,7 @@ from rl_llm.problems import (
 )
 from rl_llm.records import Problem, content_key
 
-SOURCES = '''
+SOURCES = """
 from rl_llm.errors import ConfigError
 from rl_llm.records import Problem, content_key
 
@@ -47,7 +47,7 @@ def rows():
 def refuses_late():
     raise ConfigError("levels=[9]: no such level")
     yield
-'''
+"""
 
 
 @pytest.fixture
@@ -157,9 +157,7 @@ def test_pools_without_a_common_key_are_disjoint():
 
 def test_prompts_over_the_limit_are_dropped_and_counted():
     pool = pool_of(problem("one two"), problem("one two three"), problem("one"))
-    kept = drop_too_long(
-        pool, lambda p: len(p.prompt.split()), max_prompt_tokens=2, policy="drop"
-    )
+    kept = drop_too_long(pool, lambda p: len(p.prompt.split()), max_prompt_tokens=2, policy="drop")
     assert [p.prompt for p in kept.problems] == ["one two", "one"]
     assert (kept.num_read, kept.num_too_long) == (3, 1)
     assert summary_lines(kept)[0] == (
@@ -177,9 +175,7 @@ def test_prompts_over_the_limit_are_dropped_and_counted():
 def test_prompts_over_the_limit_are_an_error_if_asked_or_if_none_is_left(limit, policy, message):
     pool = pool_of(problem("one"), problem("one two three", source="s"))
     with pytest.raises(DataError, match=message):
-        drop_too_long(
-            pool, lambda p: len(p.prompt.split()), max_prompt_tokens=limit, policy=policy
-        )
+        drop_too_long(pool, lambda p: len(p.prompt.split()), max_prompt_tokens=limit, policy=policy)
 
 
 def test_columns_are_those_that_every_problem_has():

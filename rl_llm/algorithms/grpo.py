@@ -1,7 +1,4 @@
-"""Group Relative Policy Optimization (Shao et al.
-
-2024, arXiv:2402.03300), with clip-higher.
-"""
+"""Group Relative Policy Optimization (arXiv:2402.03300), with clip-higher."""
 
 from typing import Literal
 

@@ -91,13 +91,14 @@ def _print_tables(console: Console, pool: Pool, num: int) -> None:
         (str(problem.level), prompt_text(problem.prompt), problem.answer, problem.key)
         for problem in spread(pool, num)
     ]
-    console.print(_table(title, ("source", "level", "problems"), counts))
+    console.print(escape(title), highlight=False)
+    console.print(_table(("source", "level", "problems"), counts))
     if samples:
-        console.print(_table("", ("level", "prompt", "answer", "key"), samples))
+        console.print(_table(("level", "prompt", "answer", "key"), samples))
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=escape(title), title_justify="left", show_lines=len(headings) > 3)
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(show_lines=len(headings) > 3)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:

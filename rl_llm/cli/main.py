@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_unwinds():
-            args = _parser(arguments).parse_args(arguments)
+            args = _parse(arguments)
+            _let_idle_threads_sleep()
             code: int = args.run(args)
             sys.stdout.flush()
             return code
@@ -62,6 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _stdout_is_closed():
             raise
         return EXIT_PIPE_CLOSED
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse; overrides may also stand behind options, where argparse itself takes none."""
+    parser = _parser(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        args.overrides = [*args.overrides, *late]
+    return args
+
+
+def _let_idle_threads_sleep() -> None:
+    """Ask OpenMP, before torch loads it, not to spin at its barriers unless the user says so.
+
+    Where anything else runs beside training, spinning threads keep the one that they wait for from
+    running, and small operations take a hundred times longer.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

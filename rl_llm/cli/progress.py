@@ -12,7 +12,7 @@ from rl_llm.trainer import Evaluation
 
 Row = dict[str, Any]
 
-_SHOWN_SAMPLES = 6
+_SHOWN_GROUPS = 2
 _SHOWN_CHARACTERS = 160
 
 
@@ -73,10 +73,12 @@ class ConsoleWatcher:
 
     def sampled(self, samples: Sequence[Row]) -> None:
         """Show some of the training completions with their rewards."""
-        training = [row for row in samples if row["split"] == "train"][:_SHOWN_SAMPLES]
+        training = _best_and_worst(samples)
         if not training:
             return
-        table = Table(title=f"completions of step {training[0]['step']}", show_lines=False)
+        table = Table(
+            title=f"best and worst completions of step {training[0]['step']}", show_lines=False
+        )
         for heading in ("prompt", "completion", "reward", "advantage"):
             table.add_column(
                 heading, justify="right" if heading in {"reward", "advantage"} else "left"
@@ -132,6 +134,19 @@ def pass_rate_table(before: Row, after: Row) -> Table:
         f"{new - old:+.3f}",
     )
     return table
+
+
+def _best_and_worst(samples: Sequence[Row]) -> list[Row]:
+    """Return of each training group the completion with the highest and the lowest reward."""
+    groups: dict[str, list[Row]] = {}
+    for row in samples:
+        if row["split"] == "train":
+            groups.setdefault(row["key"], []).append(row)
+    chosen = []
+    for rows in list(groups.values())[:_SHOWN_GROUPS]:
+        ranked = sorted(rows, key=lambda row: row["total"])
+        chosen += [ranked[-1], ranked[0]]
+    return chosen
 
 
 def _summary(row: Row) -> str:

@@ -1,35 +1,9 @@
 """`rl-llm train`: run a recipe to its end, from its newest checkpoint if there is one."""
 
 import argparse
-import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from transformers.utils import logging as transformers_logging
-
-from rl_llm import __version__
-from rl_llm.cli.interrupt import Interrupt
-from rl_llm.cli.parts import Model, build_parts, load_data, load_model
-from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
-from rl_llm.config import Recipe, dump_yaml, load_recipe
-from rl_llm.hub import write_card
-from rl_llm.policy import Ranks
-from rl_llm.problems import summary_lines
-from rl_llm.report import write_report
-from rl_llm.trainer import (
-    JsonlSink,
-    Parts,
-    RunFolder,
-    Sink,
-    TensorBoardSink,
-    Trainer,
-    checkpoint,
-    read_rows,
-)
+from rl_llm.config import load_recipe
 
 NAME = "train"
 HELP = "train a model on a recipe; goes on from the newest checkpoint in the run's folder"
@@ -51,124 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, write the adapter and the report, and print what came of it."""
+    """Train; a recipe with a fault is refused before anything heavy loads."""
     recipe = load_recipe(args.recipe, args.overrides)
-    folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
-    resume_from = folder.find_checkpoint(args.resume)
-    transformers_logging.disable_progress_bar()
-    ranks = Ranks()
-    console = Console(quiet=not ranks.is_main)
-    try:
-        model = load_model(recipe, ranks)
-        data = load_data(recipe, model.encoder)
-        for line in [*summary_lines(data.train), *summary_lines(data.held_out)]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
-        _resume(parts, resume_from, console)
-        if ranks.is_main:
-            _prepare(folder, recipe, Path(args.recipe), num_processes=ranks.num_ranks)
-        with Interrupt() as interrupt:
-            finished = _train(parts, console, interrupt)
-        if ranks.is_main and finished:
-            _finish(parts, model, console, recipe_path=args.recipe)
-        return 0 if finished else interrupt.exit_code
-    finally:
-        ranks.close()
+    from rl_llm.cli.session import train
 
-
-def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
-    """Put the parts into a checkpoint's state, and say so; or say that a run starts anew."""
-    if resume_from is None:
-        if parts.folder.metrics.is_file():
-            console.print(
-                f"{parts.folder.path} holds a run without a checkpoint; it starts over",
-                highlight=False,
-                soft_wrap=True,
-            )
-        return
-    state = checkpoint.read_state(resume_from)
-    checkpoint.check_identity(resume_from, state, parts.identity)
-    checkpoint.load(resume_from, state, parts.stateful)
-    console.print(
-        f"resuming {resume_from}, after step {parts.counters.step} of {parts.recipe.run.steps}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _prepare(folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int) -> None:
-    """Make the run's folder, and keep the recipe as written and as run."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    written = folder.path / "recipe.yaml"
-    if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
-        shutil.copyfile(source, written)
-    header = (
-        f"# As run by rl-llm {__version__}, with every default.\n"
-        f"# engine: {recipe.rollout.engine}, processes: {num_processes}, ZeRO stage: none\n"
-    )
-    folder.resolved.write_text(header + dump_yaml(recipe), encoding="utf-8")
-
-
-def _train(parts: Parts, console: Console, interrupt: Interrupt) -> bool:
-    """Run the loop with its sinks open and its progress shown."""
-    if not parts.ranks.is_main:
-        return Trainer(parts, stop_requested=interrupt.is_requested).run()
-    sinks = _open_sinks(parts)
-    watcher = ConsoleWatcher(
-        console, total_steps=parts.recipe.run.steps, first_step=parts.counters.step
-    )
-    try:
-        with watcher:
-            shown = replace(parts, sinks=sinks, watcher=watcher)
-            return Trainer(shown, stop_requested=interrupt.is_requested).run()
-    finally:
-        for sink in sinks:
-            sink.close()
-
-
-def _open_sinks(parts: Parts) -> list[Sink]:
-    """Open what `tracking` asks for; metrics.jsonl is always written."""
-    last_step = parts.counters.step if parts.counters.step > 0 else -1
-    sinks: list[Sink] = [JsonlSink(parts.folder.metrics, last_step=last_step)]
-    if "tensorboard" in parts.recipe.tracking:
-        sinks.append(TensorBoardSink(parts.folder.path / "tensorboard", last_step=last_step))
-    return sinks
-
-
-def _finish(parts: Parts, model: Model, console: Console, *, recipe_path: str) -> None:
-    """Write the final adapter, its card and the report; print the outcome and where to go next."""
-    folder = parts.folder
-    parts.policy.save_adapter(folder.adapter)
-    model.tokenizer.save_pretrained(str(folder.adapter))
-    rows = read_rows(folder.metrics)
-    write_card(folder.adapter, parts.recipe, rows)
-    report = write_report(folder.path)
-    evaluated = [row for row in rows if "eval/pass_rate" in row]
-    if evaluated:
-        console.print(pass_rate_table(evaluated[0], evaluated[-1]))
-    lines = [f"adapter  {folder.adapter}", f"report   {report}", "", "next:"]
-    lines += [f"  {command}" for command in _next_commands(folder.path, recipe_path)]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _next_commands(run_dir: Path, recipe_path: str) -> Sequence[str]:
-    program = _program()
-    return (
-        f"{program} evaluate {run_dir}",
-        f"{program} data preview {recipe_path}",
-        f"{program} train {recipe_path} run.name={run_dir.name}-uniform "
-        "curriculum.sampler.name=uniform",
-    )
-
-
-def _program() -> Any:
-    """Return how this program was called, for a person to call it again."""
-    called = Path(sys.argv[0])
-    if called.name != "rl-llm":
-        return "rl-llm"
-    found = shutil.which("rl-llm")
-    if found and Path(found).resolve() == called.resolve():
-        return "rl-llm"
-    here = Path.cwd()
-    return called.relative_to(here) if called.is_relative_to(here) else called
+    return train(recipe, source=Path(args.recipe), resume=args.resume)

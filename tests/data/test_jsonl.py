@@ -99,7 +99,10 @@ GOOD = {"prompt": "p", "answer": "a"}
     [
         ('{"prompt": "p",', "line 2: not valid JSON at column 16"),
         ('["p", "a"]', "line 2: ['p', 'a'] is no JSON object"),
-        ({"promt": "p", "answer": "a"}, "line 2: there is no column 'prompt' (did you mean 'promt'?"),
+        (
+            {"promt": "p", "answer": "a"},
+            "line 2: there is no column 'prompt' (did you mean 'promt'?",
+        ),
         ({"prompt": "p"}, "line 2: there is no column 'answer'; known: prompt"),
         ({"prompt": "p", "answer": None}, "line 2: column 'answer', the answer, is null"),
         ({"prompt": 5, "answer": "a"}, "line 2: column 'prompt' holds 5; a prompt is text or"),
@@ -130,7 +133,7 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
 
 @pytest.mark.parametrize("value", [1.5, None, True, [1]])
 def test_a_level_is_a_whole_number_or_a_name(write, value):
-    with pytest.raises(DataError, match="line 1: column 'grade' holds .*; a level is a whole"):
+    with pytest.raises(DataError, match=r"line 1: column 'grade' holds .*; a level is a whole"):
         read(write({**GOOD, "grade": value}), level="grade")
 
 
@@ -177,5 +180,5 @@ def test_a_damaged_file_is_one_error_with_its_name(tmp_path, own_cache):
 
 
 def test_a_folder_without_data_is_one_error(tmp_path, own_cache):
-    with pytest.raises(DataError, match="datasets cannot load .* name a .jsonl"):
+    with pytest.raises(DataError, match=r"datasets cannot load .* name a \.jsonl"):
         read(tmp_path)
