@@ -134,7 +134,10 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 def _probe_ids(model: Any) -> Tensor:
-    return torch.zeros((1, 4), dtype=torch.long, device=next(model.parameters()).device)
+    """Return 8 tokens of different ids: one id alone may be padding, whose embedding is zero."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    device = next(model.parameters()).device
+    return torch.arange(1, 9, device=device).remainder(vocabulary)[None, :]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from rl_llm.errors import ModelError
 from rl_llm.records import Completion, Group, Request
@@ -66,6 +67,8 @@ class TransformersEngine:
         for name, delta in adapter_deltas(adapter_dir).items():
             module = self._model.get_submodule(name)
             base_weight = self._base_weights[name]
+            if isinstance(module, Conv1D):
+                delta = delta.T
             merged = (base_weight.float() + delta.to(base_weight.device)).to(base_weight.dtype)
             module.weight = nn.Parameter(merged, requires_grad=False)
         self._version = version

@@ -1,0 +1,81 @@
+"""Token log-probabilities and their gradient. Legend: N positions, D hidden size, V vocabulary."""
+
+import math
+
+import pytest
+import torch
+
+from rl_llm.algorithms import dense_token_logprobs, logprobs, token_logprobs
+
+
+def by_autograd(hidden, weight, bias, targets, temperature):
+    logits = torch.nn.functional.linear(hidden, weight, bias) / temperature
+    return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+
+
+def test_two_equal_logits_give_log_one_half_and_entropy_log_two():
+    found = token_logprobs(
+        torch.ones(1, 1), torch.ones(2, 1), None, torch.tensor([0]), temperature=1.0
+    )
+    assert found.logprobs_N.item() == pytest.approx(math.log(0.5))
+    assert found.entropy_N.item() == pytest.approx(math.log(2))
+
+
+def test_temperature_divides_logits():
+    # logits 2 and 0 at temperature 2 are 1 and 0: p = e / (e + 1)
+    found = token_logprobs(
+        torch.tensor([[2.0]]),
+        torch.tensor([[1.0], [0.0]]),
+        None,
+        torch.tensor([0]),
+        temperature=2.0,
+    )
+    assert found.logprobs_N.item() == pytest.approx(math.log(math.e / (math.e + 1)), rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [7, 40, 2**23])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_value_and_gradient_equal_autograd_in_any_chunks(monkeypatch, chunk, with_bias):
+    monkeypatch.setattr(logprobs, "MAX_LOGITS_PER_CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    weight = torch.randn(13, 5, generator=generator, dtype=torch.float64)
+    bias = torch.randn(13, generator=generator, dtype=torch.float64) if with_bias else None
+    targets = torch.randint(0, 13, (11,), generator=generator)
+    upstream = torch.randn(11, generator=generator, dtype=torch.float64)
+    mine, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+
+    found = token_logprobs(mine, weight, bias, targets, temperature=0.7)
+    expected = by_autograd(theirs, weight, bias, targets, 0.7)
+    (found.logprobs_N.double() * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+
+    torch.testing.assert_close(found.logprobs_N.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_head_that_a_model_runs_itself_gives_the_same():
+    hidden, weight = torch.randn(4, 3), torch.randn(6, 3)
+    targets = torch.tensor([0, 5, 2, 2])
+    fused = token_logprobs(hidden, weight, None, targets, temperature=1.3)
+    dense = dense_token_logprobs(hidden @ weight.T, targets, temperature=1.3)
+    torch.testing.assert_close(fused.logprobs_N, dense.logprobs_N)
+    torch.testing.assert_close(fused.entropy_N, dense.entropy_N)
+
+
+def test_a_head_that_is_trained_is_refused():
+    weight = torch.zeros(2, 1, requires_grad=True)
+    with pytest.raises(AssertionError, match="frozen"):
+        token_logprobs(torch.ones(1, 1), weight, None, torch.tensor([0]), temperature=1.0)
+
+
+def test_memory_on_the_way_back_does_not_grow_with_the_vocabulary():
+    hidden = torch.randn(64, 8, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
+        token_logprobs(
+            hidden, torch.randn(5000, 8), None, torch.zeros(64, dtype=torch.long), temperature=1.0
+        )
+    assert sum(saved) <= 2 * hidden.numel()

@@ -1,0 +1,40 @@
+"""From prompts to token ids."""
+
+import pytest
+
+from rl_llm.errors import ModelError
+from rl_llm.rollout.prompts import PromptEncoder
+
+CHAT = ({"role": "user", "content": "4+9="},)
+
+
+def test_a_plain_prompt_is_its_own_tokens(tokenizer):
+    encoder = PromptEncoder(tokenizer)
+    assert encoder.decode([encoder.encode("47+38=")]) == ["47+38="]
+    assert len(encoder.encode("47+38=")) == 6
+
+
+def test_a_chat_goes_through_the_template_with_the_assistants_turn_opened(tokenizer):
+    template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<think>{% endif %}"
+    )
+    encoder = PromptEncoder(tokenizer, chat_template=template)
+    assert encoder.decode([encoder.encode(CHAT)]) == ["4+9=<think>"]
+
+
+def test_a_template_may_stand_in_a_file(tokenizer, tmp_path):
+    file = tmp_path / "template.jinja"
+    file.write_text("{{ messages[0].content }}", encoding="utf-8")
+    encoder = PromptEncoder(tokenizer, chat_template=str(file))
+    assert encoder.decode([encoder.encode(CHAT)]) == ["4+9="]
+
+
+def test_a_chat_without_any_template_is_an_error_with_the_way_out(tokenizer):
+    with pytest.raises(ModelError, match="no chat template"):
+        PromptEncoder(tokenizer).encode(CHAT)
+
+
+def test_a_template_file_that_is_missing_is_an_error(tokenizer):
+    with pytest.raises(ModelError, match="neither a Jinja template nor a file"):
+        PromptEncoder(tokenizer, chat_template="no/such/file.jinja")

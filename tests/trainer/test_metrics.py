@@ -1,0 +1,91 @@
+"""Rows of metrics, and the file that holds them."""
+
+import json
+import math
+
+import pytest
+
+from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup, content_key
+from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.metrics import Counters, JsonlSink, harvest_row, read_rows
+
+
+def scored_group(prompt, *scores):
+    completion = Completion(
+        token_ids=(5, 1), logprobs=(-1.0, -1.0), text="", finish_reason="stop", policy_version=0
+    )
+    problem = Problem(key=content_key(prompt, "a"), prompt=prompt, answer="a")
+    group = Group(problem=problem, prompt_ids=(2,), completions=(completion,) * len(scores))
+    return ScoredGroup(group=group, scores=scores)
+
+
+RIGHT = Score(total=1.1, parts={"exact": 1.0, "format": 1.0}, correct=True)
+WRONG = Score(total=0.1, parts={"exact": 0.0, "format": 1.0}, correct=False)
+FAILED = Score(total=0.0, parts={}, correct=False, error="boom")
+
+
+def harvest(*groups, admitted=()):
+    return Harvest(
+        scored=groups, admitted=admitted, beliefs={}, num_rounds=2, generate_s=0.5, score_s=0.1
+    )
+
+
+def test_a_harvest_counts_dropped_groups_and_leaves_failed_rewards_out_of_means():
+    informative = scored_group("p", RIGHT, WRONG)
+    dropped = scored_group("q", WRONG, WRONG)
+    failed = scored_group("r", RIGHT, FAILED)
+    counters = Counters()
+    brought = harvest(informative, dropped, failed, admitted=(informative,))
+    counters.count(3, brought)
+    row = harvest_row(brought, counters)
+    assert row["train/pass_rate"] == pytest.approx(2 / 5)
+    assert row["train/reward_mean"] == pytest.approx((1.1 + 0.1 + 0.1 + 0.1 + 1.1) / 5)
+    assert row["reward/exact_mean"] == pytest.approx(2 / 5)
+    assert row["train/informative_share"] == pytest.approx(1 / 3)
+    assert row["train/groups_admitted"] == 1
+    assert row["train/completions_masked"] == 1
+    assert row["rollout/completions"] == 6 and row["rollout/tokens"] == 12
+    assert row["rollout/tokens_per_s"] == pytest.approx(24)
+    assert row["rollout/refill_rounds"] == 1
+    assert counters.step == 3
+
+
+def test_counters_accumulate():
+    counters = Counters()
+    for step in (1, 2):
+        counters.count(step, harvest(scored_group("p", RIGHT, WRONG)))
+    assert (counters.completions, counters.tokens, counters.step) == (4, 8, 2)
+
+
+def test_rows_past_the_checkpoint_are_cut_when_the_file_is_opened_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = JsonlSink(path, last_step=-1)
+    for step in range(4):
+        first.write({"step": step, "loss": float(step)})
+    first.close()
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 4, "lo')
+    second = JsonlSink(path, last_step=2)
+    second.write({"step": 3, "loss": 30.0})
+    second.close()
+    assert [(row["step"], row["loss"]) for row in read_rows(path)] == [
+        (0, 0.0),
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+    ]
+
+
+def test_a_new_run_starts_with_an_empty_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n', encoding="utf-8")
+    JsonlSink(path, last_step=-1).close()
+    assert read_rows(path) == []
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path, last_step=-1)
+    sink.write({"step": 1, "loss": math.nan, "norm": math.inf})
+    sink.close()
+    assert json.loads(path.read_text(encoding="utf-8")) == {"step": 1, "loss": None, "norm": None}
