@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ModelError
 from rl_llm.plugins import shipped_path
+from rl_llm.policy.fused_lora import use_fused_layers
 
 
 def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> Any:
@@ -76,6 +77,7 @@ def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
+    use_fused_layers(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
