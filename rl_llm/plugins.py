@@ -180,7 +180,10 @@ def build_named(
         target = table[part.name]
     elif ":" in part.name:
         file_name, _, name = part.name.rpartition(":")
-        target = _from_file(part.name, Path(file_name).expanduser(), name).target
+        try:
+            target = _from_file(part.name, Path(file_name).expanduser(), name).target
+        except PluginError as error:
+            raise PluginError(f"{path}.name: {error}") from error
     else:
         raise PluginError(
             f"{path}.name={part.name!r}: unknown name{nearest(part.name, table)}; name one of "

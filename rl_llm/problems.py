@@ -112,13 +112,6 @@ def drop_too_long(
     return replace(pool, problems=kept, num_too_long=pool.num_too_long + num_dropped)
 
 
-def columns(pool: Pool) -> frozenset[str]:
-    """Return the names of the further columns that every problem has, which rewards may ask for."""
-    if not pool.problems:
-        return frozenset()
-    return frozenset.intersection(*(frozenset(problem.meta) for problem in pool.problems))
-
-
 def summary_lines(pool: Pool) -> list[str]:
     """Return what a pool holds in plain text: the totals, then one line a source and level."""
     head = f"{pool.where}: {_counted(len(pool.problems), 'problem')}"

@@ -48,7 +48,7 @@ def train(recipe: Path, *, seed: int, runs: Path) -> list[Row]:
     """Return the rows of a seed's run, after running it unless it has ended already."""
     name = f"{recipe.stem}-seed-{seed}"
     folder = runs / name
-    if not (folder / "report.html").is_file():
+    if not (folder / "adapter").is_dir():
         overrides = [f"run.seed={seed}", f"run.name={name}", f"run.output_dir={runs}"]
         command = [sys.executable, "-m", "rl_llm", "train", str(recipe), *overrides]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -126,9 +126,7 @@ def table_line(result: Mapping[str, Any]) -> str:
 
 
 def _levels(row: Row) -> dict[str, float]:
-    return {
-        key.removeprefix(_LEVEL): rate for key, rate in row.items() if key.startswith(_LEVEL)
-    }
+    return {key.removeprefix(_LEVEL): rate for key, rate in row.items() if key.startswith(_LEVEL)}
 
 
 def _cpu_model() -> str:

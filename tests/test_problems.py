@@ -10,7 +10,6 @@ from rl_llm.errors import ConfigError, DataError, PluginError
 from rl_llm.problems import (
     Pool,
     check_disjoint,
-    columns,
     drop_too_long,
     load_pool,
     summary_lines,
@@ -176,8 +175,3 @@ def test_prompts_over_the_limit_are_an_error_if_asked_or_if_none_is_left(limit, 
     pool = pool_of(problem("one"), problem("one two three", source="s"))
     with pytest.raises(DataError, match=message):
         drop_too_long(pool, lambda p: len(p.prompt.split()), max_prompt_tokens=limit, policy=policy)
-
-
-def test_columns_are_those_that_every_problem_has():
-    pool = pool_of(problem("a", meta={"x": 1, "y": 2}), problem("b", meta={"y": None, "z": 3}))
-    assert columns(pool) == {"y"}

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rl_llm import __version__
+from rl_llm.cli.runtime import keep_freed_memory, let_idle_threads_sleep
 from rl_llm.errors import InputError, RunError
 
 COMMANDS = {
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_unwinds():
             args = _parse(arguments)
-            _let_idle_threads_sleep()
+            let_idle_threads_sleep()
+            keep_freed_memory()
             code: int = args.run(args)
             sys.stdout.flush()
             return code
@@ -75,15 +77,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if late:
         args.overrides = [*args.overrides, *late]
     return args
-
-
-def _let_idle_threads_sleep() -> None:
-    """Ask OpenMP, before torch loads it, not to spin at its barriers unless the user says so.
-
-    Where anything else runs beside training, spinning threads keep the one that they wait for from
-    running, and small operations take a hundred times longer.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

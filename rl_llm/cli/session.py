@@ -1,8 +1,9 @@
 """A training session: from a checked recipe to an adapter, a report and a table."""
 
+import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.parts import Model, build_parts, load_data, load_model
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
 from rl_llm.config import Recipe, dump_yaml
+from rl_llm.errors import ConfigError
 from rl_llm.hub import write_card
 from rl_llm.policy import Ranks
 from rl_llm.problems import summary_lines
-from rl_llm.report import write_report
+from rl_llm.report import REPORT_FILE, write_report
 from rl_llm.trainer import (
     JsonlSink,
     Parts,
@@ -31,8 +33,11 @@ from rl_llm.trainer import (
 )
 
 
-def train(recipe: Recipe, *, source: Path, resume: str) -> int:
-    """Run a recipe read from `source`, show it, and return the exit code."""
+def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> int:
+    """Run a recipe read from `source`, show it, and return the exit code.
+
+    Where `a.b=c` overrides changed it, the next commands name the recipe as run.
+    """
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     resume_from = folder.find_checkpoint(resume)
     transformers_logging.disable_progress_bar()
@@ -45,13 +50,10 @@ def train(recipe: Recipe, *, source: Path, resume: str) -> int:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         _resume(parts, resume_from, console)
-        if ranks.is_main:
-            _prepare(folder, recipe, source, num_processes=ranks.num_ranks)
-        with Interrupt() as interrupt:
-            finished = _train(parts, console, interrupt)
-        if ranks.is_main and finished:
-            _finish(parts, model, console, source=source)
-        return 0 if finished else interrupt.exit_code
+        code = 0 if _is_done(parts) else _run(parts, model, console, source=source)
+        if ranks.is_main and code == 0:
+            _show_outcome(parts, console, source=folder.resolved if is_overridden else source)
+        return code
     finally:
         ranks.close()
 
@@ -76,9 +78,35 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     )
 
 
+def _is_done(parts: Parts) -> bool:
+    """Say whether the run ended before and its results are written; then nothing is touched."""
+    return parts.ranks.from_main(Trainer(parts).is_finished and parts.folder.adapter.is_dir())
+
+
+def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
+    """Train to the end or to a signal, write what a finished run leaves, and return the exit
+    code."""
+    is_main = parts.ranks.is_main
+    if is_main:
+        _prepare(parts.folder, parts.recipe, source, num_processes=parts.ranks.num_ranks)
+    with Interrupt() as interrupt:
+        finished = _train(parts, console, interrupt)
+    if is_main and finished:
+        _write_results(parts, model)
+    return 0 if finished else interrupt.exit_code
+
+
 def _prepare(folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int) -> None:
     """Make the run's folder, and keep the recipe as written and as run."""
-    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
+            f"made: {error.strerror}; name a folder that can be written to"
+        ) from None
+    # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it too.
+    shutil.rmtree(folder.adapter, ignore_errors=True)
     written = folder.path / "recipe.yaml"
     if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
         shutil.copyfile(source, written)
@@ -115,30 +143,37 @@ def _open_sinks(parts: Parts) -> list[Sink]:
     return sinks
 
 
-def _finish(parts: Parts, model: Model, console: Console, *, source: Path) -> None:
-    """Write the final adapter, its card and the report; print the outcome and where to go next."""
+def _write_results(parts: Parts, model: Model) -> None:
+    """Write the report, then the final adapter: aside and renamed, for it says that all is done."""
     folder = parts.folder
-    parts.policy.save_adapter(folder.adapter)
-    model.tokenizer.save_pretrained(str(folder.adapter))
-    rows = read_rows(folder.metrics)
-    write_card(folder.adapter, parts.recipe, rows)
-    report = write_report(folder.path)
-    evaluated = [row for row in rows if "eval/pass_rate" in row]
+    write_report(folder.path)
+    aside = folder.path / ".adapter.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    parts.policy.save_adapter(aside)
+    model.tokenizer.save_pretrained(str(aside))
+    write_card(aside, parts.recipe, read_rows(folder.metrics))
+    aside.rename(folder.adapter)
+
+
+def _show_outcome(parts: Parts, console: Console, *, source: Path) -> None:
+    """Print pass rates before and after, where the results lie, and where to go next."""
+    folder = parts.folder
+    evaluated = [row for row in read_rows(folder.metrics) if "eval/pass_rate" in row]
     if evaluated:
         console.print(pass_rate_table(evaluated[0], evaluated[-1]))
-    lines = [f"adapter  {folder.adapter}", f"report   {report}", "", "next:"]
-    lines += [f"  {command}" for command in _next_commands(folder.path, source)]
+    lines = [f"adapter  {folder.adapter}", f"report   {folder.path / REPORT_FILE}", "", "next:"]
+    lines += [f"  {_program()} {shlex.join(words)}" for words in _next_commands(parts, source)]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _next_commands(run_dir: Path, source: Path) -> Sequence[str]:
-    program = _program()
-    return (
-        f"{program} evaluate {run_dir}",
-        f"{program} data preview {source}",
-        f"{program} train {source} run.name={run_dir.name}-uniform curriculum.sampler.name=uniform",
-    )
+def _next_commands(parts: Parts, source: Path) -> Iterator[tuple[str, ...]]:
+    run_dir = parts.folder.path
+    if parts.evaluator.has_problems:
+        yield "evaluate", str(run_dir)
+    yield "data", "preview", str(source)
+    name = f"run.name={run_dir.name}-uniform"
+    yield "train", str(source), name, "curriculum.sampler={name: uniform}"
 
 
 def _program() -> Any:

@@ -29,4 +29,9 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     from rl_llm.cli.session import train
 
-    return train(recipe, source=Path(args.recipe), resume=args.resume)
+    return train(
+        recipe,
+        source=Path(args.recipe),
+        is_overridden=bool(args.overrides),
+        resume=args.resume,
+    )

@@ -1,7 +1,6 @@
 """From the recipe's `curriculum` section to a scheduler."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rl_llm import plugins
@@ -11,7 +10,7 @@ from rl_llm.curriculum.gates import Gate, Informative
 from rl_llm.curriculum.pool import PoolIndex
 from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
 from rl_llm.curriculum.scheduler import Scheduler
-from rl_llm.errors import PluginError, nearest
+from rl_llm.errors import PluginError
 from rl_llm.records import Problem, Sampling
 
 SAMPLERS: dict[str, type] = {"posterior": Posterior, "uniform": Uniform}
@@ -72,32 +71,12 @@ def _build(
     path: str,
     supplied: Mapping[str, Any],
 ) -> Any:
-    """Find the class that a part names, check that it has the methods, and call it."""
-    target = _find_class(part.name, table, path=path)
-    missing = [name for name in methods if not callable(getattr(target, name, None))]
+    """Build what a part names, and check that it has the methods."""
+    built = plugins.build_named(part, table, path=path, **supplied)
+    missing = [name for name in methods if not callable(getattr(built, name, None))]
     if missing:
         raise PluginError(
-            f"{path}.name={part.name!r}: {target!r} has no {', '.join(missing)}; "
+            f"{path}.name={part.name!r}: {type(built).__name__} has no {', '.join(missing)}; "
             f"it needs the methods {', '.join(methods)}"
         )
-    return plugins.build(target, part.options, path=path, **supplied)
-
-
-def _find_class(name: str, table: Mapping[str, type], *, path: str) -> Any:
-    if name in table:
-        return table[name]
-    file_name, colon, class_name = name.rpartition(":")
-    if not colon:
-        raise PluginError(
-            f"{path}.name={name!r}: unknown name{nearest(name, table)}; name one of these, or "
-            "point at a class as path/to/file.py:Class"
-        )
-    module = plugins.load_module(Path(file_name).expanduser(), reference=name)
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise PluginError(
-            f"{path}.name={name!r}: {file_name} defines no class {class_name!r}"
-            f"{nearest(class_name, classes)}"
-        )
-    return found
+    return built

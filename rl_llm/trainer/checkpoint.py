@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from rl_llm.curriculum import Scheduler, store
 from rl_llm.errors import CheckpointError
@@ -122,20 +125,29 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
 
 def load(checkpoint: Path, state: Mapping[str, Any], parts: Stateful) -> None:
     """Put every part into the state that it was saved in."""
-    try:
-        policy = torch.load(checkpoint / "trainer" / "policy.pt", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{checkpoint}/trainer/policy.pt cannot be read ({error}); delete {checkpoint} to "
-            "resume from the one before"
-        ) from None
-    parts.policy.load(checkpoint / "adapter", policy)
+    optimizer, adapter = checkpoint / "trainer" / "policy.pt", checkpoint / "adapter"
+    with _reading(optimizer):
+        policy = torch.load(optimizer, weights_only=True)
+    with _reading(adapter / "adapter_model.safetensors"):
+        parts.policy.load(adapter, policy)
     parts.scheduler.load_state_dict(
         store.load(checkpoint / "curriculum.parquet", parts.scheduler.keys, state["curriculum"])
     )
     parts.kl.load_state_dict(state["kl"])
     for name, value in state["counters"].items():
         setattr(parts.counters, name, value)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn what a missing or damaged file of a checkpoint raises into one `CheckpointError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error}); delete {file.parents[1]} to resume from the "
+            "checkpoint before"
+        ) from None
 
 
 def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:

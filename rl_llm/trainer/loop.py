@@ -96,14 +96,19 @@ class Trainer:
         self._stop_requested = stop_requested
         self._seconds: dict[str, float] = {}
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last step is done, or `eval.stop_when` was reached."""
+        return self._counters.finished or self._counters.step >= self._parts.recipe.run.steps
+
     def run(self) -> bool:
         """Train to the end; False if `stop_requested` ended the run early."""
         self._publish()
         if self._counters.step == 0:
             self._write({"step": 0, **self._evaluate([])})
-        while not self._is_finished():
+        while not self.is_finished:
             self._step()
-            if not self._is_finished() and self._must_stop():
+            if not self.is_finished and self._must_stop():
                 self._save()
                 return False
         return True
@@ -217,10 +222,7 @@ class Trainer:
             self._parts.watcher.said(message)
 
     def _is_due(self, every: int) -> bool:
-        return self._is_finished() or self._counters.step % every == 0
-
-    def _is_finished(self) -> bool:
-        return self._counters.finished or self._counters.step >= self._parts.recipe.run.steps
+        return self.is_finished or self._counters.step % every == 0
 
     def _must_stop(self) -> bool:
         """Ask every rank, so that all of them stop behind the same step."""

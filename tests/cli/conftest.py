@@ -11,6 +11,6 @@ once = _shared.once
 python = _shared.python
 read_metrics = _shared.read_metrics
 repository = _shared.repository
-rl_llm = _shared.rl_llm
+program = _shared.program
 small = _shared.small
 write_small = _shared.write_small

@@ -79,7 +79,7 @@ def test_a_class_of_ones_own_is_found_by_file(own_file):
 
 
 def test_a_class_that_is_missing_or_lacks_methods_is_refused(own_file):
-    with pytest.raises(PluginError, match=r"defines no class 'Lst' \(did you mean 'Last'\?\)"):
+    with pytest.raises(PluginError, match=r"defines no callable 'Lst' \(did you mean 'Last'\?\)"):
         build(f"{own_file}:Lst")
     with pytest.raises(PluginError, match="has no observe, beliefs, state_dict, load_state_dict"):
         build(f"{own_file}:Lazy")

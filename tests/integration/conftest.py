@@ -87,7 +87,7 @@ def python():
 
 
 @pytest.fixture(scope="session")
-def rl_llm(python):
+def program(python):
     """Run `rl-llm` in a folder, as a process of its own."""
 
     def run(*arguments, folder, **environment):
@@ -115,12 +115,12 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(once, rl_llm, write_small):
+def finished(once, program, write_small):
     """A folder with the small recipe, its finished run, and what the program printed; read only."""
 
     def make(folder):
         write_small(folder)
-        done = rl_llm("train", "small.yaml", folder=folder)
+        done = program("train", "small.yaml", folder=folder)
         assert done.returncode == 0, done.stderr
         (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
 

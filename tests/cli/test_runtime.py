@@ -1,0 +1,57 @@
+"""What the command line asks of the process before torch loads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, sys
+from rl_llm.cli import runtime
+runtime.let_idle_threads_sleep()
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("active", "active")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given, expected):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [expected]
+
+
+FAULTS = """
+import ctypes, resource, sys
+from rl_llm.cli import runtime
+import numpy
+if sys.argv[1] == "kept":
+    runtime.keep_freed_memory()
+numpy.ones(2**21)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    numpy.ones(2**21)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's C library")
+def test_a_freed_block_is_used_again_without_new_pages():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for how in ("given back", "kept")
+    }
+    assert faults["kept"] < faults["given back"] / 5
