@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -172,10 +172,18 @@ def build(
 
 
 def build_named(
-    part: NamedPart, table: Mapping[str, Callable[..., Any]], *, path: str, **supplied: Any
+    part: NamedPart,
+    table: Mapping[str, Callable[..., Any]],
+    *,
+    path: str,
+    methods: Sequence[str] = (),
+    **supplied: Any,
 ) -> Any:
-    """Build `{name: X, ...}`: X stands in the table of built-in parts, or is
-    `path/to/file.py:X`."""
+    """Build `{name: X, ...}`: X stands in the table of built-in parts, or is `path/to/file.py:X`.
+
+    `methods` names what an object of this kind must have. Raises `PluginError` for a name that
+    nothing answers to and for a class that lacks a method, and `ConfigError` for wrong options.
+    """
     if part.name in table:
         target = table[part.name]
     elif ":" in part.name:
@@ -188,6 +196,12 @@ def build_named(
         raise PluginError(
             f"{path}.name={part.name!r}: unknown name{nearest(part.name, table)}; name one of "
             "these, or point at one as path/to/file.py:Name"
+        )
+    missing = [name for name in methods if not hasattr(target, name)]
+    if missing:
+        raise PluginError(
+            f"{path}.name={part.name!r}: {target!r} has no {', '.join(missing)}; "
+            f"it needs {', '.join(methods)}"
         )
     return build(target, part.options, path=path, **supplied)
 

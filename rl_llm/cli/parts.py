@@ -194,7 +194,11 @@ def build_parts(
             ranks=ranks,
         ),
         kl=plugins.build_named(
-            recipe.kl.controller, CONTROLLERS, path="kl.controller", total_steps=recipe.run.steps
+            recipe.kl.controller,
+            CONTROLLERS,
+            path="kl.controller",
+            methods=("observe", "state_dict", "load_state_dict"),
+            total_steps=recipe.run.steps,
         ),
         ranks=ranks,
         counters=Counters(),

@@ -1,7 +1,6 @@
 """From the recipe's `curriculum` section to a scheduler."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rl_llm import plugins
 from rl_llm.config import NamedPart
@@ -10,7 +9,6 @@ from rl_llm.curriculum.gates import Gate, Informative
 from rl_llm.curriculum.pool import PoolIndex
 from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
 from rl_llm.curriculum.scheduler import Scheduler
-from rl_llm.errors import PluginError
 from rl_llm.records import Problem, Sampling
 
 SAMPLERS: dict[str, type] = {"posterior": Posterior, "uniform": Uniform}
@@ -49,34 +47,21 @@ def build_scheduler(
 
 def build_sampler(part: NamedPart, *, index: PoolIndex, seed: int, group_size: int) -> Sampler:
     """Build `curriculum.sampler`; raises as `build_scheduler`."""
-    path = "curriculum.sampler"
-    supplied = {"index": index, "seed": seed, "group_size": group_size}
-    sampler: Sampler = _build(part, SAMPLERS, _SAMPLER_METHODS, path=path, supplied=supplied)
+    sampler: Sampler = plugins.build_named(
+        part,
+        SAMPLERS,
+        path="curriculum.sampler",
+        methods=_SAMPLER_METHODS,
+        index=index,
+        seed=seed,
+        group_size=group_size,
+    )
     return sampler
 
 
 def build_gates(parts: Sequence[NamedPart]) -> list[Gate]:
     """Build `curriculum.gates`; raises as `build_scheduler`."""
     return [
-        _build(part, GATES, ("admit",), path=f"curriculum.gates.{position}", supplied={})
+        plugins.build_named(part, GATES, path=f"curriculum.gates.{position}", methods=("admit",))
         for position, part in enumerate(parts)
     ]
-
-
-def _build(
-    part: NamedPart,
-    table: Mapping[str, type],
-    methods: Sequence[str],
-    *,
-    path: str,
-    supplied: Mapping[str, Any],
-) -> Any:
-    """Build what a part names, and check that it has the methods."""
-    built = plugins.build_named(part, table, path=path, **supplied)
-    missing = [name for name in methods if not callable(getattr(built, name, None))]
-    if missing:
-        raise PluginError(
-            f"{path}.name={part.name!r}: {type(built).__name__} has no {', '.join(missing)}; "
-            f"it needs the methods {', '.join(methods)}"
-        )
-    return built

@@ -1,5 +1,4 @@
-"""Controllers of the KL coefficient, beta: one small class each, with its state in the
-checkpoint."""
+"""Controllers of the KL coefficient, beta: one small class each, with state for checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
