@@ -8,7 +8,7 @@ from torch import nn
 
 from rl_llm.config import Recipe
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)

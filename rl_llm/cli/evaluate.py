@@ -30,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="set a value, as in eval.samples_per_problem=8",
     )
     parser.add_argument(
-        "--recipe", help="the recipe with the held-out problems and rewards; a run has its own"
+        "--recipe",
+        help="the recipe with the held-out problems and rewards; a run has its own. The model is "
+        "always that of RUN_OR_MODEL",
     )
     parser.add_argument(
         "--base", action="store_true", help="of a run: the model without the adapter"
@@ -71,8 +73,8 @@ def _recipe(args: argparse.Namespace, folder: RunFolder, *, is_run: bool) -> Rec
             f"{args.target!r} is not a run's folder (it has no resolved.yaml); name the recipe "
             "with the held-out problems by --recipe, or give a run's folder"
         )
-    overrides = args.overrides if is_run else [f"model.path={args.target}", *args.overrides]
-    return load_recipe(args.recipe, overrides)
+    path = load_recipe(folder.resolved).model.path if is_run else args.target
+    return load_recipe(args.recipe, [f"model.path={path}", *args.overrides])
 
 
 def _newest_adapter(folder: RunFolder) -> Path:

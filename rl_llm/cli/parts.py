@@ -110,6 +110,11 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
             "completions of a group with each other, and one alone has advantage 0; use at least "
             "2, and usually 8"
         )
+    if algorithm.has_group_baseline and recipe.rollout.temperature == 0:
+        raise ConfigError(
+            "rollout.temperature=0 draws the same completion for all of a group, so none is better "
+            "than another; use 1.0 to train (0 is for `rl-llm evaluate`)"
+        )
     return algorithm
 
 

@@ -96,7 +96,7 @@ class ModelSection(Section):
     path: str
     """A folder, or a name on the model hub; `data/models/NAME` is a model that ships."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """The precision of weights and arithmetic; it alone decides."""
 
     chat_template: str | None = None
