@@ -61,14 +61,18 @@ class _FrozenHead(torch.autograd.Function):
         for hidden, targets in zip(
             hidden_ND.split(num_rows), targets_N.split(num_rows), strict=True
         ):
-            logits = torch.nn.functional.linear(hidden, weight_VD, bias_V).float().div_(temperature)
-            log_norm = logits.logsumexp(dim=-1, keepdim=True)
-            logprobs.append(logits.gather(1, targets[:, None]).sub_(log_norm).squeeze(1))
-            probabilities = logits.sub(log_norm).exp_()
-            expected_logit = torch.einsum("nv,nv->n", probabilities, logits)
-            entropies.append(log_norm.squeeze(1) - expected_logit)
+            logits = torch.nn.functional.linear(hidden, weight_VD, bias_V).float()
+            if temperature != 1.0:
+                logits.div_(temperature)
+            # Shifted in place: every pass over the vocabulary costs as much as a small matrix.
+            logits.sub_(logits.amax(dim=-1, keepdim=True))
+            weights = logits.exp()
+            norm_N = weights.sum(dim=-1)
+            log_norm_N = norm_N.log()
+            logprobs.append(logits.gather(1, targets[:, None]).squeeze(1) - log_norm_N)
+            entropies.append(log_norm_N - torch.einsum("nv,nv->n", weights, logits) / norm_N)
             if wants_gradient:
-                mean_weight = probabilities.to(weight_VD.dtype) @ weight_VD
+                mean_weight = (weights.to(weight_VD.dtype) @ weight_VD) / norm_N[:, None]
                 slopes.append((weight_VD[targets] - mean_weight).div_(temperature))
         if wants_gradient:
             ctx.save_for_backward(torch.cat(slopes))
