@@ -37,10 +37,8 @@ def arithmetic(
 
     A problem belongs to `eval` or to `train` by the hash of its key, so no seed and no size moves
     one from training to evaluation; `eval_share` is the share of all problems that is held out. A
-    level that holds fewer problems than its part of `size` (one di
-    git:
-    100 in both splits) gives
-    all it has, a warning is logged, and the other levels do not make up for it. Raises
+    level that holds fewer problems than its part of `size` (level 1 has 100 in both splits)
+    gives all it has, a warning is logged, and the other levels do not make up for it. Raises
     `ConfigError` at the call.
     """
     _check_options(levels, size, eval_share)

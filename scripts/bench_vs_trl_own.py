@@ -24,10 +24,12 @@ from bench_vs_trl_work import (
     write_json,
 )
 
-from rl_llm.cli.parts import build_engine, build_evaluator, build_parts, sampling_of
+from rl_llm.cli.parts import Data, build_engine, build_evaluator, build_parts, sampling_of
 from rl_llm.cli.progress import SilentWatcher
+from rl_llm.config import Recipe
 from rl_llm.policy import score_batch, train_groups
 from rl_llm.records import Group, Request, Score, ScoredGroup
+from rl_llm.rollout import RolloutEngine
 from rl_llm.seeds import derive_rng, derive_seed
 from rl_llm.trainer import Parts, RunFolder, Trainer
 
@@ -137,19 +139,26 @@ def fixed_groups(task: Task) -> list[ScoredGroup]:
     """Draw one step's completions from the model as it is; mixed rewards make every group teach."""
     recipe = build_recipe(task)
     _, model, data = load(recipe)
+    return draw_groups(build_engine(recipe, model), recipe, data, seed=task.pair)
+
+
+def draw_groups(
+    engine: RolloutEngine, recipe: Recipe, data: Data, *, seed: int
+) -> list[ScoredGroup]:
+    """Draw the completions of the first step, and give every group mixed rewards."""
     count, size = recipe.rollout.problems_per_step, recipe.rollout.group_size
     requests = [
         Request(
             problem=problem,
             num_completions=size,
             sampling=sampling_of(recipe),
-            stream_key=derive_seed(task.pair, "bench_vs_trl", problem.key),
+            stream_key=derive_seed(seed, "bench_vs_trl", problem.key),
         )
         for problem in planned_problems(recipe, data)[:count]
     ]
-    groups = {g.problem.key: g for g in build_engine(recipe, model).complete(requests)}
+    groups = {group.problem.key: group for group in engine.complete(requests)}
     ordered = [groups[request.problem.key] for request in requests]
-    return with_rewards(ordered, mixed_rewards(count, size, seed=task.pair))
+    return with_rewards(ordered, mixed_rewards(count, size, seed=seed))
 
 
 def with_rewards(

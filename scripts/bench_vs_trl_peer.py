@@ -24,7 +24,7 @@ from bench_vs_trl_work import (
 )
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer
 
@@ -41,7 +41,7 @@ class TimedTrainer(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Start all clocks at zero."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.informative_share = 0.0
+        self.informative_share = self.pass_rate = 0.0
         super().__init__(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -125,6 +125,7 @@ def main(task_file: str, out_file: str) -> None:
         rewards = [adapt(reward_function(use.use)) for use in recipe.rewards]
         trainer = build_trainer(recipe, model, task, problems, rewards, callbacks=[stopwatch])
     stopwatch.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
     loaded_mib = peak_rss_mib()
     trainer.train()
     steps = stopwatch.steps[task.warm_up :]

@@ -3,27 +3,29 @@ gradient of every LoRA matrix.
 
 python scripts/bench_vs_trl_proof.py TASK.json OUT.json
 
-rl-llm's own `PolicyEngine.update` takes two optimiser steps on the batch; a hook keeps the gradients
-and the weights in front of each. At the second step the policy has moved away from the one that the
+rl-llm's own `PolicyEngine.update` takes two optimiser steps on the batch; a hook keeps the
+gradients and weights in front of each. At the second, the policy is not the one any more that the
 update started from, so ratios differ from 1 and clipping bites. TRL's own code prepares the same
 completions and rewards, and its `compute_loss` runs at the very same weights, with the
 log-probabilities that it computes itself at the first weights as the old ones.
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from bench_vs_trl_own import fixed_groups
+from bench_vs_trl_own import draw_groups
 from bench_vs_trl_peer import TimedTrainer, fixed_trainer
 from bench_vs_trl_work import Task, build_recipe, load, read_task, write_json
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rl_llm.algorithms import Algorithm, grpo
-from rl_llm.cli.parts import Model
+from rl_llm.cli.parts import build_engine
 from rl_llm.config import Recipe
 from rl_llm.policy import PolicyEngine, Ranks, add_lora, score_batch, train_groups
 from rl_llm.records import ScoredGroup
@@ -32,8 +34,9 @@ from rl_llm.seeds import derive_rng, derive_seed
 Tensors = dict[str, Tensor]
 
 # The size of the first step, chosen so that most ratios of the second lie between .7 and 1.4.
-FIRST_STEP = {"embedded": 4e-3, "smollm2": 2e-4}
-SPREAD_OF_B = {"embedded": 2e-2, "smollm2": 2e-3}
+FIRST_STEP = {"embedded": 5e-4, "smollm2": 2e-4}
+SPREAD_OF_B = {"embedded": 8e-2, "smollm2": 5e-3}
+NUM_GROUPS = {"embedded": 32, "smollm2": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +113,19 @@ def main(task_file: str, out_file: str) -> None:
 def prove(task: Task) -> dict[str, Any]:
     """Return the differences of every case, all relative, and that of the advantages."""
     recipe = build_recipe(task)
-    groups = fixed_groups(task)
-    ranks, model, _ = load(recipe)
+    num_groups = {"problems_per_step": NUM_GROUPS[task.model]}
+    recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update=num_groups)})
+    num_rows = recipe.rollout.problems_per_step * recipe.rollout.group_size
+    task = replace(task, rows_per_micro_batch=num_rows)
+    ranks, model, data = load(recipe)
+    engine = build_engine(recipe, model)
     own = add_lora(model.base, recipe.lora, seed=derive_seed(task.pair, "lora"))
     start = _perturbed(own, spread=SPREAD_OF_B[task.model], seed=task.pair)
+    _load(own, start)
+    with tempfile.TemporaryDirectory(dir=task.scratch) as folder:
+        own.save_pretrained(folder)
+        engine.load_weights(Path(folder), version=0)
+    groups = draw_groups(engine, recipe, data, seed=task.pair)
     cases = []
     for case in CASES:
         _load(own, start)
@@ -192,9 +204,10 @@ def compare(
         log_ratio = _logprobs(trainer, inputs) - inputs["old_per_token_logps"]
     loss = trainer.compute_loss(model, inputs)
     loss.backward()
+    peer_loss = loss.item()
     gradients = {name: relative(second.gradients[name], p.grad) for name, p in named.items()}
     ratios = log_ratio.exp()[inputs["completion_mask"].bool()]
-    low, high = torch.quantile(ratios, torch.tensor([0.05, 0.95])).tolist()
+    low, high = torch.quantile(ratios, torch.tensor([0.02, 0.98])).tolist()
     clipped = trainer._metrics["train"]["clip_ratio/region_mean"][-1]
     own_advantages = grpo().advantages(score_batch(groups)).reshape(-1).float()
     return {
@@ -202,12 +215,12 @@ def compare(
         "reduce": case.reduce,
         "beta": case.beta,
         "micro_batches": second.num_micro_batches,
-        "ratio_p05": low,
-        "ratio_p95": high,
+        "ratio_p02": low,
+        "ratio_p98": high,
         "clipped_share": clipped,
-        "loss_trl": float(loss),
+        "loss_trl": peer_loss,
         "loss_rl_llm": second.loss,
-        "loss_difference": abs(second.loss - float(loss)) / abs(float(loss)),
+        "loss_difference": abs(second.loss - peer_loss) / abs(peer_loss),
         "gradient_matrices": len(gradients),
         "gradient_difference": max(gradients.values()),
         "worst_matrix": max(gradients, key=lambda name: gradients[name]),
@@ -223,9 +236,7 @@ def relative(own: Tensor, peer: Tensor | None) -> float:
     return float((own - peer).norm() / peer.norm())
 
 
-def _trainer(
-    recipe: Recipe, task: Task, groups: Sequence[ScoredGroup], case: Case
-) -> TimedTrainer:
+def _trainer(recipe: Recipe, task: Task, groups: Sequence[ScoredGroup], case: Case) -> TimedTrainer:
     """Build a new trainer; k3 in TRL's loss stands without the ratio, as GRPO publishes it."""
     _, model, _ = load(recipe)
     config = {"loss_type": case.loss_type, "beta": case.beta, "use_bias_correction_kl": False}

@@ -121,8 +121,8 @@ def _proof_lines(tree: Mapping[str, Any]) -> list[str]:
     for model, proof in tree["same_work"].items():
         for case in proof["cases"]:
             lines += [
-                f"| {model} | {case['loss_type']} | {case['beta']} | {case['ratio_p05']:.2f} to "
-                f"{case['ratio_p95']:.2f} | {case['clipped_share']:.2f} | "
+                f"| {model} | {case['loss_type']} | {case['beta']} | {case['ratio_p02']:.2f} to "
+                f"{case['ratio_p98']:.2f} | {case['clipped_share']:.2f} | "
                 f"{case['loss_difference']:.1e} | {case['gradient_difference']:.1e} |"
             ]
     return lines

@@ -100,7 +100,7 @@ def _smollm2() -> dict[str, Any]:
         "rewards": [{"use": "numeric_answer"}],
         "rollout": {"problems_per_step": 8, "group_size": 8, "max_new_tokens": 32},
         "algorithm": {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28},
-        "optim": {"lr": 1e-4},
+        "optim": {"lr": 1e-4, "tokens_per_micro_batch": 1280},
     }
 
 

@@ -23,11 +23,10 @@ class ScoredBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTerms:
-    """What a per-token loss may look at.
+    """What a per-token loss may look at: (B, T) each, in nats where they are logarithms.
 
-    All are (B, T), in nats where they are logarithms.     `logprobs_BT` carries the gradient;
-    `old_logprobs_BT` is the policy that the update started from. `response_mask_BT` is     True
-    where the policy chose the token and learns from it.
+    `logprobs_BT` carries the gradient; `old_logprobs_BT` is the policy that the update started
+    from. `response_mask_BT` is True where the policy chose the token and learns from it.
     """
 
     logprobs_BT: Tensor

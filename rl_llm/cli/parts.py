@@ -79,7 +79,9 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
     """Read both pools, refuse a problem that stands in both, and bind the rewards to their
     columns."""
     train = problems.load_pool(recipe.data.train, where="data.train")
-    held_out = problems.load_pool(recipe.data.eval, where="data.eval")
+    held_out = Pool(problems=(), num_read=0, where="data.eval")
+    if recipe.data.eval:
+        held_out = problems.load_pool(recipe.data.eval, where="data.eval")
     problems.check_disjoint(train, held_out)
     lengths: dict[str, int] = {}
 

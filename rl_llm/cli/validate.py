@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
                 _dry_run(console, parts)
     finally:
         ranks.close()
-    console.print(f"{args.recipe}: valid", highlight=False, style="green")
+    valid = f"{args.recipe}: valid"
+    console.print(valid, style="green", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -134,9 +134,9 @@ class Scheduler:
         return None if beliefs is None else float(beliefs[0])
 
     def belief_histogram(self) -> list[int]:
-        """Return how many problems are believed to have a pass rate in 0-.1, .1-.2, ...
+        """Return how many problems are believed to have a pass rate of 0 to .1, and so on to 1.
 
-        .9-1; all 0 if the sampler keeps no beliefs.
+        All 0 if the sampler keeps no beliefs.
         """
         beliefs = self._sampler.beliefs()
         if beliefs is None:

@@ -91,14 +91,16 @@ def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
 
 
 def fingerprint(base: nn.Module) -> str:
-    """Return 16 hex digits that change when the model's configuration or weights do.
+    """Return 16 hex digits that change when a weight does.
 
-    Hashes the name, the shape and the first values of every parameter.
+    Hashes the name, shape, type and first values of every parameter, and the sum of all its bits,
+    16 at a time: whole numbers, so that the order of adding does not matter.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters()):
-        head = parameter.detach().reshape(-1)[:64].float().cpu().numpy().tobytes()
-        digest.update(json.dumps([name, list(parameter.shape)]).encode() + head)
+        bits = parameter.detach().contiguous().reshape(-1).view(torch.int16)
+        facts = [name, list(parameter.shape), str(parameter.dtype), bits[:64].tolist()]
+        digest.update(json.dumps([*facts, int(bits.sum(dtype=torch.int64))]).encode())
     return digest.hexdigest()[:16]
 
 

@@ -39,11 +39,10 @@ class TrainGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch:
-    """One micro-batch.
+    """One micro-batch: prompts padded on the left, responses on the right.
 
-    Prompts are padded on the left, responses on the right.     The first `rows_per_prompt_P[0]`
-    rows belong to prompt 0, and so on. `response_mask_BT` is True on real response tokens, the end-
-    of-sequence token included.
+    The first `rows_per_prompt_P[0]` rows belong to prompt 0, and so on. `response_mask_BT` is True
+    on real response tokens, the end-of-sequence token included.
     """
 
     prompt_ids_PL: Tensor
@@ -58,7 +57,7 @@ class TokenBatch:
 def score_batch(groups: Sequence[ScoredGroup]) -> ScoredBatch:
     """Return the rewards of groups of any sizes, padded to the largest; failed rewards do not
     count."""
-    largest = max((len(group.scores) for group in groups), default=0)
+    largest = max((len(group.scores) for group in groups), default=1)
     rewards_PG = torch.zeros(len(groups), largest, dtype=torch.float64)
     counted_PG = torch.zeros(len(groups), largest, dtype=torch.bool)
     for p, group in enumerate(groups):

@@ -1,12 +1,13 @@
 """The processes of a run and what they tell each other; the only module that imports accelerate."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor
 
 from rl_llm.errors import ConfigError
@@ -22,7 +23,7 @@ class Ranks:
 
     def __init__(self) -> None:
         """Join the process group that the launcher describes."""
-        self._state = PartialState()
+        self._state = PartialState(cpu=_launched_on_cpus())
         if self._state.distributed_type not in _PLAIN:
             raise ConfigError(
                 f"accelerate was configured for {self._state.distributed_type.value}; rl-llm "
@@ -95,3 +96,14 @@ class Ranks:
         """Leave the process group."""
         if self.num_ranks > 1:
             self._state.destroy_process_group()
+
+
+def _launched_on_cpus() -> bool:
+    """Say whether the launcher started processes for CPUs.
+
+    `PartialState` does not read `use_cpu` of accelerate's configuration; without it, several
+    processes on CPUs take themselves for the only one each.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    asked = bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return asked or (several and not torch.cuda.is_available())

@@ -74,10 +74,9 @@ def write_above(panel: Axes, places: np.ndarray, values: Sequence[float], colour
 
 
 def name_places(panel: Axes, names: Sequence[str]) -> None:
-    """Name the places 0, 1, ...
+    """Name the places 0, 1, ... on the horizontal axis.
 
-    on the horizontal axis: slanted where names are long, some left
-    out where there are very many.
+    Slanted where names are long; some are left out where there are very many.
     """
     stride = -(-len(names) // _MOST_NAMED_PLACES)
     shown = [label(name, longest=14) for name in names[::stride]]

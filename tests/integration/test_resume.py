@@ -206,6 +206,14 @@ def test_schedules_and_the_uniform_sampler_go_on_where_they_stopped(
 
 
 @pytest.mark.slow
+def test_sigint_exits_with_130_behind_a_checkpoint(tmp_path, prepare, monkeypatch):
+    monkeypatch.chdir(prepare(tmp_path))
+    monkeypatch.setenv("STOP", "1 SIGINT")
+    assert main(["train", "small.yaml", *PLAIN]) == 130
+    assert checkpoints(tmp_path / "runs" / "small") == ["step-000001"]
+
+
+@pytest.mark.slow
 def test_resuming_a_finished_run_prints_its_table_and_changes_no_file(finished, tmp_path, program):
     shutil.copytree(finished, tmp_path / "copy")
     run_dir = tmp_path / "copy" / "runs" / "small"

@@ -41,6 +41,7 @@ def assert_names(message, *words):
     [
         ("rollout.group_sise=8", ["rollout.group_sise", "unknown key", "group_size"]),
         ("rollout.group_size=1", ["rollout.group_size=1", "grpo", "at least 2"]),
+        ("rollout.temperature=0.0", ["rollout.temperature=0", "same completion"]),
         (
             "optim.tokens_per_micro_batch=100",
             ["optim.tokens_per_micro_batch=100", "max_prompt_tokens=32", "at least 128"],
@@ -72,11 +73,18 @@ def assert_names(message, *words):
         ("lora.targets=[q_prok]", ["lora.targets", "q_prok"]),
         ("model.path=no/such/model", ["model.path='no/such/model'", "is not a folder"]),
         ("run.steps=many", ["run.steps='many'", "integer"]),
-        ("run.output_dir=small.yaml", ["run.output_dir", "small.yaml"]),
     ],
 )
 def test_a_fault_in_the_recipe_is_one_message_that_names_it(refused, small, override, words):
-    assert_names(refused("train", small, override), *words)
+    message = refused("train", small, override)
+    assert_names(message, *words)
+    assert refused("validate", small, override) == message
+    assert not (small.parent / "runs").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(refused, small):
+    message = refused("train", small, "run.output_dir=small.yaml")
+    assert_names(message, "run.output_dir='small.yaml'", "'small.yaml/small'", "cannot be made")
 
 
 @pytest.mark.parametrize("command", ["train", "validate"])

@@ -1,0 +1,108 @@
+import shutil
+
+import pytest
+
+from rl_llm.cli.main import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run_dir(finished, small):
+    """A copy of the finished run."""
+    return shutil.copytree(finished / "runs" / "small", small.parent / "runs" / "small")
+
+
+@pytest.fixture
+def rows(run_dir, read_metrics):
+    """The evaluated rows of the run by step."""
+    return {row["step"]: row for row in read_metrics(run_dir) if "eval/pass_rate" in row}
+
+
+@pytest.fixture
+def evaluate(capsys):
+    """Return the printed table as lists of cells, by its first column, and all that was printed."""
+
+    def run(*arguments):
+        assert main(["evaluate", *map(str, arguments)]) == 0
+        printed = capsys.readouterr().out
+        lines = [line for line in printed.splitlines() if line.startswith("│")]
+        cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+        return {first: rest for first, *rest in cells}, printed
+
+    return run
+
+
+def table_of(row):
+    """The table that a row of metrics amounts to; four problems of each of three levels."""
+    means = {level: f"{row[f'eval/pass_rate/level={level}']:.3f}" for level in (3, 5, 7)}
+    return {
+        **{str(level): ["4", mean] for level, mean in means.items()},
+        "all": ["12", f"{row['eval/pass_rate']:.3f}", f"{row['eval/pass_rate_se']:.3f}"],
+    }
+
+
+def without_level_errors(table):
+    return {first: rest if first == "all" else rest[:2] for first, rest in table.items()}
+
+
+def files_of(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_run_is_evaluated_with_its_final_adapter_as_at_its_last_step(evaluate, run_dir, rows):
+    before = files_of(run_dir)
+    table, printed = evaluate(run_dir)
+    assert f"adapter {run_dir}/adapter\n" in printed
+    assert without_level_errors(table) == table_of(rows[5])
+    assert files_of(run_dir) == before
+
+
+def test_the_base_of_a_run_is_the_model_before_training(evaluate, run_dir, rows):
+    table, printed = evaluate(run_dir, "--base")
+    assert "adapter" not in printed
+    assert without_level_errors(table) == table_of(rows[0])
+
+
+def test_a_model_is_evaluated_on_the_problems_of_a_recipe(evaluate, small, rows, repository):
+    model = repository / "data" / "models" / "carry-adder"
+    table, _ = evaluate(model, "--recipe", small, "model.dtype=float32")
+    assert without_level_errors(table) == table_of(rows[0])
+
+
+def test_a_run_that_has_not_ended_is_evaluated_with_its_newest_checkpoint(evaluate, run_dir, rows):
+    shutil.rmtree(run_dir / "adapter")
+    shutil.rmtree(run_dir / "checkpoints" / "step-000005")
+    table, printed = evaluate(run_dir)
+    assert f"adapter {run_dir}/checkpoints/step-000004/adapter\n" in printed
+    assert without_level_errors(table) == table_of(rows[4])
+
+
+def test_a_run_without_any_adapter_is_refused_and_told_of_base(run_dir, capsys):
+    shutil.rmtree(run_dir / "adapter")
+    shutil.rmtree(run_dir / "checkpoints")
+    assert main(["evaluate", str(run_dir)]) == 2
+    error = capsys.readouterr().err
+    assert "has neither a final adapter nor a checkpoint" in error and "--base" in error
+
+
+def test_more_samples_a_problem_can_be_asked_for(evaluate, run_dir):
+    table, printed = evaluate(run_dir, "eval.samples_per_problem=3")
+    assert "held-out pass rate, 3 samples a problem" in printed
+    assert table["all"][0] == "12"
+
+
+def test_a_run_keeps_its_own_model_on_the_problems_of_another_recipe(evaluate, run_dir, small):
+    text = small.read_text(encoding="utf-8")
+    other = small.with_name("other.yaml")
+    other.write_text(
+        text.replace("data/models/carry-adder", "no/such/model").replace("size: 12", "size: 6"),
+        encoding="utf-8",
+    )
+    table, _ = evaluate(run_dir, "--recipe", other)
+    assert table["all"][0] == "6"
+
+
+def test_a_recipe_without_held_out_problems_is_refused(run_dir, capsys):
+    assert main(["evaluate", str(run_dir), "data.eval=[]"]) == 2
+    assert "data.eval is empty" in capsys.readouterr().err

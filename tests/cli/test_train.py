@@ -1,0 +1,111 @@
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rl_llm.cli.main import main
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["run.steps=1", "curriculum.refill.max_rounds=0", "optim.epochs=1"]
+# One-digit sums are solved every time, so that no group can teach anything.
+SOLVED = [*QUICK, "data.train.0={use: arithmetic, levels: [1], size: 20, split: train}"]
+
+
+def next_commands(printed):
+    return [shlex.split(line)[1:] for line in printed.partition("next:")[2].strip().splitlines()]
+
+
+def test_outside_a_terminal_a_run_prints_plain_lines_and_ends_with_a_table(finished):
+    printed = (finished / "printed.txt").read_text(encoding="utf-8")
+    assert "\x1b" not in printed
+    assert "data.train: 60 problems\n  arithmetic level 3: 20\n" in printed
+    assert "held-out pass rate after step 0: 0.583 +- 0.149 (12 problems, " in printed
+    steps = [line for line in printed.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    for word in ("pass ", "informative ", "beta ", "KL ", "tokens/s"):
+        assert all(word in line for line in steps)
+    assert "best and worst completions of step 5" in printed
+    table = printed[printed.rindex("held-out pass rate") :]
+    assert [word for word in ("level", "step 0", "step 5", "change", "mean") if word in table] == [
+        "level",
+        "step 0",
+        "step 5",
+        "change",
+        "mean",
+    ]
+    assert "adapter  runs/small/adapter\nreport   runs/small/report.html\n\nnext:\n" in printed
+
+
+def test_after_overrides_the_next_commands_name_the_recipe_as_run_and_work(small, capsys):
+    assert main(["train", str(small), *QUICK, "run.output_dir=else where"]) == 0
+    commands = next_commands(capsys.readouterr().out)
+    assert [words[0] for words in commands] == ["evaluate", "data", "train"]
+    assert commands[1][-1] == commands[2][1] == "else where/small/resolved.yaml"
+    assert [main(words) for words in commands] == [0, 0, 0]
+    assert Path("else where/small-uniform/adapter").is_dir()
+
+
+def test_the_uniform_command_works_where_the_sampler_has_options(small, capsys):
+    assert main(["train", str(small), *QUICK, "curriculum.sampler.floor=0.2"]) == 0
+    assert main(next_commands(capsys.readouterr().out)[-1]) == 0
+
+
+def test_without_held_out_problems_there_is_no_table_and_nothing_to_evaluate(
+    small, capsys, read_metrics
+):
+    assert main(["train", str(small), *QUICK, "data.eval=[]"]) == 0
+    printed = capsys.readouterr().out
+    assert "held-out pass rate" not in printed
+    assert [words[0] for words in next_commands(printed)] == ["data", "train"]
+    assert Path("runs/small/report.html").is_file()
+    assert read_metrics("runs/small")[0] == {"step": 0}
+
+
+def test_a_run_ends_once_the_held_out_pass_rate_is_reached(small, read_metrics):
+    assert main(["train", str(small), "eval={every: 1, stop_when: 0.1}"]) == 0
+    assert [row["step"] for row in read_metrics("runs/small")] == [0, 1]
+    assert Path("runs/small/checkpoints/step-000001").is_dir()
+    assert Path("runs/small/adapter").is_dir()
+
+
+def test_a_step_that_teaches_nothing_is_told_and_trains_nothing(small, capsys, read_metrics):
+    assert main(["train", str(small), *SOLVED]) == 0
+    assert "nothing to learn from in 4 groups" in capsys.readouterr().out
+    row = read_metrics("runs/small")[-1]
+    assert (row["train/pass_rate"], row["train/groups_admitted"]) == (1.0, 0)
+    assert (row["loss/policy"], row["optim/grad_norm"], row["train/trained_tokens"]) == (0, 0, 0)
+
+
+def test_a_step_that_teaches_nothing_can_end_the_run_with_1(small, capsys):
+    stop = "curriculum.refill.when_dry=stop"
+    assert main(["train", str(small), *SOLVED, stop]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: nothing to learn from in 4 groups")
+    assert "4 all correct" in error and "add harder problems" in error
+
+
+def test_resume_never_starts_a_run_in_a_new_folder(small):
+    assert main(["train", str(small), *QUICK, "--resume", "never"]) == 0
+    assert Path("runs/small/adapter").is_dir()
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_starts_over(small, capsys, read_metrics):
+    folder = Path("runs/small")
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n', encoding="utf-8")
+    assert main(["train", str(small), *QUICK]) == 0
+    assert "runs/small holds a run without a checkpoint; it starts over" in capsys.readouterr().out
+    rows = read_metrics(folder)
+    assert [row["step"] for row in rows] == [0, 1]
+    assert "eval/pass_rate" in rows[0]
+
+
+def test_the_final_adapter_of_a_shorter_run_is_replaced_by_the_longer_ones(small):
+    constant = ["kl={controller: {name: constant}}", *QUICK]
+    assert main(["train", str(small), *constant]) == 0
+    weights = Path("runs/small/adapter/adapter_model.safetensors")
+    shorter = weights.read_bytes()
+    assert main(["train", str(small), *constant, "run.steps=2"]) == 0
+    newest = Path("runs/small/checkpoints/step-000002/adapter/adapter_model.safetensors")
+    assert weights.read_bytes() == newest.read_bytes() != shorter

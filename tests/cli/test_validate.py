@@ -1,0 +1,70 @@
+import tempfile
+
+import pytest
+
+from rl_llm.cli.main import main
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Put temporary files into a folder that can be looked at."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def everything_under(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_valid_recipe_is_counted_and_leaves_nothing_behind(small, scratch, capsys):
+    assert main(["validate", str(small)]) == 0
+    printed = capsys.readouterr().out
+    assert "data.train: 60 problems" in printed and "data.eval: 12 problems" in printed
+    assert "longest prompt: 16 tokens" in printed
+    # 4 problems of 4 completions, of at most 96 tokens each.
+    assert ["completions", "16"] in cells(printed)
+    assert ["sampled tokens, at most", "1,536"] in cells(printed)
+    assert printed.endswith("small.yaml: valid\n")
+    assert "one step:" not in printed
+    assert everything_under(small.parent) == ["scratch", "small.yaml"]
+
+
+def cells(printed):
+    return [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in printed.splitlines()
+        if line.startswith("│")
+    ]
+
+
+def test_a_dry_run_takes_one_real_step_and_leaves_nothing_behind(small, scratch, capsys):
+    assert main(["validate", str(small), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("one step:")]
+    # Refills come on top of the 16 completions that are planned.
+    assert int(line.split(" s, ")[1].split()[0]) >= 16
+    assert float(line.partition("gradient norm ")[2].split(",")[0]) > 0
+    assert float(line.partition("engine mismatch ")[2].split()[0]) < 1e-3
+    assert everything_under(small.parent) == ["scratch", "small.yaml"]
+
+
+@pytest.mark.slow
+def test_a_dry_run_takes_the_first_step_of_the_run(small, finished, capsys, read_metrics):
+    first = read_metrics(finished / "runs" / "small")[1]
+    assert main(["validate", str(small), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert f" s, {first['rollout/completions']} completions, " in printed
+    assert f"pass rate {first['train/pass_rate']:.2f}, " in printed
+    assert f"gradient norm {first['optim/grad_norm']:.3g}, " in printed
+
+
+def test_the_quickstart_is_valid(repository, capsys):
+    assert main(["validate", str(repository / "recipes" / "quickstart.yaml")]) == 0
+    assert ["completions", "256"] in cells(capsys.readouterr().out)
+
+
+def test_a_recipe_can_be_changed_before_it_is_validated(small, capsys):
+    assert main(["validate", str(small), "rollout.group_size=8"]) == 0
+    assert ["completions", "32"] in cells(capsys.readouterr().out)

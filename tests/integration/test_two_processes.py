@@ -1,0 +1,76 @@
+"""`accelerate launch scripts/train.py` is the same program, on one process and on two."""
+
+import socket
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+STEPS = ["run.steps=3", "eval.every=3", "checkpoint.every=3"]
+
+
+@pytest.fixture
+def launch(python, repository, write_small):
+    """Run scripts/train.py on the small recipe under accelerate."""
+
+    def run(folder, *options):
+        write_small(folder)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        return python(
+            "-m",
+            "accelerate.commands.launch",
+            f"--config_file={repository / 'recipes' / 'accelerate' / 'cpu.yaml'}",
+            f"--main_process_port={port}",
+            *options,
+            repository / "scripts" / "train.py",
+            "small.yaml",
+            *STEPS,
+            folder=folder,
+        )
+
+    return run
+
+
+@pytest.fixture
+def alone(once, program, write_small):
+    """The run of `rl-llm train` itself."""
+
+    def make(folder):
+        write_small(folder)
+        done = program("train", "small.yaml", *STEPS, folder=folder)
+        assert done.returncode == 0, done.stderr
+
+    return once("run-on-one-process", make) / "runs" / "small"
+
+
+def test_accelerate_launch_with_one_process_is_rl_llm_train(
+    launch, alone, tmp_path, read_metrics, lasting
+):
+    done = launch(tmp_path, "--num_processes=1")
+    assert done.returncode == 0, done.stderr
+    assert lasting(read_metrics(tmp_path / "runs" / "small")) == lasting(read_metrics(alone))
+
+
+def test_two_processes_write_one_row_a_step_and_take_the_same_first_step(
+    launch, alone, tmp_path, read_metrics
+):
+    done = launch(tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours, rows = read_metrics(tmp_path / "runs" / "small"), read_metrics(alone)
+    assert [row["step"] for row in ours] == [0, 1, 2, 3]
+    resolved = (tmp_path / "runs" / "small" / "resolved.yaml").read_text(encoding="utf-8")
+    assert "processes: 2" in resolved
+    exact = ["train/pass_rate", "train/groups_admitted", "train/trained_tokens", "rollout/tokens"]
+    assert [ours[1][key] for key in exact] == [rows[1][key] for key in exact]
+    close = ["optim/grad_norm", "kl/ref_nats_per_token", "entropy_nats_per_token"]
+    assert [ours[1][key] for key in close] == pytest.approx([rows[1][key] for key in close], 1e-4)
+    assert ours[0]["eval/pass_rate"] == rows[0]["eval/pass_rate"]
+
+
+def test_two_processes_say_everything_once(launch, tmp_path):
+    printed = launch(tmp_path).stdout
+    assert printed.count("data.train: 60 problems") == 1
+    assert printed.count("step 3/3") == 1
+    assert printed.count("next:") == 1

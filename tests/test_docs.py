@@ -1,0 +1,136 @@
+"""What the pages promise is there: links, commands, recipes, options, the README's reward."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl_llm.cli.main import COMMANDS, main
+from rl_llm.config import Recipe, load_recipe, parse_recipe
+from rl_llm.curriculum import Posterior
+from rl_llm.kl import Constant, GrpoD
+from rl_llm.plugins import resolve
+from rl_llm.scoring import read_examples, run_example
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+HAVE_SUBCOMMANDS = ("rewards", "data")
+SMALLEST = {
+    "run": {"name": "page", "steps": 1},
+    "model": {"path": "somewhere"},
+    "data": {"train": [{"use": "arithmetic"}]},
+    "rewards": [{"use": "exact_answer"}],
+}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    """Return the fenced blocks of one language; without one, those of a terminal."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def code(page: Path) -> list[str]:
+    """Return lines of terminal blocks and what stands between backticks, comments cut off."""
+    prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks(page) for line in block.splitlines()]
+    return [line.partition(" #")[0] for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)]]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words after every `rl-llm` in code."""
+    found = (re.search(r"(?:^|\s|/)rl-llm (\S.*)", line) for line in code(page))
+    return [match[1].split() for match in found if match]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the fragments that a page's headings can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_every_relative_link_leads_to_a_file_and_a_heading_in_it(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if not re.match(r"[a-z]+:", link):
+            name, _, fragment = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not fragment or fragment in anchors(target), link
+
+
+@each_page
+def test_every_command_that_a_page_names_exists(page, capsys):
+    for words in commands(page):
+        if not words[0].startswith("-"):
+            assert words[0] in COMMANDS, words
+        if words[0] in HAVE_SUBCOMMANDS and len(words) > 1:
+            with pytest.raises(SystemExit) as left:
+                main([*words[:2], "--help"])
+            assert left.value.code == 0, words
+    capsys.readouterr()
+
+
+def test_the_pages_name_commands_at_all():
+    assert ["rewards", "list"] in commands(ROOT / "README.md")
+    assert sum(len(commands(page)) for page in PAGES) > 10
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)).replace("/", "-")
+)
+def test_every_recipe_and_program_that_is_named_exists(page):
+    for name in re.findall(r"\b((?:recipes|scripts)/[\w./-]+\.(?:yaml|py))\b", text_of(page)):
+        assert (ROOT / name).is_file(), name
+
+
+@each_page
+def test_overrides_in_commands_fit_their_recipes(page):
+    for words in commands(page):
+        shipped = [word for word in words if word.startswith("recipes/")]
+        overrides = [word for word in words if re.match(r"[a-z_]+\.\S+=\S", word)]
+        if words[0] in ("train", "validate") and shipped:
+            load_recipe(ROOT / shipped[0], overrides)
+
+
+@each_page
+def test_parts_of_recipes_on_a_page_fit_the_schema(page):
+    for block in blocks(page, "yaml"):
+        part = yaml.safe_load(block)
+        if isinstance(part, dict) and part.keys() <= Recipe.model_fields.keys():
+            parse_recipe({**SMALLEST, **part}, where=page.name)
+
+
+def options(part: type) -> dict[str, str]:
+    """Return a part's own options with their defaults, as a recipe writes them."""
+    parameters = inspect.signature(part).parameters.values()
+    return {p.name: str(p.default) for p in parameters if p.default is not p.empty}
+
+
+@pytest.mark.parametrize(
+    ("page", "parts"), [("curriculum.md", [Posterior]), ("kl.md", [Constant, GrpoD])]
+)
+def test_the_page_gives_every_option_with_its_default(page, parts):
+    rows = re.findall(r"\| `(\w+)` \| `([\w.]+)` \|", text_of(ROOT / "docs" / page))
+    assert dict(rows) == {
+        name: default for part in parts for name, default in options(part).items()
+    }
+
+
+def test_the_reward_of_the_readme_gives_what_its_examples_say(tmp_path):
+    (source,) = blocks(ROOT / "README.md", "python")
+    (tmp_path / "unit_answer.py").write_text(source, encoding="utf-8")
+    plugin = resolve(f"{tmp_path / 'unit_answer.py'}:unit_answer", kind="rewards")
+    examples = read_examples(plugin)
+    assert [run_example(plugin, each) for each in examples] == [1.0, 0.0]
+
+
+def test_the_report_in_the_readme_is_a_small_picture():
+    assert (ROOT / "docs" / "images" / "report.png").stat().st_size < 300_000
