@@ -136,10 +136,13 @@ def run_updates(task: Task) -> dict[str, Any]:
 
 
 def fixed_groups(task: Task) -> list[ScoredGroup]:
-    """Draw one step's completions from the model as it is; mixed rewards make every group teach."""
-    recipe = build_recipe(task)
+    """Draw one step's completions from the model as it is; mixed rewards make every group teach.
+
+    They are the same for every pair.
+    """
+    recipe = build_recipe(replace(task, pair=0))
     _, model, data = load(recipe)
-    return draw_groups(build_engine(recipe, model), recipe, data, seed=task.pair)
+    return draw_groups(build_engine(recipe, model), recipe, data, seed=0)
 
 
 def draw_groups(

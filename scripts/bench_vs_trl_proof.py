@@ -36,7 +36,7 @@ Tensors = dict[str, Tensor]
 # The size of the first step, chosen so that most ratios of the second lie between .7 and 1.4.
 FIRST_STEP = {"embedded": 5e-4, "smollm2": 2e-4}
 SPREAD_OF_B = {"embedded": 8e-2, "smollm2": 5e-3}
-NUM_GROUPS = {"embedded": 32, "smollm2": 3}
+NUM_GROUPS = {"embedded": 8, "smollm2": 3}
 
 
 @dataclass(frozen=True, kw_only=True)

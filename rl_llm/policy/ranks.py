@@ -102,8 +102,11 @@ def _launched_on_cpus() -> bool:
     """Say whether the launcher started processes for CPUs.
 
     `PartialState` does not read `use_cpu` of accelerate's configuration; without it, several
-    processes on CPUs take themselves for the only one each.
+    processes on CPUs take themselves for the only one each. With it, a wish for DeepSpeed would be
+    dropped without a word, so then it is left to be refused.
     """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return False
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     asked = bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
     return asked or (several and not torch.cuda.is_available())
