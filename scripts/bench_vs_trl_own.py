@@ -26,6 +26,7 @@ from bench_vs_trl_work import (
 
 from rl_llm.cli.parts import Data, build_engine, build_evaluator, build_parts, sampling_of
 from rl_llm.cli.progress import SilentWatcher
+from rl_llm.cli.runtime import keep_freed_memory
 from rl_llm.config import Recipe
 from rl_llm.policy import score_batch, train_groups
 from rl_llm.records import Group, Request, Score, ScoredGroup
@@ -53,6 +54,7 @@ def main(mode: str, task_file: str, out_file: str) -> None:
     """Draw the fixed groups, or measure a task."""
     task = read_task(task_file)
     torch.set_num_threads(task.threads)
+    keep_freed_memory()  # as `rl-llm` does at its start
     if mode == "draw":
         save_groups(task.groups_file, fixed_groups(task))
         return
