@@ -50,7 +50,10 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         _resume(parts, resume_from, console)
-        code = 0 if _is_done(parts) else _run(parts, model, console, source=source)
+        is_done = _is_done(parts)
+        if is_done:
+            console.print("nothing is left to do: this is what the run came to", highlight=False)
+        code = 0 if is_done else _run(parts, model, console, source=source)
         if ranks.is_main and code == 0:
             _show_outcome(parts, console, source=folder.resolved if is_overridden else source)
         return code
@@ -71,6 +74,12 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     state = checkpoint.read_state(resume_from)
     checkpoint.check_identity(resume_from, state, parts.identity)
     checkpoint.load(resume_from, state, parts.stateful)
+    done, asked = parts.counters.step, parts.recipe.run.steps
+    if done > asked:
+        raise ConfigError(
+            f"run.steps={asked} is less than the {done} steps that {resume_from} has behind it; "
+            f"use {done} or more, or give the shorter run another run.name"
+        )
     console.print(
         f"resuming {resume_from}, after step {parts.counters.step} of {parts.recipe.run.steps}",
         highlight=False,
@@ -172,8 +181,10 @@ def _next_commands(parts: Parts, source: Path) -> Iterator[tuple[str, ...]]:
     if parts.evaluator.has_problems:
         yield "evaluate", str(run_dir)
     yield "data", "preview", str(source)
-    name = f"run.name={run_dir.name}-uniform"
-    yield "train", str(source), name, "curriculum.sampler={name: uniform}"
+    is_uniform = parts.recipe.curriculum.sampler.name == "uniform"
+    other = "posterior" if is_uniform else "uniform"
+    name = f"run.name={run_dir.name}-{other}"
+    yield "train", str(source), name, f"curriculum.sampler={{name: {other}}}"
 
 
 def _program() -> Any:

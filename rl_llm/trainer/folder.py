@@ -41,12 +41,14 @@ class RunFolder:
         """Return the checkpoint that `--resume` means: `auto` the newest, `never` none, else a
         path.
 
-        Raises `CheckpointError` for `never` on a folder that holds a run.
+        The folder of a run means its newest checkpoint. Raises `CheckpointError` for `never` on a
+        folder that holds a run.
         """
         if resume == "auto":
             return next(iter(reversed(list_checkpoints(self.checkpoints))), None)
         if resume != "never":
-            return Path(resume)
+            inside = list_checkpoints(Path(resume) / "checkpoints")
+            return inside[-1] if inside else Path(resume)
         if self.metrics.is_file():
             raise CheckpointError(
                 f"{self.path} holds a run already, and --resume never would overwrite it; give "
