@@ -151,6 +151,9 @@ def _check(problem: Problem, *, place: str) -> None:
         raise DataError(
             f"{place} is a {type(problem).__name__}; a prompt source yields rl_llm.records.Problem"
         )
+    text = problem.prompt if isinstance(problem.prompt, str) else str(problem.prompt)
+    if any("\ud800" <= character <= "\udfff" for character in text + problem.answer):
+        raise DataError(f"{place} holds half of a surrogate pair, which is no text; mend the data")
     if _is_empty(problem.prompt):
         raise DataError(
             f"{place} has an empty prompt (answer {problem.answer!r}); remove it from the data"

@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not recipe.data.eval:
         raise DataError("data.eval is empty, so there is nothing to evaluate on; add a source")
     transformers_logging.disable_progress_bar()
-    console = Console()
     ranks = Ranks()
+    console = Console(quiet=not ranks.is_main)
     try:
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)

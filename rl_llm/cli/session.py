@@ -15,7 +15,7 @@ from rl_llm import __version__
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.parts import Model, build_parts, load_data, load_model
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
-from rl_llm.config import Recipe, dump_yaml
+from rl_llm.config import Recipe, dump_yaml, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.hub import write_card
 from rl_llm.policy import Ranks
@@ -65,6 +65,7 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     """Put the parts into a checkpoint's state, and say so; or say that a run starts anew."""
     if resume_from is None:
         if parts.folder.metrics.is_file():
+            _refuse_another_recipe(parts)
             console.print(
                 f"{parts.folder.path} holds a run without a checkpoint; it starts over",
                 highlight=False,
@@ -87,6 +88,15 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     )
 
 
+def _refuse_another_recipe(parts: Parts) -> None:
+    """Refuse to start over in the folder of a run of another recipe."""
+    if parts.folder.resolved.is_file():
+        there = load_recipe(parts.folder.resolved).model_dump()
+        fingerprint = parts.identity.model_fingerprint
+        state = {"recipe": there, "model_fingerprint": fingerprint}
+        checkpoint.check_identity(parts.folder.path, state, parts.identity)
+
+
 def _is_done(parts: Parts) -> bool:
     """Say whether the run ended before and its results are written; then nothing is touched."""
     return parts.ranks.from_main(Trainer(parts).is_finished and parts.folder.adapter.is_dir())
@@ -97,7 +107,13 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
     code."""
     is_main = parts.ranks.is_main
     if is_main:
-        _prepare(parts.folder, parts.recipe, source, num_processes=parts.ranks.num_ranks)
+        _prepare(
+            parts.folder,
+            parts.recipe,
+            source,
+            num_processes=parts.ranks.num_ranks,
+            first_step=parts.counters.step,
+        )
     with Interrupt() as interrupt:
         finished = _train(parts, console, interrupt)
     if is_main and finished:
@@ -105,8 +121,13 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
     return 0 if finished else interrupt.exit_code
 
 
-def _prepare(folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int) -> None:
-    """Make the run's folder, and keep the recipe as written and as run."""
+def _prepare(
+    folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int, first_step: int
+) -> None:
+    """Make the run's folder, and keep the recipe as written and as run.
+
+    What an earlier part of the run left past `first_step` is dropped: it belongs to another branch.
+    """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,6 +137,8 @@ def _prepare(folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: 
         ) from None
     # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it too.
     shutil.rmtree(folder.adapter, ignore_errors=True)
+    for later in folder.past(first_step):
+        shutil.rmtree(later) if later.is_dir() else later.unlink()
     written = folder.path / "recipe.yaml"
     if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
         shutil.copyfile(source, written)

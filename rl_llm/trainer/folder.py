@@ -37,6 +37,11 @@ class RunFolder:
         """Return the file of sample completions of a step."""
         return self.path / "completions" / f"step-{step:06d}.jsonl"
 
+    def past(self, step: int) -> list[Path]:
+        """Return the checkpoints and sample files of later steps than this one."""
+        found = [*self.checkpoints.glob("step-*"), *self.samples(0).parent.glob("step-*.jsonl")]
+        return [path for path in found if int(path.stem.removeprefix("step-")) > step]
+
     def find_checkpoint(self, resume: str) -> Path | None:
         """Return the checkpoint that `--resume` means: `auto` the newest, `never` none, else a
         path.
