@@ -205,6 +205,8 @@ def _parse(line: bytes, *, place: str) -> dict[str, Any]:
             f"{place}: not valid JSON at column {error.colno}: {error.msg}; "
             "a line holds one JSON object"
         ) from error
+    except ValueError as error:  # A number of thousands of digits.
+        raise DataError(f"{place}: cannot be read: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: {_shown(row)} is no JSON object; write {{column: value, ...}}")
     return row

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pydantic
 
 from rl_llm.config import NamedPart, describe_invalid
-from rl_llm.errors import ConfigError, PluginError, nearest
+from rl_llm.errors import ConfigError, InputError, PluginError, nearest
 
 Kind = Literal["rewards", "data"]
 
@@ -82,6 +82,11 @@ def resolve(reference: str, *, kind: Kind) -> Plugin:
     if ":" in reference:
         file_name, _, name = reference.rpartition(":")
         return _from_file(reference, Path(file_name).expanduser(), name)
+    if reference.endswith(".py"):
+        raise PluginError(
+            f"{reference!r} names a file; name what it defines too, as {reference}:"
+            f"{Path(reference).stem}"
+        )
     sources = names(kind).get(reference, [])
     if not sources:
         raise PluginError(
@@ -115,12 +120,14 @@ def check_options(
     *,
     path: str,
     supplied: Iterable[str] = (),
+    beside: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Check a recipe's options against a callable's own keyword-only arguments; return them with
     defaults filled in.
 
-    `supplied` names keyword arguments that the program passes itself and a recipe may not. `path`
-    is where the options stand in the recipe, for the message. Raises `ConfigError`.
+    `supplied` names keyword arguments that the program passes itself and a recipe may not; `beside`
+    names the keys that stand in the same section, which a misspelt one may have been meant for.
+    `path` is where the options stand in the recipe, for the message. Raises `ConfigError`.
     """
     reserved = set(supplied)
     fields: dict[str, Any] = {}
@@ -131,7 +138,7 @@ def check_options(
             fields[name] = (hints.get(name, Any), default)
     for name in options:
         if name not in fields:
-            raise ConfigError(f"{path}.{name}: unknown option{nearest(name, fields)}")
+            raise ConfigError(f"{path}.{name}: unknown option{nearest(name, [*fields, *beside])}")
     model = pydantic.create_model(
         "Options",
         __config__=pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True),
@@ -162,12 +169,14 @@ def build(
 ) -> Any:
     """Call `target` with a recipe's checked options and the arguments that the program supplies.
 
-    A `ConfigError` that `target` raises about a value gets the recipe path in front.
+    An `InputError` or a `ValueError` of `target` gets the recipe path in front.
     """
     checked = check_options(target, options, path=path, supplied=supplied)
     try:
         return target(**checked, **supplied)
-    except ConfigError as error:
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from error.__cause__
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rl_llm import plugins
 from rl_llm.config import SourceUse
-from rl_llm.errors import ConfigError, DataError
+from rl_llm.errors import DataError, InputError, PluginError
 from rl_llm.records import Level, Problem, Prompt, content_key
 
 _MAX_START_CHARS = 60
@@ -131,14 +131,19 @@ def _dropped(pool: Pool) -> str:
 
 def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
     """Yield the problems of one source, each checked; errors name the place in the recipe."""
-    plugin = plugins.resolve(use.use, kind="data")
+    try:
+        plugin = plugins.resolve(use.use, kind="data")
+    except PluginError as error:
+        raise PluginError(f"{path}.use: {error}") from error.__cause__
     source: Iterable[Problem] = plugins.build(plugin.target, use.options, path=path)
     try:
         for number, problem in enumerate(source, start=1):
             _check(problem, place=f"problem {number} of {use.use}")
             yield problem
-    except (ConfigError, DataError) as error:
+    except InputError as error:
         raise type(error)(f"{path}: {error}") from error.__cause__
+    except Exception as error:  # A source is somebody else's code: a failure becomes one message.
+        raise DataError(f"{path}: {use.use} raised {type(error).__name__}: {error}") from error
 
 
 def _check(problem: Problem, *, place: str) -> None:
@@ -146,6 +151,9 @@ def _check(problem: Problem, *, place: str) -> None:
         raise DataError(
             f"{place} is a {type(problem).__name__}; a prompt source yields rl_llm.records.Problem"
         )
+    text = problem.prompt if isinstance(problem.prompt, str) else str(problem.prompt)
+    if any("\ud800" <= character <= "\udfff" for character in text + problem.answer):
+        raise DataError(f"{place} holds half of a surrogate pair, which is no text; mend the data")
     if _is_empty(problem.prompt):
         raise DataError(
             f"{place} has an empty prompt (answer {problem.answer!r}); remove it from the data"

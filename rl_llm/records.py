@@ -82,7 +82,7 @@ class Completion:
     `token_ids` (T) ends with the end-of-sequence token exactly when `finish_reason` is `stop`.
     `logprobs` (T), in nats, are those of the sampling distribution, temperature included, as the
     engine that drew the tokens reports them. `text` is decoded without special tokens.
-    `policy_version` counts weight publications.
+    `policy_version` is the step behind which the weights were published.
     """
 
     token_ids: tuple[int, ...]

@@ -147,7 +147,7 @@ def _interval(entry: Mapping[str, Any], prefix: str) -> str:
 
 def _applies(key: str, row: Row) -> bool:
     """Updates alone generate nothing."""
-    return not key.startswith("generation") or "generate_s" in row["stages"]["trl"]
+    return row["groups"] != "informative" or not key.startswith("generation")
 
 
 def _side(row: Row, key: str) -> float:

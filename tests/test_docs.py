@@ -4,14 +4,16 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from rl_llm.cli.main import COMMANDS, main
-from rl_llm.config import Recipe, load_recipe, parse_recipe
-from rl_llm.curriculum import Posterior
+from rl_llm.config import NamedPart, Recipe, SourceUse, load_recipe, parse_recipe
+from rl_llm.curriculum import Outcomes, PoolIndex, Posterior, build_sampler
 from rl_llm.kl import Constant, GrpoD
 from rl_llm.plugins import resolve
+from rl_llm.problems import load_pool
 from rl_llm.scoring import read_examples, run_example
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +136,35 @@ def test_the_reward_of_the_readme_gives_what_its_examples_say(tmp_path):
 
 def test_the_report_in_the_readme_is_a_small_picture():
     assert (ROOT / "docs" / "images" / "report.png").stat().st_size < 300_000
+
+
+def test_the_sampler_in_the_docs_plans_learns_and_resumes(tmp_path):
+    (source,) = blocks(ROOT / "docs" / "curriculum.md", "python")
+    (tmp_path / "hardest.py").write_text(source, encoding="utf-8")
+    index = PoolIndex(bucket_ids=np.zeros(4, np.int32), bucket_names=("s/level=0",))
+    part = NamedPart(name=f"{tmp_path / 'hardest.py'}:Hardest", jitter=0.0)
+    first, second = (build_sampler(part, index=index, seed=0, group_size=8) for _ in range(2))
+    solved = Outcomes(
+        indices=np.array([0, 2]), num_correct=np.array([8, 8]), num_counted=np.array([8, 8]), step=1
+    )
+    first.observe(solved)
+    second.load_state_dict(first.state_dict())
+    assert sorted(first.plan(2, 2)) == sorted(second.plan(2, 2)) == [1, 3]
+
+
+def test_the_source_in_the_docs_gives_problems(tmp_path):
+    (source,) = blocks(ROOT / "docs" / "data.md", "python")
+    file = tmp_path / "squares.py"
+    file.write_text(source, encoding="utf-8")
+    pool = load_pool([SourceUse(use=f"{file}:squares", up_to=3)], where="data.train")
+    assert [p.prompt + p.answer for p in pool.problems] == ["0*0=0", "1*1=1", "2*2=4"]
+
+
+def test_the_rows_in_the_docs_are_read(tmp_path):
+    (rows,) = blocks(ROOT / "docs" / "data.md", "json")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(rows, encoding="utf-8")
+    use = SourceUse(use="jsonl", path=str(file), level="level")
+    plain, chat = load_pool([use], where="data.train").problems
+    assert (plain.answer, plain.level) == (chat.answer, chat.level) == ("12", 1)
+    assert chat.prompt == ({"role": "user", "content": plain.prompt},)

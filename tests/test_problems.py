@@ -175,3 +175,10 @@ def test_prompts_over_the_limit_are_an_error_if_asked_or_if_none_is_left(limit, 
     pool = pool_of(problem("one"), problem("one two three", source="s"))
     with pytest.raises(DataError, match=message):
         drop_too_long(pool, lambda p: len(p.prompt.split()), max_prompt_tokens=limit, policy=policy)
+
+
+def test_a_source_that_raises_is_one_message_with_its_place(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def mine():\n    yield 1 / 0\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"data.train.0: .*mine raised ZeroDivisionError"):
+        load_pool([SourceUse(use=f"{file}:mine")], where="data.train")

@@ -21,6 +21,11 @@ def grpo(
     `truncated: mask` leaves completions that ran into the length limit out of the loss and of its
     denominators; their rewards still count in their group's mean.
     """
+    if not 0 < clip_low <= 1 or clip_high <= 0:
+        raise ValueError(
+            f"clip_low={clip_low}, clip_high={clip_high}: the ratio is held between 1 - clip_low "
+            "and 1 + clip_high; use 0 < clip_low <= 1 and clip_high > 0, such as 0.2 and 0.28"
+        )
     return Algorithm(
         name="grpo",
         advantages=lambda scored: group_advantages(

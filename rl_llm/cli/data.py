@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     preview = actions.add_parser("preview", help="count and show what a recipe trains and tests on")
     preview.add_argument("recipe", metavar="RECIPE")
     preview.add_argument(
-        "overrides", metavar="a.b=c", nargs="*", help="set one value of the recipe"
+        "overrides", metavar="a.b=c", nargs="*", default=[], help="set one value of the recipe"
     )
     preview.add_argument("--num", type=_count, default=3, help="problems to show of each pool")
 

@@ -15,7 +15,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 class Estimate:
     """Counts of one step on one rank, and bytes; upper bounds where lengths are not known yet."""
 
-    completions: int
+    most_completions: int
     most_new_tokens: int
     base_bytes: int
     rollout_copy_bytes: int
@@ -52,9 +52,11 @@ def estimate(
     rows = min(rollout.problems_per_step * rollout.group_size // num_ranks, rollout.max_batch_rows)
     positions = recipe.data.max_prompt_tokens + rollout.max_new_tokens
     base_bytes = sum(p.numel() * p.element_size() for p in frozen)
+    rounds = 1 + recipe.curriculum.refill.max_rounds
+    completions = rollout.problems_per_step * rollout.group_size * rounds
     return Estimate(
-        completions=rollout.problems_per_step * rollout.group_size,
-        most_new_tokens=rollout.problems_per_step * rollout.group_size * rollout.max_new_tokens,
+        most_completions=completions,
+        most_new_tokens=completions * rollout.max_new_tokens,
         base_bytes=base_bytes,
         rollout_copy_bytes=base_bytes,
         adapter_bytes=sum(p.numel() * p.element_size() for p in trained) * 2,

@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="a.b=c",
         help="set a value, as in eval.samples_per_problem=8",
     )
@@ -47,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not recipe.data.eval:
         raise DataError("data.eval is empty, so there is nothing to evaluate on; add a source")
     transformers_logging.disable_progress_bar()
-    console = Console()
     ranks = Ranks()
+    console = Console(quiet=not ranks.is_main)
     try:
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
@@ -91,7 +92,7 @@ def _newest_adapter(folder: RunFolder) -> Path:
 
 
 def _table(evaluation: Evaluation, *, samples: int) -> Table:
-    table = Table(title=f"held-out pass rate, {samples} samples a problem")
+    table = Table(title=f"held-out pass rate, {samples} sample{'s' * (samples > 1)} a problem")
     for heading in ("level", "problems", "pass rate", "standard error"):
         table.add_column(heading, justify="left" if heading == "level" else "right")
     for level, rate in evaluation.by_level.items():

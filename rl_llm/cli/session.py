@@ -15,7 +15,7 @@ from rl_llm import __version__
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.parts import Model, build_parts, load_data, load_model
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
-from rl_llm.config import Recipe, dump_yaml
+from rl_llm.config import Recipe, dump_yaml, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.hub import write_card
 from rl_llm.policy import Ranks
@@ -50,7 +50,10 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         _resume(parts, resume_from, console)
-        code = 0 if _is_done(parts) else _run(parts, model, console, source=source)
+        is_done = _is_done(parts)
+        if is_done:
+            console.print("nothing is left to do: this is what the run came to", highlight=False)
+        code = 0 if is_done else _run(parts, model, console, source=source)
         if ranks.is_main and code == 0:
             _show_outcome(parts, console, source=folder.resolved if is_overridden else source)
         return code
@@ -62,6 +65,7 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     """Put the parts into a checkpoint's state, and say so; or say that a run starts anew."""
     if resume_from is None:
         if parts.folder.metrics.is_file():
+            _refuse_another_recipe(parts)
             console.print(
                 f"{parts.folder.path} holds a run without a checkpoint; it starts over",
                 highlight=False,
@@ -71,11 +75,26 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     state = checkpoint.read_state(resume_from)
     checkpoint.check_identity(resume_from, state, parts.identity)
     checkpoint.load(resume_from, state, parts.stateful)
+    done, asked = parts.counters.step, parts.recipe.run.steps
+    if done > asked:
+        raise ConfigError(
+            f"run.steps={asked} is less than the {done} steps that {resume_from} has behind it; "
+            f"use {done} or more, or give the shorter run another run.name"
+        )
     console.print(
         f"resuming {resume_from}, after step {parts.counters.step} of {parts.recipe.run.steps}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _refuse_another_recipe(parts: Parts) -> None:
+    """Refuse to start over in the folder of a run of another recipe."""
+    if parts.folder.resolved.is_file():
+        there = load_recipe(parts.folder.resolved).model_dump()
+        fingerprint = parts.identity.model_fingerprint
+        state = {"recipe": there, "model_fingerprint": fingerprint}
+        checkpoint.check_identity(parts.folder.path, state, parts.identity)
 
 
 def _is_done(parts: Parts) -> bool:
@@ -88,7 +107,13 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
     code."""
     is_main = parts.ranks.is_main
     if is_main:
-        _prepare(parts.folder, parts.recipe, source, num_processes=parts.ranks.num_ranks)
+        _prepare(
+            parts.folder,
+            parts.recipe,
+            source,
+            num_processes=parts.ranks.num_ranks,
+            first_step=parts.counters.step,
+        )
     with Interrupt() as interrupt:
         finished = _train(parts, console, interrupt)
     if is_main and finished:
@@ -96,8 +121,13 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
     return 0 if finished else interrupt.exit_code
 
 
-def _prepare(folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int) -> None:
-    """Make the run's folder, and keep the recipe as written and as run."""
+def _prepare(
+    folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int, first_step: int
+) -> None:
+    """Make the run's folder, and keep the recipe as written and as run.
+
+    What an earlier part of the run left past `first_step` is dropped: it belongs to another branch.
+    """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,6 +137,8 @@ def _prepare(folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: 
         ) from None
     # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it too.
     shutil.rmtree(folder.adapter, ignore_errors=True)
+    for later in folder.past(first_step):
+        shutil.rmtree(later) if later.is_dir() else later.unlink()
     written = folder.path / "recipe.yaml"
     if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
         shutil.copyfile(source, written)
@@ -172,8 +204,10 @@ def _next_commands(parts: Parts, source: Path) -> Iterator[tuple[str, ...]]:
     if parts.evaluator.has_problems:
         yield "evaluate", str(run_dir)
     yield "data", "preview", str(source)
-    name = f"run.name={run_dir.name}-uniform"
-    yield "train", str(source), name, "curriculum.sampler={name: uniform}"
+    is_uniform = parts.recipe.curriculum.sampler.name == "uniform"
+    other = "posterior" if is_uniform else "uniform"
+    name = f"run.name={run_dir.name}-{other}"
+    yield "train", str(source), name, f"curriculum.sampler={{name: {other}}}"
 
 
 def _program() -> Any:

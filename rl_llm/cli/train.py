@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's YAML file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="set a value, as in run.steps=10"
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="set a value, as in run.steps=10"
     )
     parser.add_argument(
         "--resume",

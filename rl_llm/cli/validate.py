@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's YAML file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="set a value, as in run.steps=10"
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="set a value, as in run.steps=10"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="take one real step in a folder that is deleted"
@@ -70,7 +70,7 @@ def _print_data(console: Console, data: Data) -> None:
 def _table(recipe: Recipe, parts: Parts, config: Any) -> Table:
     found = estimate(recipe, config, parts.policy.parameters(), num_ranks=parts.ranks.num_ranks)
     table = Table(title=f"one step of {recipe.run.name}", show_header=False)
-    table.add_row("completions", f"{found.completions:,}")
+    table.add_row("completions, refills included, at most", f"{found.most_completions:,}")
     table.add_row("sampled tokens, at most", f"{found.most_new_tokens:,}")
     table.add_section()
     for label, size in _sizes(found):

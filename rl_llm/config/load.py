@@ -97,6 +97,8 @@ def _parse_yaml(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML{line}: {problem}{hint}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except ValueError as error:  # A date that is none, such as 2024-02-30, unquoted.
+        raise ConfigError(f"{where}: {error}; put quotes around it if it is text") from None
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

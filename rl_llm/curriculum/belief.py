@@ -63,10 +63,7 @@ def informative_probability(a: ArrayLike, b: ArrayLike, *, group_size: int) -> F
 
 
 def _log_rising(x: Floats, count: int) -> Floats:
-    """Return log of x (x+1) ...
-
-    (x+count-1).
-    """
+    """Return the logarithm of the product of x, x + 1, and so on up to x + count - 1."""
     total = np.zeros_like(x)
     for start in range(0, count, _FACTORS_PER_LOG):
         product = x + start

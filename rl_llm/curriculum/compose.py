@@ -9,6 +9,7 @@ from rl_llm.curriculum.gates import Gate, Informative
 from rl_llm.curriculum.pool import PoolIndex
 from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
 from rl_llm.curriculum.scheduler import Scheduler
+from rl_llm.errors import PluginError
 from rl_llm.records import Problem, Sampling
 
 SAMPLERS: dict[str, type] = {"posterior": Posterior, "uniform": Uniform}
@@ -56,6 +57,7 @@ def build_sampler(part: NamedPart, *, index: PoolIndex, seed: int, group_size: i
         seed=seed,
         group_size=group_size,
     )
+    _check_state(sampler)
     return sampler
 
 
@@ -65,3 +67,13 @@ def build_gates(parts: Sequence[NamedPart]) -> list[Gate]:
         plugins.build_named(part, GATES, path=f"curriculum.gates.{position}", methods=("admit",))
         for position, part in enumerate(parts)
     ]
+
+
+def _check_state(sampler: Sampler) -> None:
+    """Refuse a sampler whose state a checkpoint could not hold, before a run depends on it."""
+    state = sampler.state_dict()
+    if not isinstance(state, dict) or set(state) != {"columns", "rest"}:
+        raise PluginError(
+            f"sampler {type(sampler).__name__}: state_dict() returned {state!r}; it must return "
+            '{"columns": {name: array with a value for each problem}, "rest": {what JSON holds}}'
+        )

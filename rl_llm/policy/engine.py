@@ -74,19 +74,24 @@ class PolicyEngine:
         """
         for settings in self._optimizer.param_groups:
             settings["lr"] = lr
-        sums = TokenSums(self._ranks.device)
+        total = TokenSums(self._ranks.device)
         norms = []
         parts = [self._prepare(part) for part in self._split(groups, rng)]
         if len(parts) * self._optim.epochs > 1:
             parts = [self._with_old_logprobs(part) for part in parts]
         for _ in range(self._optim.epochs):
             for batches, totals in parts:
+                sums = TokenSums(self._ranks.device)
                 for batch, old_BT in batches:
                     self._accumulate(
                         batch, old_BT, totals, sums, beta=beta, with_reference=with_reference
                     )
-                norms.append(self._step(totals))
-        return sums.facts(self._ranks, grad_norms=norms)
+                sums.reduce(self._ranks)
+                norm = self._step(totals, loss=sums.loss)
+                if norm is not None:
+                    norms.append(norm)
+                    total += sums
+        return total.facts(grad_norms=norms)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Return every parameter, frozen and trained."""
@@ -205,10 +210,10 @@ class PolicyEngine:
         with self._model.disable_adapter():
             return self._scorer(batch).logprobs_BT
 
-    def _step(self, totals: Totals) -> float:
-        """Sum gradients over ranks, clip, and step; a gradient that is not finite is thrown away.
+    def _step(self, totals: Totals, *, loss: float) -> float | None:
+        """Sum gradients over ranks, clip, and step; return the norm before clipping.
 
-        Returns the norm before clipping.
+        Where the loss or the gradient is not finite, the update is skipped and the answer is None.
         """
         for parameter in self._parameters:
             if parameter.grad is None:
@@ -216,7 +221,8 @@ class PolicyEngine:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         self._ranks.sum_in_place(gradients)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._optim.grad_clip))
-        if math.isfinite(norm):
+        is_finite = math.isfinite(norm) and math.isfinite(loss)
+        if is_finite:
             self._optimizer.step()
             self._skipped_in_a_row = 0
         else:
@@ -225,11 +231,11 @@ class PolicyEngine:
         self._optimizer.zero_grad(set_to_none=True)
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise RunError(
-                f"{self._skipped_in_a_row} updates in a row had a gradient norm of {norm} over "
-                f"{totals.num_tokens} tokens and were skipped; lower optim.lr or kl's coefficient, "
-                "use model.dtype float32, and look for infinite rewards"
+                f"{self._skipped_in_a_row} updates in a row had a loss of {loss} and a gradient "
+                f"norm of {norm} over {totals.num_tokens} tokens and were skipped; lower optim.lr "
+                "or kl's coefficient, use model.dtype float32, and look for infinite rewards"
             )
-        return norm
+        return norm if is_finite else None
 
 
 _Part = tuple[list[tuple[TokenBatch, Tensor | None]], Totals]

@@ -63,10 +63,18 @@ class _FusedLora(torch.autograd.Function):
     ) -> Tensor:
         x_NI = x.reshape(-1, x.shape[-1])
         low_NR = (x_NI @ down_RI.T).mul_(scaling)
-        output_NO = nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, up_OR.T)
+        # Made here and filled through a view: what autograd hands out must not be a view itself,
+        # or models that change it in place are refused.
+        output = x.new_empty((*x.shape[:-1], weight_OI.shape[0]))
+        output_NO = output.view(-1, weight_OI.shape[0])
+        if bias_O is None:
+            torch.mm(x_NI, weight_OI.T, out=output_NO)
+        else:
+            torch.addmm(bias_O, x_NI, weight_OI.T, out=output_NO)
+        output_NO.addmm_(low_NR, up_OR.T)
         ctx.save_for_backward(x_NI, weight_OI, down_RI, up_OR, low_NR)
         ctx.scaling = scaling
-        return output_NO.view(*x.shape[:-1], -1)
+        return output
 
     @staticmethod
     @once_differentiable

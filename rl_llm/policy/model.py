@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -24,7 +25,7 @@ def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> A
     location = _location(path)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model.path={path!r} holds no causal language model that transformers can load: "
             f"{error}"
@@ -91,16 +92,12 @@ def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
 
 
 def fingerprint(base: nn.Module) -> str:
-    """Return 16 hex digits that change when a weight does.
-
-    Hashes the name, shape, type and first values of every parameter, and the sum of all its bits,
-    16 at a time: whole numbers, so that the order of adding does not matter.
-    """
+    """Return 16 hex digits that change when a weight does: a hash over all of them."""
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters()):
-        bits = parameter.detach().contiguous().reshape(-1).view(torch.int16)
-        facts = [name, list(parameter.shape), str(parameter.dtype), bits[:64].tolist()]
-        digest.update(json.dumps([*facts, int(bits.sum(dtype=torch.int64))]).encode())
+        digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype)]).encode())
+        flat = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -64,10 +64,24 @@ class TokenSums:
         self._sums += torch.stack([policy_loss.double(), *sums, *counts])
         self._mismatch_max = torch.maximum(self._mismatch_max, mismatch_BT.max().double())
 
-    def facts(self, ranks: Ranks, *, grad_norms: Sequence[float]) -> UpdateFacts:
-        """Add up over ranks and divide."""
+    def reduce(self, ranks: Ranks) -> None:
+        """Add up over ranks."""
         ranks.sum_in_place([self._sums])
         ranks.max_in_place(self._mismatch_max)
+
+    @property
+    def loss(self) -> float:
+        """The sum of the policy losses so far."""
+        return float(self._sums[0])
+
+    def __iadd__(self, other: "TokenSums") -> "TokenSums":
+        """Take in another's sums."""
+        self._sums += other._sums
+        self._mismatch_max = torch.maximum(self._mismatch_max, other._mismatch_max)
+        return self
+
+    def facts(self, *, grad_norms: Sequence[float]) -> UpdateFacts:
+        """Divide; `grad_norms` holds one norm for each update that was taken."""
         loss, clipped, entropy, ref_kl, old_kl, mismatch, tokens, rows = self._sums.tolist()
         num_tokens, num_rows = max(tokens, 1.0), max(rows, 1.0)
         return UpdateFacts(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
+from rl_llm.errors import ModelError
 from rl_llm.rollout.kv_cache import expand_prompts, is_plain
 
 MAX_LOGITS_PER_CHUNK = 2**23
@@ -105,6 +106,7 @@ class _State:
     ended_B: Tensor
     length: int
     is_padded: bool
+    takes_4d_mask: bool
 
     def advance(self, model: Any, tokens_B: Tensor) -> None:
         """Run the model on one token per row."""
@@ -131,8 +133,11 @@ class _State:
         if not self.is_padded:
             return None
         visible_BL = self.visible_BL[:, : self.length]
-        # A ready 4D mask spares the model from building one for every token.
-        return visible_BL[:, None, None, :] if is_plain(self.cache) else visible_BL.long()
+        # A ready 4D mask spares the model from building one for every token. Only SDPA reads it as
+        # it is meant: eager attention would add True as 1.
+        if self.takes_4d_mask:
+            return visible_BL[:, None, None, :]
+        return visible_BL.long()
 
 
 def _prefill(model: Any, batch: RowBatch) -> _State:
@@ -157,17 +162,24 @@ def _prefill(model: Any, batch: RowBatch) -> _State:
         use_cache=True,
         logits_to_keep=1,
     )
+    if getattr(output, "past_key_values", None) is None:
+        raise ModelError(
+            f"{type(model).__name__} keeps no key-value cache, and rollouts need one; use a model "
+            "with attention"
+        )
     rows_per_prompt_P = torch.tensor(batch.rows_per_prompt, device=device)
     padding_B = padding_P.repeat_interleave(rows_per_prompt_P)
     capacity = longest + batch.max_new_tokens
+    cache = expand_prompts(output.past_key_values, rows_per_prompt_P, capacity=capacity)
     return _State(
         logits_BV=output.logits[:, -1].repeat_interleave(rows_per_prompt_P, dim=0),
-        cache=expand_prompts(output.past_key_values, rows_per_prompt_P, capacity=capacity),
+        cache=cache,
         visible_BL=torch.arange(capacity, device=device)[None, :] >= padding_B[:, None],
         positions_B=longest - padding_B,
         ended_B=torch.zeros_like(padding_B, dtype=torch.bool),
         length=longest,
         is_padded=is_padded,
+        takes_4d_mask=model.config._attn_implementation == "sdpa" and is_plain(cache),
     )
 
 

@@ -152,4 +152,10 @@ def adapter_deltas(adapter_dir: Path) -> dict[str, Tensor]:
             up = tensors[name.replace(".lora_A.", ".lora_B.")]
             module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             deltas[module] = (up.float() @ down.float()) * scale
+    strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if strange:
+        raise ModelError(
+            f"{adapter_dir} adapts {strange[0]}, which cannot be merged into the weights that "
+            "generate; adapt linear layers alone: lora.targets=all-linear"
+        )
     return deltas

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from rl_llm.errors import ModelError
 from rl_llm.records import Prompt
 
@@ -32,13 +34,21 @@ class PromptEncoder:
                 f"{self._tokenizer.name_or_path!r} has no chat template; set model.chat_template, "
                 "or use plain prompts"
             )
-        ids = self._tokenizer.apply_chat_template(
-            [{"role": turn["role"], "content": turn["content"]} for turn in prompt],
-            chat_template=self._template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
+        try:
+            ids = self._tokenizer.apply_chat_template(
+                turns,
+                chat_template=self._template,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise ModelError(
+                f"the chat template refuses a prompt with the roles {roles}: {error}; mend "
+                "model.chat_template, or give prompts that it takes"
+            ) from None
         return tuple(ids)
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:

@@ -80,7 +80,7 @@ def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
     """Run somebody else's code: whatever it raises becomes a `Failure`."""
     try:
         return call()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
 
 

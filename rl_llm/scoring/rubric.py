@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rl_llm.config import RewardUse
-from rl_llm.errors import ConfigError, RunError
+from rl_llm.errors import ConfigError, PluginError, RunError
 from rl_llm.plugins import check_options, resolve
 from rl_llm.records import Group, Problem, Score, ScoredGroup
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
@@ -108,14 +108,19 @@ def common_columns(problems: Iterable[Problem]) -> frozenset[str]:
 
 
 def _bind(use: RewardUse, *, path: str, columns: Collection[str]) -> Reward:
-    plugin = resolve(use.use, kind="rewards")
+    try:
+        plugin = resolve(use.use, kind="rewards")
+    except PluginError as error:
+        raise PluginError(f"{path}.use: {error}") from error.__cause__
     inputs = check_inputs(plugin, columns=columns)
     return Reward(
         name=plugin.name,
         reference=_absolute(use.use),
         style=read_signature(plugin).style,
         inputs=inputs,
-        options=check_options(callable_of(plugin), use.options, path=path),
+        options=check_options(
+            callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields
+        ),
         weight=use.weight,
         channel=use.channel,
         correct_at=use.correct_at,

@@ -81,14 +81,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     file = checkpoint / "state.json"
     try:
         state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint} is not a checkpoint ({error}); name a folder such as "
             "runs/NAME/checkpoints/step-000050"
         ) from None
-    if state.get("format") != FORMAT:
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
         raise CheckpointError(
-            f"{checkpoint} has format {state.get('format')!r}, and this version reads {FORMAT}; "
+            f"{checkpoint} has format {found!r}, and this version reads {FORMAT}; "
             "resume it with the version that wrote it"
         )
     return state

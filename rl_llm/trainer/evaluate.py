@@ -29,6 +29,7 @@ class Evaluation:
     by_level: Mapping[Level, PassRate]
     completion_tokens_mean: float
     truncated_share: float
+    num_masked: int
     elapsed_s: float
     scored: tuple[ScoredGroup, ...]
 
@@ -78,6 +79,7 @@ class Evaluator:
             },
             completion_tokens_mean=float(np.mean([len(c.token_ids) for c in completions])),
             truncated_share=float(np.mean([c.finish_reason == "length" for c in completions])),
+            num_masked=sum(s.error is not None for group in scored for s in group.scores),
             elapsed_s=time.perf_counter() - started,
             scored=scored,
         )

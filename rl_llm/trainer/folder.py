@@ -37,16 +37,23 @@ class RunFolder:
         """Return the file of sample completions of a step."""
         return self.path / "completions" / f"step-{step:06d}.jsonl"
 
+    def past(self, step: int) -> list[Path]:
+        """Return the checkpoints and sample files of later steps than this one."""
+        found = [*self.checkpoints.glob("step-*"), *self.samples(0).parent.glob("step-*.jsonl")]
+        return [path for path in found if int(path.stem.removeprefix("step-")) > step]
+
     def find_checkpoint(self, resume: str) -> Path | None:
         """Return the checkpoint that `--resume` means: `auto` the newest, `never` none, else a
         path.
 
-        Raises `CheckpointError` for `never` on a folder that holds a run.
+        The folder of a run means its newest checkpoint. Raises `CheckpointError` for `never` on a
+        folder that holds a run.
         """
         if resume == "auto":
             return next(iter(reversed(list_checkpoints(self.checkpoints))), None)
         if resume != "never":
-            return Path(resume)
+            inside = list_checkpoints(Path(resume) / "checkpoints")
+            return inside[-1] if inside else Path(resume)
         if self.metrics.is_file():
             raise CheckpointError(
                 f"{self.path} holds a run already, and --resume never would overwrite it; give "

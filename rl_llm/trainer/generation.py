@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rl_llm.curriculum import Scheduler
+from rl_llm.errors import RunError
 from rl_llm.policy import Ranks
 from rl_llm.records import Group, Request, ScoredGroup
 from rl_llm.rollout import RolloutEngine
@@ -45,7 +46,9 @@ class Generation:
         scored = {group.group.problem.key: group for group in self._rubric.score(waiting)}
         self.generate_s += waiting.elapsed_s
         self.score_s += time.perf_counter() - started - waiting.elapsed_s
-        return self._ranks.gather([scored[request.problem.key] for request in mine])
+        groups = self._ranks.gather([scored[request.problem.key] for request in mine])
+        _refuse_unscored(groups)
+        return groups
 
     def harvest(self, scheduler: Scheduler, step: int, *, num_wanted: int) -> Harvest:
         """Generate a step's groups, and refill what the gates dropped within the scheduler's
@@ -74,6 +77,17 @@ class Generation:
             num_rounds=num_rounds,
             generate_s=self.generate_s,
             score_s=self.score_s,
+        )
+
+
+def _refuse_unscored(groups: Sequence[ScoredGroup]) -> None:
+    """Stop a run whose rewards fail on everything: there is nothing to learn from or to measure."""
+    scores = [score for group in groups for score in group.scores]
+    if scores and all(score.error is not None for score in scores):
+        raise RunError(
+            f"none of {len(scores)} completions could be scored; the first failure: "
+            f"{scores[0].error}; mend the reward, and try it on one step with "
+            "`rl-llm validate RECIPE --dry-run`"
         )
 
 

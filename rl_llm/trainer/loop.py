@@ -43,7 +43,7 @@ class Watcher(Protocol):
     """Who hears what happens, on rank 0."""
 
     def stepped(self, row: Row) -> None:
-        """A row of metrics.jsonl is written."""
+        """A step was taken; `row` is what metrics.jsonl will say, less the evaluation."""
         ...
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
@@ -121,6 +121,8 @@ class Trainer:
     def _step(self) -> None:
         """Take a step, and evaluate, write and save what is due."""
         row, samples = self._train_one_step()
+        if self._parts.ranks.is_main:
+            self._parts.watcher.stepped(row)
         if self._is_due(self._parts.recipe.eval.every):
             row |= self._evaluate(samples)
         self._write(row | self._take_times())
@@ -209,7 +211,6 @@ class Trainer:
         if self._parts.ranks.is_main:
             for sink in self._parts.sinks:
                 sink.write(row)
-            self._parts.watcher.stepped(row)
 
     def _say_if_dry(self, harvest: Harvest) -> None:
         """Apply `curriculum.refill.when_dry` to a step that has nothing to learn from."""

@@ -96,6 +96,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         **{f"eval/pass_rate/level={k}": rate.mean for k, rate in evaluation.by_level.items()},
         "eval/completion_tokens_mean": evaluation.completion_tokens_mean,
         "eval/truncated_share": evaluation.truncated_share,
+        "eval/completions_masked": evaluation.num_masked,
         "time/eval_s": evaluation.elapsed_s,
     }
 

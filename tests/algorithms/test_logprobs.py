@@ -69,6 +69,21 @@ def test_a_head_that_is_trained_is_refused():
         token_logprobs(torch.ones(1, 1), weight, None, torch.tensor([0]), temperature=1.0)
 
 
+def test_no_more_logits_stand_in_memory_than_a_chunk_holds(monkeypatch):
+    monkeypatch.setattr(logprobs, "MAX_LOGITS_PER_CHUNK", 60)
+    sizes = []
+    original = torch.nn.functional.linear
+
+    def spy(*args):
+        sizes.append(original(*args).numel())
+        return original(*args)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    targets = torch.zeros(11, dtype=torch.long)
+    token_logprobs(torch.randn(11, 5), torch.randn(20, 5), None, targets, temperature=1.0)
+    assert sizes == [60, 60, 60, 40]
+
+
 def test_memory_on_the_way_back_does_not_grow_with_the_vocabulary():
     hidden = torch.randn(64, 8, requires_grad=True)
     saved = []

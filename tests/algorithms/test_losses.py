@@ -110,3 +110,9 @@ def test_reductions_agree_where_all_responses_are_as_long_as_allowed(values):
     found = {reduce(losses, mask, totals).item() for reduce in (token_mean, fixed_length)}
     assert max(found) - min(found) < 1e-5
     assert sequence_mean(losses, mask, totals).item() == pytest.approx(max(found), rel=1e-5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.2), (-1.0, 0.2), (1.5, 0.2), (0.2, -0.5)])
+def test_clips_that_exclude_the_ratio_one_are_refused(low, high):
+    with pytest.raises(ValueError, match="clip_low"):
+        grpo(clip_low=low, clip_high=high)

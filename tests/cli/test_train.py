@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from rl_llm.cli.main import main
+from rl_llm.config import dump_yaml, load_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +110,25 @@ def test_the_final_adapter_of_a_shorter_run_is_replaced_by_the_longer_ones(small
     assert main(["train", str(small), *constant, "run.steps=2"]) == 0
     newest = Path("runs/small/checkpoints/step-000002/adapter/adapter_model.safetensors")
     assert weights.read_bytes() == newest.read_bytes() != shorter
+
+
+def test_the_folder_of_another_recipes_run_without_a_checkpoint_is_not_touched(small, capsys):
+    run = small.parent / "runs" / "small"
+    run.mkdir(parents=True)
+    other = load_recipe(small, [*QUICK, "optim.lr=0.5"])
+    (run / "resolved.yaml").write_text(dump_yaml(other), encoding="utf-8")
+    (run / "metrics.jsonl").write_text('{"step": 0}\n', encoding="utf-8")
+    assert main(["train", str(small), *QUICK]) == 2
+    assert "optim.lr: 0.5 in the checkpoint" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 0}\n'
+
+
+def test_a_run_set_back_to_an_earlier_checkpoint_forgets_the_later_ones(small):
+    steps = ["run.steps=3", "checkpoint={every: 1, keep: 5}", "eval.every=1"]
+    assert main(["train", str(small), *steps]) == 0
+    run = small.parent / "runs" / "small"
+    back = run / "checkpoints" / "step-000001"
+    (run / "checkpoints" / "step-000002" / "mark").touch()
+    assert main(["train", str(small), *steps, "--resume", str(back)]) == 0
+    assert not (run / "checkpoints" / "step-000002" / "mark").exists()
+    assert (run / "checkpoints" / "step-000003").is_dir()

@@ -83,3 +83,10 @@ def test_a_class_that_is_missing_or_lacks_methods_is_refused(own_file):
         build(f"{own_file}:Lst")
     with pytest.raises(PluginError, match="has no observe, beliefs, state_dict, load_state_dict"):
         build(f"{own_file}:Lazy")
+
+
+def test_a_sampler_whose_state_no_checkpoint_can_hold_is_refused_at_once(own_file):
+    with own_file.open("a") as file:
+        file.write("class Forgetful(Last):\n    def state_dict(self):\n        return {}\n")
+    with pytest.raises(PluginError, match=r"state_dict\(\) returned \{\}; it must return"):
+        build(f"{own_file}:Forgetful")

@@ -1,4 +1,4 @@
-"""The quickstart, shortened to ten steps and half the held-out problems, teaches the model."""
+"""The quickstart, shortened to ten steps and half of the held-out problems, teaches the model."""
 
 from dataclasses import replace
 from functools import wraps
@@ -12,7 +12,7 @@ from rl_llm.plugins import load_module
 
 SHORTER = [
     "run.steps=10",
-    "data.eval.0.size=320",
+    "data.eval.1.size=292",
     "eval.every=10",
     "checkpoint.every=10",
     "tracking=[jsonl]",

@@ -122,8 +122,9 @@ def poisoned():
 def test_an_update_that_is_not_finite_is_skipped_and_counted(tiny_llama, uneven_groups):
     engine = engine_for(tiny_llama)
     before = {name: p.clone() for name, p in engine._model.named_parameters()}
-    update(engine, poisoned())
+    facts = update(engine, poisoned())
     assert engine.num_skipped == 1
+    assert facts.policy_loss == facts.grad_norm == facts.trained_tokens == 0
     assert all(torch.equal(before[name], p) for name, p in engine._model.named_parameters())
     update(engine, uneven_groups)
     assert engine.num_skipped == 1

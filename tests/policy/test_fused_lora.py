@@ -77,3 +77,10 @@ def test_every_adapted_layer_of_a_policy_is_fused(tiny_llama):
     model = add_lora(tiny_llama, LoraSection(rank=4), seed=0)
     adapted = [m for m in model.modules() if hasattr(m, "lora_A")]
     assert len(adapted) == 14 and all(type(m) is FusedLoraLinear for m in adapted)
+
+
+def test_the_output_may_be_changed_in_place():
+    _, mine = layers(bias=True)
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    mine(x).add_(1.0).sum().backward()
+    assert x.grad is not None

@@ -201,3 +201,20 @@ def test_requests_of_two_temperatures_are_served_in_one_call(base, make_engine, 
 
 def test_no_requests_give_no_groups(base, make_engine):
     assert list(make_engine(base).complete([])) == []
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_is_hidden_from_every_kind_of_attention(base, make_engine, ask, attention):
+    base.set_attn_implementation(attention)
+    for group in make_engine(base).complete([ask(p) for p in PROMPTS]):
+        for completion in group.completions:
+            expected = recomputed(base, group, completion)
+            assert list(completion.logprobs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused(base, make_engine, adapter_dir):
+    engine = make_engine(base)
+    adapted = add_lora(base, LoraSection(rank=2, targets=["embed_tokens"]), seed=1)
+    adapted.save_pretrained(str(adapter_dir), save_embedding_layers=False)
+    with pytest.raises(ModelError, match=r"embed_tokens.*cannot be merged"):
+        engine.load_weights(adapter_dir, version=1)

@@ -1,0 +1,73 @@
+"""What is scored, in which order, and what is refused."""
+
+import re
+
+import pytest
+
+from rl_llm.errors import RunError
+from rl_llm.policy import Ranks
+from rl_llm.records import (
+    Completion,
+    Group,
+    Problem,
+    Request,
+    Sampling,
+    Score,
+    ScoredGroup,
+    content_key,
+)
+from rl_llm.trainer import Generation
+
+REQUESTS = [
+    Request(
+        problem=Problem(key=content_key(prompt, ""), prompt=prompt, answer=""),
+        num_completions=1,
+        sampling=Sampling(temperature=1.0, max_new_tokens=4),
+        stream_key=0,
+    )
+    for prompt in ("a", "b", "c")
+]
+
+
+class LastFirst:
+    """An engine that finishes its requests in the opposite order."""
+
+    def complete(self, requests):
+        for request in reversed(requests):
+            completion = Completion(
+                token_ids=(1,), logprobs=(-1.0,), text="", finish_reason="stop", policy_version=0
+            )
+            yield Group(problem=request.problem, prompt_ids=(2,), completions=(completion,))
+
+
+class Fails:
+    """A rubric whose reward fails on some prompts."""
+
+    def __init__(self, prompts):
+        self.prompts = prompts
+
+    def score(self, groups):
+        for group in groups:
+            error = "boom" if group.problem.prompt in self.prompts else None
+            yield ScoredGroup(
+                group=group, scores=(Score(total=1.0, parts={}, correct=True, error=error),)
+            )
+
+
+def prompts_of(groups):
+    return [group.group.problem.prompt for group in groups]
+
+
+def test_groups_come_back_in_the_order_of_their_requests():
+    assert prompts_of(Generation(LastFirst(), Fails(""), Ranks())(REQUESTS)) == ["a", "b", "c"]
+
+
+def test_a_reward_that_fails_on_everything_stops_the_run_with_its_message():
+    generation = Generation(LastFirst(), Fails("abc"), Ranks())
+    with pytest.raises(RunError, match=re.escape("none of 3 completions could be scored")) as error:
+        generation(REQUESTS)
+    assert "boom" in str(error.value)
+
+
+def test_a_reward_that_fails_on_some_does_not():
+    assert prompts_of(Generation(LastFirst(), Fails("ab"), Ranks())(REQUESTS)) == ["a", "b", "c"]
