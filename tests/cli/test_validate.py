@@ -23,9 +23,9 @@ def test_a_valid_recipe_is_counted_and_leaves_nothing_behind(small, scratch, cap
     printed = capsys.readouterr().out
     assert "data.train: 60 problems" in printed and "data.eval: 12 problems" in printed
     assert "longest prompt: 16 tokens" in printed
-    # 4 problems of 4 completions, of at most 96 tokens each.
-    assert ["completions", "16"] in cells(printed)
-    assert ["sampled tokens, at most", "1,536"] in cells(printed)
+    # 4 problems of 4 completions in the first of 3 rounds, of at most 96 tokens each.
+    assert ["completions, refills included, at most", "48"] in cells(printed)
+    assert ["sampled tokens, at most", "4,608"] in cells(printed)
     assert printed.endswith("small.yaml: valid\n")
     assert "one step:" not in printed
     assert everything_under(small.parent) == ["scratch", "small.yaml"]
@@ -62,9 +62,9 @@ def test_a_dry_run_takes_the_first_step_of_the_run(small, finished, capsys, read
 
 def test_the_quickstart_is_valid(repository, capsys):
     assert main(["validate", str(repository / "recipes" / "quickstart.yaml")]) == 0
-    assert ["completions", "256"] in cells(capsys.readouterr().out)
+    assert ["completions, refills included, at most", "256"] in cells(capsys.readouterr().out)
 
 
 def test_a_recipe_can_be_changed_before_it_is_validated(small, capsys):
     assert main(["validate", str(small), "rollout.group_size=8"]) == 0
-    assert ["completions", "32"] in cells(capsys.readouterr().out)
+    assert ["completions, refills included, at most", "96"] in cells(capsys.readouterr().out)
