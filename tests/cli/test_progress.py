@@ -1,0 +1,51 @@
+"""What a person sees of a run in a terminal."""
+
+import io
+
+from rich.console import Console
+
+from rl_llm.cli.progress import ConsoleWatcher
+
+ROW = {
+    "step": 3,
+    "step_s": 2.0,
+    "train/pass_rate": 0.61,
+    "train/informative_share": 0.44,
+    "kl/beta": 0.0123,
+    "kl/ref_nats_per_token": 0.0456,
+    "rollout/tokens_per_s": 15432.0,
+}
+
+
+def shown(*, terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=150)
+    with ConsoleWatcher(console, total_steps=8, first_step=2) as watcher:
+        watcher.stepped(ROW)
+    return out.getvalue()
+
+
+def test_a_terminal_shows_a_bar_with_the_figures_of_the_step_and_the_time_left():
+    printed = shown(terminal=True)
+    for part in ("3/8", "pass 0.61", "informative 0.44", "beta 0.0123", "KL 0.0456", "15,432"):
+        assert part in printed
+    assert "-:--:--" in printed or "0:00:" in printed
+
+
+def test_elsewhere_a_step_is_one_plain_line():
+    assert shown(terminal=False) == (
+        "step 3/8  pass 0.61  informative 0.44  beta 0.0123  KL 0.0456  15,432 tokens/s  2.0 s\n"
+    )
+
+
+def test_of_each_group_the_best_and_the_worst_completion_are_shown():
+    out = io.StringIO()
+    watcher = ConsoleWatcher(Console(file=out, width=150), total_steps=8, first_step=0)
+    rows = [
+        {"split": "train", "step": 3, "key": "k", "prompt": "4+9=", "text": text, "total": total}
+        for text, total in (("middling", 0.5), ("good", 1.0), ("bad", 0.0))
+    ]
+    watcher.sampled([row | {"advantage": row["total"] - 0.5} for row in rows])
+    printed = out.getvalue()
+    assert "good" in printed and "bad" in printed and "middling" not in printed
+    assert "+0.50" in printed and "-0.50" in printed
