@@ -65,7 +65,8 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
     """Put the parts into a checkpoint's state, and say so; or say that a run starts anew."""
     if resume_from is None:
         if parts.folder.metrics.is_file():
-            _refuse_another_recipe(parts)
+            if read_rows(parts.folder.metrics):
+                _refuse_another_recipe(parts)
             console.print(
                 f"{parts.folder.path} holds a run without a checkpoint; it starts over",
                 highlight=False,

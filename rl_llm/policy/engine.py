@@ -97,14 +97,6 @@ class PolicyEngine:
         """Return every parameter, frozen and trained."""
         return self._model.parameters()
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Return the gradient of every adapter parameter by name, as last accumulated."""
-        return {
-            name: parameter.grad.clone()
-            for name, parameter in self._model.named_parameters()
-            if parameter.grad is not None
-        }
-
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in PEFT format."""
         self._model.save_pretrained(str(folder), save_embedding_layers=False)

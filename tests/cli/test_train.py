@@ -123,6 +123,15 @@ def test_the_folder_of_another_recipes_run_without_a_checkpoint_is_not_touched(s
     assert (run / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 0}\n'
 
 
+def test_a_run_that_ended_before_its_first_row_may_be_mended_and_started_again(small):
+    run = small.parent / "runs" / "small"
+    run.mkdir(parents=True)
+    other = load_recipe(small, [*QUICK, "optim.lr=0.5"])
+    (run / "resolved.yaml").write_text(dump_yaml(other), encoding="utf-8")
+    (run / "metrics.jsonl").touch()
+    assert main(["train", str(small), *QUICK]) == 0
+
+
 def test_a_run_set_back_to_an_earlier_checkpoint_forgets_the_later_ones(small):
     steps = ["run.steps=3", "checkpoint={every: 1, keep: 5}", "eval.every=1"]
     assert main(["train", str(small), *steps]) == 0

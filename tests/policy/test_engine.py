@@ -39,13 +39,18 @@ def update(engine, groups, **changes):
     return engine.update(groups, rng=np.random.default_rng(0), **(settings | changes))
 
 
+def gradients(engine):
+    named = engine._model.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
 def unclipped_gradient(engine, groups, monkeypatch):
     """Return the whole gradient of an update, as it is before clipping."""
     caught = {}
     monkeypatch.setattr(
         torch.nn.utils,
         "clip_grad_norm_",
-        lambda *_: caught.update(engine.gradients()) or torch.tensor(1.0),
+        lambda *_: caught.update(gradients(engine)) or torch.tensor(1.0),
     )
     update(engine, groups, lr=0.0)
     return caught
