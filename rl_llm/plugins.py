@@ -186,11 +186,13 @@ def build_named(
     *,
     path: str,
     methods: Sequence[str] = (),
+    offered: Mapping[str, Any] | None = None,
     **supplied: Any,
 ) -> Any:
     """Build `{name: X, ...}`: X stands in the table of built-in parts, or is `path/to/file.py:X`.
 
-    `methods` names what an object of this kind must have. Raises `PluginError` for a name that
+    `methods` names what an object of this kind must have. X is given everything that is `supplied`,
+    and of what is `offered` the arguments that it names. Raises `PluginError` for a name that
     nothing answers to and for a class that lacks a method, and `ConfigError` for wrong options.
     """
     if part.name in table:
@@ -212,6 +214,8 @@ def build_named(
             f"{path}.name={part.name!r}: {target!r} has no {', '.join(missing)}; "
             f"it needs {', '.join(methods)}"
         )
+    named = inspect.signature(target).parameters
+    supplied |= {name: value for name, value in (offered or {}).items() if name in named}
     return build(target, part.options, path=path, **supplied)
 
 

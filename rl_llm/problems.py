@@ -4,17 +4,40 @@ Policy: a problem whose prompt is empty is an error; a second problem with the s
 and counted; a prompt over the length limit is dropped and counted, or an error, as the recipe says.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from rl_llm import plugins
 from rl_llm.config import SourceUse
-from rl_llm.errors import DataError, InputError, PluginError
+from rl_llm.errors import ConfigError, DataError, InputError, PluginError
 from rl_llm.records import Level, Problem, Prompt, content_key
+from rl_llm.seeds import derive_seed
 
 _MAX_START_CHARS = 60
+
+
+NumTokens = Callable[[Problem], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """An endless source: it has its batch 0 in the pool, and gives further batches on demand.
+
+    `keys` are those of its problems in the pool. `batch(number)`, from 1 on, calls the source again
+    with the seed `derive_seed(seed, "stream", number)` in place of its own, `seed`; the same number
+    gives the same problems. What the source warns of it has said for batch 0, and is not repeated.
+    `place` is where the source stands in the recipe.
+    """
+
+    place: str
+    seed: int
+    keys: frozenset[str]
+    batch: Callable[[int], Sequence[Problem]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +45,8 @@ class Pool:
     """All problems of one side of a run, in the order of their sources, each key once.
 
     `where` is the place in the recipe, for messages. `num_read` counts what the sources gave, so it
-    is `len(problems) + num_duplicates + num_too_long`.
+    is `len(problems) + num_duplicates + num_too_long`. `streams` are the endless sources among
+    them.
     """
 
     problems: tuple[Problem, ...]
@@ -30,6 +54,12 @@ class Pool:
     num_duplicates: int = 0
     num_too_long: int = 0
     where: str = "data"
+    streams: tuple[Stream, ...] = ()
+
+    @property
+    def endless_keys(self) -> frozenset[str]:
+        """The keys of the problems that are the first of an endless source."""
+        return frozenset[str]().union(*(stream.keys for stream in self.streams))
 
     @property
     def counts(self) -> dict[tuple[str, Level], int]:
@@ -45,15 +75,22 @@ def load_pool(uses: Sequence[SourceUse], *, where: str) -> Pool:
     """Read every problem of the sources that stand at `where` in the recipe (`data.train`).
 
     Of problems with the same key the first stays. Raises `PluginError` and `ConfigError` for a
-    source that cannot be found or given its options, `DataError` for one that cannot be read, for
-    an empty prompt, and when there is no problem at all.
+    source that cannot be found or given its options, or that is endless and has no option `seed`;
+    `DataError` for one that cannot be read, for an empty prompt, and when there is no problem at
+    all.
     """
     unique: dict[str, Problem] = {}
+    streams: list[Stream] = []
     num_read = 0
     for index, use in enumerate(uses):
-        for problem in _read(use, path=f"{where}.{index}"):
+        place, num_before = f"{where}.{index}", len(unique)
+        seed = _stream_seed(use, path=place) if use.endless else None
+        for problem in _read(use, path=place):
             num_read += 1
             unique.setdefault(problem.key, problem)
+        if seed is not None:
+            keys, batch = [*unique][num_before:], partial(_read_batch, use, place, seed)
+            streams.append(Stream(place=place, seed=seed, keys=frozenset(keys), batch=batch))
     if not unique:
         named = ", ".join(use.use for use in uses) or "no source"
         raise DataError(f"{where} ({named}) holds no problem; a run needs at least one")
@@ -62,14 +99,21 @@ def load_pool(uses: Sequence[SourceUse], *, where: str) -> Pool:
         num_read=num_read,
         num_duplicates=num_read - len(unique),
         where=where,
+        streams=tuple(streams),
     )
 
 
 def check_disjoint(train: Pool, held_out: Pool) -> None:
     """Raise `DataError` when a problem stands in both pools; it names the first, with its places.
 
-    What is trained on cannot be measured as held out.
+    What is trained on cannot be measured as held out. Raises `ConfigError` when the held-out pool
+    has an endless source: what is measured stays the same over a run.
     """
+    for stream in held_out.streams:
+        raise ConfigError(
+            f"{stream.place}.endless=true: held-out problems stay the same over a run; remove "
+            "endless, and set the number of problems by the source's own options"
+        )
     held_out_by_key = {problem.key: problem for problem in held_out.problems}
     shared = [problem for problem in train.problems if problem.key in held_out_by_key]
     if shared:
@@ -84,7 +128,7 @@ def check_disjoint(train: Pool, held_out: Pool) -> None:
 
 def drop_too_long(
     pool: Pool,
-    num_tokens: Callable[[Problem], int],
+    num_tokens: NumTokens,
     *,
     max_prompt_tokens: int,
     policy: Literal["drop", "error"],
@@ -112,12 +156,36 @@ def drop_too_long(
     return replace(pool, problems=kept, num_too_long=pool.num_too_long + num_dropped)
 
 
+def checked_streams(
+    train: Pool, held_out: Pool, num_tokens: NumTokens, *, max_prompt_tokens: int
+) -> tuple[Stream, ...]:
+    """Return the endless sources of the training pool with the rules of a pool on every batch.
+
+    A prompt over the limit is dropped, whatever `data.too_long` says: a run is not stopped midway
+    by the luck of a draw. A problem that is held out raises `DataError` when its batch is asked
+    for.
+    """
+
+    def checked(stream: Stream, number: int) -> list[Problem]:
+        fresh = stream.batch(number)
+        place = f"{stream.place} (batch {number})"
+        check_disjoint(Pool(problems=tuple(fresh), num_read=len(fresh), where=place), held_out)
+        return [problem for problem in fresh if num_tokens(problem) <= max_prompt_tokens]
+
+    return tuple(replace(stream, batch=partial(checked, stream)) for stream in train.streams)
+
+
 def summary_lines(pool: Pool) -> list[str]:
     """Return what a pool holds in plain text: the totals, then one line a source and level."""
+    endless_keys = pool.endless_keys
+    endless = {(p.source, p.level) for p in pool.problems if p.key in endless_keys}
     head = f"{pool.where}: {_counted(len(pool.problems), 'problem')}"
     dropped = _dropped(pool)
     lines = [f"{head} ({pool.num_read} read; {dropped})" if dropped else head]
-    lines += [f"  {source} level {level}: {n}" for (source, level), n in pool.counts.items()]
+    for bucket, count in pool.counts.items():
+        source, level = bucket
+        tail = " at a time, endless" if bucket in endless else ""
+        lines.append(f"  {source} level {level}: {count}{tail}")
     return lines
 
 
@@ -131,11 +199,9 @@ def _dropped(pool: Pool) -> str:
 
 def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
     """Yield the problems of one source, each checked; errors name the place in the recipe."""
-    try:
-        plugin = plugins.resolve(use.use, kind="data")
-    except PluginError as error:
-        raise PluginError(f"{path}.use: {error}") from error.__cause__
-    source: Iterable[Problem] = plugins.build(plugin.target, use.options, path=path)
+    target = _resolve(use, path=path).target
+    plugins.check_options(target, use.options, path=path, beside=SourceUse.model_fields)
+    source: Iterable[Problem] = plugins.build(target, use.options, path=path)
     try:
         for number, problem in enumerate(source, start=1):
             _check(problem, place=f"problem {number} of {use.use}")
@@ -144,6 +210,45 @@ def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
         raise type(error)(f"{path}: {error}") from error.__cause__
     except Exception as error:  # A source is somebody else's code: a failure becomes one message.
         raise DataError(f"{path}: {use.use} raised {type(error).__name__}: {error}") from error
+
+
+def _resolve(use: SourceUse, *, path: str) -> plugins.Plugin:
+    try:
+        return plugins.resolve(use.use, kind="data")
+    except PluginError as error:
+        raise PluginError(f"{path}.use: {error}") from error.__cause__
+
+
+def _stream_seed(use: SourceUse, *, path: str) -> int:
+    """Return the seed that an endless source starts from, its default if the recipe names none."""
+    target = _resolve(use, path=path).target
+    options = plugins.check_options(target, use.options, path=path, beside=SourceUse.model_fields)
+    seed = options.get("seed")
+    if not isinstance(seed, int):
+        found = f"has seed={seed!r}" if "seed" in options else "has no option `seed`"
+        raise ConfigError(
+            f"{path}.endless=true: {use.use} {found}, and fresh problems are drawn by giving a "
+            "source another whole number as its seed; remove endless, or use a source with a seed"
+        )
+    return seed
+
+
+def _read_batch(use: SourceUse, place: str, seed: int, number: int) -> list[Problem]:
+    """Read a later batch of an endless source."""
+    options = use.options | {"seed": derive_seed(seed, "stream", number)}
+    logger = logging.getLogger(_resolve(use, path=place).module.__name__)
+    with _without_warnings(logger):
+        return [*_read(SourceUse(use=use.use, **options), path=f"{place} (batch {number})")]
+
+
+@contextmanager
+def _without_warnings(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check(problem: Problem, *, place: str) -> None:

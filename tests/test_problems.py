@@ -10,6 +10,7 @@ from rl_llm.errors import ConfigError, DataError, PluginError
 from rl_llm.problems import (
     Pool,
     check_disjoint,
+    checked_streams,
     drop_too_long,
     load_pool,
     summary_lines,
@@ -17,6 +18,8 @@ from rl_llm.problems import (
 from rl_llm.records import Problem, content_key
 
 SOURCES = """
+import logging
+import random
 from rl_llm.errors import ConfigError
 from rl_llm.records import Problem, content_key
 
@@ -46,6 +49,15 @@ def rows():
 def refuses_late():
     raise ConfigError("levels=[9]: no such level")
     yield
+
+def seeded(*, size: int, seed: int = 7, source: str = "seeded"):
+    rng = random.Random(seed)
+    logging.getLogger(__name__).warning("only %d", size)
+    for n in range(size):
+        yield problem(f"{rng.random()}", level=n % 2, source=source)
+
+def unseeded(*, seed: int | None = None):
+    yield problem("1+1=")
 """
 
 
@@ -182,3 +194,109 @@ def test_a_source_that_raises_is_one_message_with_its_place(tmp_path):
     file.write_text("def mine():\n    yield 1 / 0\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"data.train.0: .*mine raised ZeroDivisionError"):
         load_pool([SourceUse(use=f"{file}:mine")], where="data.train")
+
+
+def prompts(problems):
+    return [p.prompt for p in problems]
+
+
+def test_batches_of_an_endless_source_differ_and_are_the_same_whenever_they_are_asked_for(use):
+    pool = load_pool([use("seeded", size=3, endless=True)], where="data.train")
+    (stream,) = pool.streams
+    assert (stream.place, stream.seed) == ("data.train.0", 7)  # The seed is the source's default.
+    batches = [prompts(stream.batch(number)) for number in (1, 2, 1)]
+    assert batches[0] == batches[2]
+    assert len({*prompts(pool.problems), *batches[0], *batches[1]}) == 9
+    assert prompts(pool.problems) == prompts(
+        load_pool([use("seeded", size=3)], where="data.train").problems
+    )
+
+
+def test_the_seed_of_an_endless_source_names_all_its_batches(use):
+    pools = [
+        load_pool([use("seeded", size=2, seed=seed, endless=True)], where="data.train")
+        for seed in (1, 1, 2)
+    ]
+    first, again, other = (prompts(pool.streams[0].batch(1)) for pool in pools)
+    assert first == again
+    assert not {*first} & {*other}
+
+
+def test_the_endless_keys_of_a_pool_are_those_of_its_endless_sources_alone(use):
+    finite, endless = use("sums", first=1, last=2), use("seeded", size=2, endless=True)
+    pool = load_pool([finite, endless], where="data.train")
+    assert pool.endless_keys == {p.key for p in pool.problems[2:]}
+    assert summary_lines(pool)[1:] == [
+        "  sums level 1: 2",
+        "  seeded level 0: 1 at a time, endless",
+        "  seeded level 1: 1 at a time, endless",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("sums", "sums has no option `seed`, and fresh problems"),
+        ("unseeded", "unseeded has seed=None, and fresh problems"),
+    ],
+)
+def test_an_endless_source_without_a_seed_is_refused(use, name, found):
+    options = {"first": 1, "last": 2} if name == "sums" else {}
+    with pytest.raises(ConfigError, match=rf"^data\.train\.0\.endless=true: .*{found}"):
+        load_pool([use(name, endless=True, **options)], where="data.train")
+
+
+def test_a_misspelt_endless_is_told_what_was_meant(use):
+    with pytest.raises(ConfigError, match=r"data\.train\.0\.endles: unknown.*mean 'endless'"):
+        load_pool([use("seeded", size=2, endles=True)], where="data.train")
+
+
+def test_an_endless_source_cannot_be_held_out(use):
+    train = load_pool([use("sums", first=1, last=2)], where="data.train")
+    held_out = load_pool([use("seeded", size=2, endless=True)], where="data.eval")
+    with pytest.raises(ConfigError, match=r"^data\.eval\.0\.endless=true: held-out problems stay"):
+        check_disjoint(train, held_out)
+
+
+def test_fresh_prompts_over_the_limit_are_dropped(use):
+    pool = load_pool([use("seeded", size=4, endless=True)], where="data.train")
+    fresh = prompts(pool.streams[0].batch(1))
+    (stream,) = checked_streams(
+        pool,
+        pool_of(where="data.eval"),
+        lambda p: 9 if p.prompt == fresh[1] else 5,
+        max_prompt_tokens=5,
+    )
+    assert prompts(stream.batch(1)) == [fresh[0], *fresh[2:]]
+
+
+def test_a_fresh_problem_that_is_held_out_is_refused_with_both_places(use):
+    pool = load_pool([use("seeded", size=2, endless=True)], where="data.train")
+    held_out = pool_of(pool.streams[0].batch(3)[1], where="data.eval")
+    (stream,) = checked_streams(pool, held_out, lambda p: 1, max_prompt_tokens=1)
+    assert len(stream.batch(2)) == 2
+    with pytest.raises(DataError, match=r"in both data\.train\.0 \(batch 3\) and data\.eval: "):
+        stream.batch(3)
+
+
+def test_what_a_source_warns_of_is_said_once_and_not_for_every_batch(use, caplog):
+    pool = load_pool([use("seeded", size=2, endless=True)], where="data.train")
+    pool.streams[0].batch(1)
+    assert caplog.messages == ["only 2"]
+    load_pool([use("seeded", size=3)], where="data.train")
+    assert caplog.messages == ["only 2", "only 3"]
+
+
+def test_a_later_batch_that_cannot_be_read_names_the_source_and_the_batch(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rl_llm.records import Problem, content_key\n"
+        "def mine(*, seed: int):\n"
+        "    assert seed == 1, 'one seed only'\n"
+        "    yield Problem(key=content_key('p', '1'), prompt='p', answer='1')\n",
+        encoding="utf-8",
+    )
+    use = SourceUse(use=f"{file}:mine", seed=1, endless=True)
+    (stream,) = load_pool([use], where="data.train").streams
+    with pytest.raises(DataError, match=r"^data\.train\.0 \(batch 1\): .*one seed only"):
+        stream.batch(1)

@@ -1,8 +1,10 @@
-"""`rl-llm data`: what the prompt sources of a recipe hold."""
+"""`rl-llm data`: what the prompt sources of a recipe hold, and what is known of their problems."""
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,24 +18,56 @@ NAME = "data"
 HELP = "look at the problems of a recipe"
 
 
+LATE = {
+    "measure": "measure the pass rate of a recipe's model on each of its problems",
+    "beliefs": "write what a run believes of its problems' pass rates, by content key",
+    "explain": "tell the history of one problem of a run, and why it was or was not drawn",
+}
+
+
+class LateParser(argparse.ArgumentParser):
+    """The parser of a subcommand; those of `LATE` import their module, and torch with it, once
+    they are typed."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Ask the module for its arguments, then parse."""
+        name = self.prog.split()[-1]
+        if name in LATE:
+            module = importlib.import_module(f"rl_llm.cli.{name}")
+            self.description = LATE[name]
+            module.configure(self)
+            self.set_defaults(run_action=module.run)
+        return super().parse_known_args(args, namespace)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `rl-llm data`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="COMMAND", parser_class=LateParser
+    )
     preview = actions.add_parser("preview", help="count and show what a recipe trains and tests on")
+    preview.set_defaults(run_action=run_preview)
     preview.add_argument("recipe", metavar="RECIPE")
     preview.add_argument(
         "overrides", metavar="a.b=c", nargs="*", default=[], help="set one value of the recipe"
     )
     preview.add_argument("--num", type=_count, default=3, help="problems to show of each pool")
+    for name, summary in LATE.items():
+        actions.add_parser(name, help=summary)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the chosen subcommand; `preview` is the only one.
+    """Run the chosen subcommand."""
+    code: int = args.run_action(args)
+    return code
+
+
+def run_preview(args: argparse.Namespace) -> int:
+    """Count and show the problems of both pools.
 
     A problem in both pools is an error, as it is in a run. Prompts over the length limit are not
     looked for: that takes the model's tokenizer.
     """
-    assert args.action == "preview"
     recipe = load_recipe(args.recipe, args.overrides)
     pools = [load_pool(recipe.data.train, where="data.train")]
     if recipe.data.eval:

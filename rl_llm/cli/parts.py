@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from rl_llm import plugins, problems
 from rl_llm.algorithms import ALGORITHMS, Algorithm
 from rl_llm.config import Recipe
-from rl_llm.curriculum import build_scheduler
+from rl_llm.curriculum import Rollouts, Scheduler, build_scheduler
+from rl_llm.curriculum.supply import Stream
 from rl_llm.errors import ConfigError
 from rl_llm.kl import CONTROLLERS
 from rl_llm.policy import (
@@ -35,6 +36,7 @@ from rl_llm.trainer import (
     Parts,
     RunFolder,
     Watcher,
+    sample_problems,
 )
 
 
@@ -44,6 +46,7 @@ class Data:
 
     train: Pool
     held_out: Pool
+    streams: Sequence[Stream]
     rubric: Rubric
     longest_prompt_tokens: int
 
@@ -98,8 +101,15 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
     return Data(
         train=train,
         held_out=held_out,
+        streams=problems.checked_streams(
+            train,
+            held_out,
+            lambda problem: len(encoder.encode(problem.prompt)),
+            max_prompt_tokens=limit,
+        ),
         rubric=build_rubric(recipe.rewards, columns=common_columns(kept)),
-        longest_prompt_tokens=max(lengths[problem.key] for problem in kept),
+        # A fresh prompt of a stream may be longer than any that was read.
+        longest_prompt_tokens=limit if train.streams else max(lengths[p.key] for p in kept),
     )
 
 
@@ -143,15 +153,18 @@ def build_engine(recipe: Recipe, model: Model) -> TransformersEngine:
 
 
 def build_evaluator(
-    recipe: Recipe, data: Data, generation: Generation, *, samples_per_problem: int | None = None
+    recipe: Recipe, data: Data, generation: Generation, *, num_train_problems: int = 0
 ) -> Evaluator:
     """Build the evaluator on the held-out pool, at the training temperature."""
     return Evaluator(
         data.held_out.problems,
         generation,
         sampling=sampling_of(recipe),
-        samples_per_problem=samples_per_problem or recipe.eval.samples_per_problem,
+        samples_per_problem=recipe.eval.samples_per_problem,
         seed=recipe.run.seed,
+        train_problems=sample_problems(
+            data.train.problems, num_train_problems, seed=recipe.run.seed
+        ),
     )
 
 
@@ -159,6 +172,22 @@ def sampling_of(recipe: Recipe) -> Sampling:
     """Return how completions are drawn, in training and in evaluation."""
     return Sampling(
         temperature=recipe.rollout.temperature, max_new_tokens=recipe.rollout.max_new_tokens
+    )
+
+
+def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
+    """Build the scheduler over the training pool; it needs no model."""
+    return build_scheduler(
+        recipe.curriculum,
+        problems=data.train.problems,
+        streams=data.streams,
+        rollouts=Rollouts(
+            num_problems=recipe.rollout.problems_per_step,
+            group_size=recipe.rollout.group_size,
+            sampling=sampling_of(recipe),
+            last_step=recipe.run.steps,
+        ),
+        seed=recipe.run.seed,
     )
 
 
@@ -179,16 +208,11 @@ def build_parts(
         folder=folder,
         identity=identity,
         algorithm=algorithm,
-        scheduler=build_scheduler(
-            recipe.curriculum,
-            problems=data.train.problems,
-            num_problems=recipe.rollout.problems_per_step,
-            group_size=recipe.rollout.group_size,
-            sampling=sampling_of(recipe),
-            seed=seed,
-        ),
+        scheduler=make_scheduler(recipe, data),
         generation=generation,
-        evaluator=build_evaluator(recipe, data, generation),
+        evaluator=build_evaluator(
+            recipe, data, generation, num_train_problems=recipe.eval.train_problems
+        ),
         engine=engine,
         policy=PolicyEngine(
             adapted,
@@ -210,5 +234,6 @@ def build_parts(
         ranks=ranks,
         counters=Counters(),
         sinks=[],
+        draw_log=None,
         watcher=watcher,
     )

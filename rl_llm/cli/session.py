@@ -155,21 +155,27 @@ def _train(parts: Parts, console: Console, interrupt: Interrupt) -> bool:
     if not parts.ranks.is_main:
         return Trainer(parts, stop_requested=interrupt.is_requested).run()
     sinks = _open_sinks(parts)
+    draw_log = JsonlSink(parts.folder.draws, last_step=_last_step(parts))
     watcher = ConsoleWatcher(
         console, total_steps=parts.recipe.run.steps, first_step=parts.counters.step
     )
     try:
         with watcher:
-            shown = replace(parts, sinks=sinks, watcher=watcher)
+            shown = replace(parts, sinks=sinks, draw_log=draw_log, watcher=watcher)
             return Trainer(shown, stop_requested=interrupt.is_requested).run()
     finally:
-        for sink in sinks:
+        for sink in (*sinks, draw_log):
             sink.close()
+
+
+def _last_step(parts: Parts) -> int:
+    """Return up to which step rows are kept; -1 for none."""
+    return parts.counters.step if parts.counters.step > 0 else -1
 
 
 def _open_sinks(parts: Parts) -> list[Sink]:
     """Open what `tracking` asks for; metrics.jsonl is always written."""
-    last_step = parts.counters.step if parts.counters.step > 0 else -1
+    last_step = _last_step(parts)
     sinks: list[Sink] = [JsonlSink(parts.folder.metrics, last_step=last_step)]
     if "tensorboard" in parts.recipe.tracking:
         sinks.append(TensorBoardSink(parts.folder.path / "tensorboard", last_step=last_step))

@@ -1,9 +1,9 @@
 """Recipes: the schema, and reading and writing them."""
 
+from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import describe_invalid
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe
 from rl_llm.config.schema import (
-    NamedPart,
     OptimSection,
     Recipe,
     RewardUse,

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pydantic
 from pydantic import BaseModel
 
-from rl_llm.config.schema import NamedPart, OpenSection, Recipe, RewardUse, Section, SourceUse
+from rl_llm.config.base import NamedPart, OpenSection, Section
+from rl_llm.config.schema import Recipe, RewardUse, SourceUse
 from rl_llm.errors import nearest
 
 # What pydantic calls the members of a union; it puts these into a location as if they were keys.

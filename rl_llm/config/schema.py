@@ -7,44 +7,20 @@ schema and in docs/recipes.md.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """Base of all recipe sections: frozen, strict, finite numbers, no unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class OpenSection(Section):
-    """A section whose further keys are the options of the part that it names."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that the schema does not know."""
-        return dict(self.model_extra or {})
-
-
-class NamedPart(OpenSection):
-    """A built-in part or a class of your own, with its options as further keys."""
-
-    name: str
-    """A built-in name, or `path/to/file.py:Class`."""
+from rl_llm.config.base import (
+    NamedPart,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenSection,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+from rl_llm.config.curriculum import CurriculumSection
 
 
 class SourceUse(OpenSection):
@@ -52,6 +28,10 @@ class SourceUse(OpenSection):
 
     use: str
     """A shipped or installed prompt source, or `path/to/file.py:name`."""
+
+    endless: bool = False
+    """Under `data.train` alone: a problem that was drawn gives way to a fresh one of its source and
+    level."""
 
 
 class RewardUse(OpenSection):
@@ -132,28 +112,6 @@ class DataSection(Section):
     """A longer prompt is dropped and counted, or stops the run before it starts."""
 
 
-class RefillSection(Section):
-    """More prompts within a step, in place of groups that gates dropped."""
-
-    max_rounds: NonNegativeInt = 0
-    """How many times a step may draw again."""
-
-    when_dry: Literal["continue", "stop"] = "continue"
-    """When a step ends with no group to learn from: go on to the next step, or stop the run."""
-
-
-class CurriculumSection(Section):
-    """Which prompts are drawn, and which scored groups are learnt from."""
-
-    sampler: NamedPart = NamedPart(name="posterior")
-    """Chooses the prompts of a step."""
-
-    gates: list[NamedPart] = [NamedPart(name="informative")]
-    """A group is learnt from if every gate admits it."""
-
-    refill: RefillSection = RefillSection()
-
-
 class RolloutSection(Section):
     """How completions are generated."""
 
@@ -221,7 +179,10 @@ class EvalSection(Section):
     """Steps from one evaluation to the next."""
 
     samples_per_problem: PositiveInt = 1
-    """Completions drawn for each held-out problem."""
+    """Completions drawn for each evaluated problem."""
+
+    train_problems: NonNegativeInt = 0
+    """Problems of the training pool that each evaluation measures too, always the same."""
 
     stop_when: Annotated[float, Field(gt=0, le=1)] | None = None
     """End the run once the held-out pass rate reaches this."""
@@ -260,7 +221,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _agree(self) -> "Recipe":
         """Refuse settings that contradict each other, all at once."""
-        rules = (_batch_faults, _schedule_faults, _reward_faults, _kl_faults)
+        rules = (_batch_faults, _schedule_faults, _reward_faults, _kl_faults, _curriculum_faults)
         if faults := [fault for rule in rules for fault in rule(self)]:
             raise ValueError("\n  ".join(faults))
         return self
@@ -311,4 +272,25 @@ def _kl_faults(recipe: Recipe) -> Iterator[str]:
         yield (
             "kl.estimator='k1' differentiated in the loss has an expected gradient of zero: it "
             "adds noise and no pull towards the reference; use k2, or k3 as GRPO publishes it"
+        )
+
+
+def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
+    probe, group_size = recipe.curriculum.probe, recipe.rollout.group_size
+    if probe is not None and not 2 <= probe.completions < group_size:
+        yield (
+            f"curriculum.probe.completions={probe.completions} with "
+            f"rollout.group_size={group_size}: a probe takes at least 2 completions, to show both "
+            f"outcomes, and leaves some for later; use 2 to {group_size - 1}"
+        )
+    if probe is not None and recipe.curriculum.refill.max_rounds:
+        yield (
+            f"curriculum.refill.max_rounds={recipe.curriculum.refill.max_rounds} with "
+            "curriculum.probe: probes already keep groups without a mixed outcome from being "
+            "finished; use max_rounds 0 or probe null"
+        )
+    if recipe.curriculum.learn_from_eval and not recipe.eval.train_problems:
+        yield (
+            "curriculum.learn_from_eval=true with eval.train_problems=0: beliefs never learn from "
+            "held-out problems; set eval.train_problems, such as 64"
         )

@@ -3,7 +3,7 @@
 from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probability
 from rl_llm.curriculum.compose import (
     GATES,
-    SAMPLERS,
+    Rollouts,
     build_gates,
     build_sampler,
     build_scheduler,
@@ -11,7 +11,7 @@ from rl_llm.curriculum.compose import (
 from rl_llm.curriculum.dry import dry_message
 from rl_llm.curriculum.gates import Gate, Informative, counted_scores
 from rl_llm.curriculum.pool import Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
+from rl_llm.curriculum.samplers import SAMPLERS, Posterior, Sampler, Uniform
 from rl_llm.curriculum.scheduler import Scheduler
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "PoolBelief",
     "PoolIndex",
     "Posterior",
+    "Rollouts",
     "Sampler",
     "Scheduler",
     "StateDict",

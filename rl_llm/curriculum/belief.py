@@ -4,104 +4,70 @@ Legend: N problems, K buckets. A *belief* is a Beta(a, b) distribution over a pr
 its *strength* is a + b, counted in completions.
 """
 
-import sys
-from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from rl_llm.curriculum.beta import (
+    BetaBelief,
+    Floats,
+    SomeFloats,
+    check_range,
+    informative_probability,
+)
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.errors import ConfigError, InputError
 
-Floats = NDArray[np.float64]
+__all__ = ["BetaBelief", "Floats", "PoolBelief", "check_range", "informative_probability"]
 
-_FACTORS_PER_LOG = 8  # Products of 8 factors stay finite up to factors of 1e38, and logs are dear.
-_LARGEST = sys.float_info.max
+Singles = NDArray[np.float32]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
-
-@dataclass(frozen=True, eq=False)
-class BetaBelief:
-    """Beta(a, b) over a pass rate: one belief, or one for each element of two arrays of one shape.
-
-    Raises `InputError` unless every a and b is above 0.
-    """
-
-    a: Floats | float
-    b: Floats | float
-
-    def __post_init__(self) -> None:
-        """Check that both parameters are positive."""
-        for name, values in (("a", np.asarray(self.a)), ("b", np.asarray(self.b))):
-            if values.size and not values.min() > 0:
-                raise InputError(f"BetaBelief {name}={values.min()}: must be above 0")
-
-    @property
-    def mean(self) -> Floats | float:
-        """The expected pass rate, a / (a + b)."""
-        mean: Floats | float = self.a / (self.a + self.b)
-        return mean
-
-
-def informative_probability(a: ArrayLike, b: ArrayLike, *, group_size: int) -> Floats:
-    """Return the probability that a group of `group_size` completions holds both a correct and a
-    wrong one, under Beta(a, b) beliefs.
-
-    The beta-binomial closed form, elementwise and computed in logs:
-    `1 - prod_{j<G} (a+j)/(a+b+j) - prod_{j<G} (b+j)/(a+b+j)`. For a belief that is sure of p it is
-    1 - p^G - (1-p)^G; for G = 1 it is 0. Raises `InputError` for a group size below 1.
-    """
-    if group_size < 1:
-        raise InputError(f"group_size={group_size}: a group has at least 1 completion")
-    a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if group_size == 1:
-        return np.zeros(np.broadcast_shapes(a64.shape, b64.shape))
-    log_total = _log_rising(a64 + b64, group_size)
-    log_all_correct = _log_rising(a64, group_size) - log_total
-    log_all_wrong = _log_rising(b64, group_size) - log_total
-    mixed: Floats = -np.expm1(log_all_wrong) - np.exp(log_all_correct)
-    return np.maximum(mixed, 0.0)
-
-
-def _log_rising(x: Floats, count: int) -> Floats:
-    """Return the logarithm of the product of x, x + 1, and so on up to x + count - 1."""
-    total = np.zeros_like(x)
-    for start in range(0, count, _FACTORS_PER_LOG):
-        product = x + start
-        for j in range(start + 1, min(start + _FACTORS_PER_LOG, count)):
-            product = product * (x + j)
-        total = total + np.log(product)
-    return total
+MOST_PRIOR_COMPLETIONS = 64.0  # What a bucket's prior is worth at most: a few steps overrule it.
+_MOST_LOGIT = 10.0  # Keeps rates and their differences within what numbers can tell apart.
 
 
 class PoolBelief:
-    """A discounted Beta for every prompt of a pool, shrunk to its bucket and carried along with it.
+    """A discounted Beta for every problem of a pool, shrunk to its bucket and moved along with it.
 
     With m the bucket's pass rate, kappa `prior_strength`, lambda `visit_decay` and age counted in
-    visits of the prompt:
+    visits of the problem:
 
         a = kappa m + sum lambda^age s,   b = kappa (1 - m) + sum lambda^age (G - s)
 
-    m is (correct + 1/2) / (counted + 1) over the bucket's completions, both discounted by
-    `bucket_decay` for each step that shows the bucket, so it is 1/2 until the bucket is seen.
+    The bucket's pass rate m is that of all its problems, drawn or not, although a sampler shows
+    only those that it prefers: what moves m is how the drawn problems did *against what was
+    believed of them*. With n completions in a round, c the bucket's earlier ones discounted by
+    `bucket_decay` for each step that shows it, x the observed and e the expected share of correct
+    ones, gain g = n / (n + c + 1):
 
-    The model learns while a prompt waits, so an old belief is too hard. Each prompt therefore
-    remembers its bucket's logit as of its last visit; the belief of that visit moves by the drift
+        logit m += logit(e + g (x - e)) - logit(e)
+
+    m starts at 1/2, and its logit stays within -10 and 10. Where nothing but m is known of the
+    drawn problems (e = m) this is the discounted mean (m (c + 1) + correct) / (n + c + 1).
+
+    The model learns while a problem waits, so an old belief is too hard. Each problem therefore
+    remembers its prior's logit as of its last visit; the belief of that visit moves by the drift
     of that logit since, and keeps its strength. Evidence moves by at most `max_drift` either way
     (at 0 the formula above holds as it stands), and is rebased in the same way at the next visit,
-    before it is discounted. A prompt that was never visited has the bucket's own belief.
+    before it is discounted. A problem that was never visited has the prior alone, and so has every
+    problem of an endless bucket.
 
-    The bucket's rate is that of the prompts that were drawn, not of all prompts in the bucket.
-    Memory: 12 bytes a prompt beside the index.
+    Two things may be known beforehand. `set_priors` starts with evidence from elsewhere.
+    `set_offsets` gives every problem a prior of its own: its odds are the bucket's times
+    exp(offset), in place of m / (1 - m) above.
+
+    Memory: 12 bytes a problem beside the index, and 4 more once there are offsets.
     """
 
     def __init__(
         self,
         index: PoolIndex,
         *,
-        prior_strength: float,
-        visit_decay: float,
-        bucket_decay: float,
-        max_drift: float,
+        prior_strength: float = 3.0,
+        visit_decay: float = 0.9,
+        bucket_decay: float = 0.9,
+        max_drift: float = 2.0,
     ) -> None:
         """Start without evidence.
 
@@ -119,64 +85,149 @@ class PoolBelief:
         self._correct_N = np.zeros(index.num_problems, np.float32)
         self._wrong_N = np.zeros(index.num_problems, np.float32)
         self._visit_logit_N = np.zeros(index.num_problems, np.float32)
-        self._correct_K = np.zeros(index.num_buckets)
+        self._logit_K = np.zeros(index.num_buckets)
         self._counted_K = np.zeros(index.num_buckets)
         self._step_K = np.full(index.num_buckets, -1, np.int64)
+        self._offset_odds_N: Singles | None = None
+        self._refresh_odds()
+
+    @property
+    def prior_strength(self) -> float:
+        """Kappa: the completions that the bucket's pass rate is worth beside a problem's own."""
+        return self._prior_strength
+
+    @property
+    def bucket_logits(self) -> Floats:
+        """The logit (K) of every bucket's believed pass rate; 0 until seen. Read only."""
+        return self._logit_K
 
     def bucket_rates(self) -> Floats:
-        """Return the current pass rate of every bucket (K), strictly between 0 and 1."""
-        rates: Floats = (self._correct_K + 0.5) / (self._counted_K + 1.0)
+        """Return the believed pass rate of every bucket (K), strictly between 0 and 1."""
+        odds_K = np.exp(self._logit_K)
+        rates: Floats = odds_K / (1.0 + odds_K)
         return rates
 
+    def bucket_beta(self) -> BetaBelief:
+        """Return the belief (K) about the pass rate of every bucket; Beta(1/2, 1/2) until seen."""
+        rates_K = self.bucket_rates()
+        strength_K = self._counted_K + 1.0
+        return BetaBelief(strength_K * rates_K, strength_K * (1.0 - rates_K))
+
+    def set_priors(self, correct_N: SomeFloats, wrong_N: SomeFloats) -> None:
+        """Start with evidence from elsewhere: so many correct and wrong completions of every
+        problem, 0 and 0 where nothing is known. Only before anything was observed.
+
+        They are a problem's own evidence as from a visit now. A bucket starts as after as many
+        completions as its problems have together, at most `MOST_PRIOR_COMPLETIONS`, at the mean of
+        their pass rates.
+        """
+        assert not self._counted_K.any(), "priors come before anything is observed"
+        ids_N = self._index.bucket_ids
+        counted_N = np.asarray(correct_N, np.float64) + wrong_N
+        known = np.flatnonzero(counted_N > 0)
+        ids, counted, num_K = ids_N[known], counted_N[known], self._index.num_buckets
+        known_K = np.bincount(ids, minlength=num_K)
+        sum_K = np.bincount(ids, correct_N[known] / counted, minlength=num_K)
+        total_K = np.bincount(ids, counted, minlength=num_K)
+        self._counted_K[:] = np.minimum(total_K, MOST_PRIOR_COMPLETIONS)
+        correct_K = self._counted_K * sum_K / np.maximum(known_K, 1)
+        self._logit_K[:] = _logit((correct_K + 0.5) / (self._counted_K + 1.0))
+        self._refresh_odds()
+        own = known[~self._index.endless_K[ids]]
+        self._correct_N[own] = correct_N[own]
+        self._wrong_N[own] = wrong_N[own]
+        self._visit_logit_N[own] = np.log(self._prior_odds(own))
+
+    def set_offsets(self, offset_logit_N: SomeFloats) -> None:
+        """Take what every problem's prior has over its bucket's, in logits, from now on: within -10
+        and 10, and 0 on average over a bucket, so that the bucket's rate stays its problems'.
+
+        Not part of the state: whoever found the offsets sets them again after a restart.
+        """
+        if self._offset_odds_N is None:
+            self._offset_odds_N = np.empty(self._index.num_problems, np.float32)
+        np.clip(offset_logit_N, -_MOST_LOGIT, _MOST_LOGIT, out=self._offset_odds_N)
+        np.exp(self._offset_odds_N, out=self._offset_odds_N)
+
     def beta(self, where: Indices | slice) -> BetaBelief:
-        """Return today's beliefs about the problems at `where`."""
-        bucket_odds = _odds(self.bucket_rates())[self._index.bucket_ids[where]]
-        drift_odds = np.clip(
-            bucket_odds * np.exp(-self._visit_logit_N[where]),
-            np.exp(-self._max_drift),
-            np.exp(self._max_drift),
-        )
-        visit_rate = bucket_odds / (bucket_odds + drift_odds)  # odds at the visit: bucket / drift
-        a = self._prior_strength * visit_rate + self._correct_N[where]
-        b = self._prior_strength * (1.0 - visit_rate) + self._wrong_N[where]
-        moved_a = a * drift_odds
-        scale = (a + b) / (moved_a + b)
-        return BetaBelief(moved_a * scale, b * scale)
+        """Return today's beliefs about the problems at `where`, in float32; cheapest where they are
+        consecutive, and some 16,000 at a time."""
+        where = _as_slice(where)
+        correct, wrong = _select(self._correct_N, where), _select(self._wrong_N, where)
+        prior_odds = self._prior_odds(where)
+        drift_odds = np.exp(-_select(self._visit_logit_N, where))
+        drift_odds *= prior_odds
+        most = np.float32(np.exp(self._max_drift))
+        np.clip(drift_odds, np.float32(1.0) / most, most, out=drift_odds)
+        # The prior's odds at the visit were prior / drift. Below, a and b are those of the visit
+        # but for a factor that a has over b since, and a common one that keeps their sum.
+        unit = self._prior_strength / (prior_odds + drift_odds)
+        prior_odds *= unit
+        a = prior_odds
+        a += correct
+        a *= drift_odds
+        b = unit
+        b *= drift_odds
+        b += wrong
+        scale = correct + wrong
+        scale += self._prior_strength
+        scale /= a + b
+        a *= scale
+        b *= scale
+        return BetaBelief(a, b)
+
+    def _prior_odds(self, where: Indices | slice) -> Singles:
+        """Return p / (1 - p) of the prior of each problem at `where`, in an array of its own."""
+        odds = self._odds_K.take(_select(self._index.bucket_ids, where))
+        if self._offset_odds_N is not None:
+            odds *= _select(self._offset_odds_N, where)
+        return odds
+
+    def _refresh_odds(self) -> None:
+        """Keep the bounds and the odds of the buckets in step with their logits."""
+        np.clip(self._logit_K, -_MOST_LOGIT, _MOST_LOGIT, out=self._logit_K)
+        self._odds_K = np.exp(self._logit_K).astype(np.float32)
 
     def observe(self, outcomes: Outcomes) -> None:
         """Learn from one round; problems without a counted completion are left as they were."""
-        seen = outcomes.num_counted > 0
-        where, step = outcomes.indices[seen], outcomes.step
-        correct, counted = outcomes.num_correct[seen], outcomes.num_counted[seen]
-        self._observe_buckets(self._index.bucket_ids[where], correct, counted, step)
+        outcomes = outcomes.where(outcomes.num_counted > 0)
+        self._observe_buckets(outcomes)
+        own = outcomes.where(~self._index.endless_K[self._index.bucket_ids[outcomes.indices]])
+        where = own.indices
         before = self.beta(where)
-        rates = self.bucket_rates()[self._index.bucket_ids[where]]
-        old_correct = np.maximum(before.a - self._prior_strength * rates, 0.0)
-        old_wrong = np.maximum(before.b - self._prior_strength * (1.0 - rates), 0.0)
-        self._correct_N[where] = self._visit_decay * old_correct + correct
-        self._wrong_N[where] = self._visit_decay * old_wrong + (counted - correct)
-        self._visit_logit_N[where] = np.log(_odds(rates))
+        odds = self._prior_odds(where)
+        old_correct = np.maximum(before.a - self._prior_strength * odds / (1.0 + odds), 0.0)
+        old_wrong = np.maximum(before.b - self._prior_strength / (1.0 + odds), 0.0)
+        self._correct_N[where] = self._visit_decay * old_correct + own.num_correct
+        self._wrong_N[where] = self._visit_decay * old_wrong + own.num_counted - own.num_correct
+        self._visit_logit_N[where] = np.log(odds)
 
-    def _observe_buckets(
-        self,
-        bucket_ids: NDArray[np.int32],
-        correct: NDArray[np.int64],
-        counted: NDArray[np.int64],
-        step: int,
-    ) -> None:
-        """Add a round's counts to its buckets; those that this step shows for the first time are
-        discounted before."""
-        new_counted_K = np.bincount(bucket_ids, counted, minlength=self._index.num_buckets)
-        faded_K = (new_counted_K > 0) & (self._step_K != step)
-        for totals_K, new in ((self._correct_K, correct), (self._counted_K, counted)):
-            totals_K[faded_K] *= self._bucket_decay
-            totals_K += np.bincount(bucket_ids, new, minlength=self._index.num_buckets)
-        self._step_K[faded_K] = step
+    def _observe_buckets(self, outcomes: Outcomes) -> None:
+        """Move the buckets of a round by what surprised; those that this step shows for the first
+        time are discounted before."""
+        bucket_ids = self._index.bucket_ids[outcomes.indices]
+        num_K = self._index.num_buckets
+        counted_K = np.bincount(bucket_ids, outcomes.num_counted, minlength=num_K)
+        correct_K = np.bincount(bucket_ids, outcomes.num_correct, minlength=num_K)
+        believed = self.beta(outcomes.indices)
+        a, b = np.asarray(believed.a, np.float64), np.asarray(believed.b, np.float64)
+        expected_K = np.bincount(bucket_ids, a / (a + b) * outcomes.num_counted, minlength=num_K)
+        seen_K = counted_K > 0
+        new_K = seen_K & (self._step_K != outcomes.step)
+        self._counted_K[new_K] *= self._bucket_decay
+        self._step_K[new_K] = outcomes.step
+        self._counted_K += counted_K
+        counted = counted_K[seen_K]
+        expected = expected_K[seen_K] / counted
+        gain = counted / (self._counted_K[seen_K] + 1.0)
+        moved = expected + gain * (correct_K[seen_K] / counted - expected)
+        self._logit_K[seen_K] += _logit(moved) - _logit(expected)
+        self._refresh_odds()
 
     def state_dict(self) -> StateDict:
         """Return copies of all evidence, buckets by name."""
         facts_K = zip(
-            self._correct_K.tolist(), self._counted_K.tolist(), self._step_K.tolist(), strict=True
+            self._logit_K.tolist(), self._counted_K.tolist(), self._step_K.tolist(), strict=True
         )
         return {
             "columns": {
@@ -193,28 +244,25 @@ class PoolBelief:
         self._wrong_N[:] = state["columns"]["belief_wrong"]
         self._visit_logit_N[:] = state["columns"]["belief_visit_logit"]
         for position, name in enumerate(self._index.bucket_names):
-            correct, counted, step = state["rest"]["buckets"].get(name, (0.0, 0.0, -1))
-            self._correct_K[position] = correct
+            logit, counted, step = state["rest"]["buckets"].get(name, (0.0, 0.0, -1))
+            self._logit_K[position] = logit
             self._counted_K[position] = counted
             self._step_K[position] = step
+        self._refresh_odds()
 
 
-def check_range(
-    name: str,
-    value: float,
-    *,
-    least: float = -_LARGEST,
-    most: float = _LARGEST,
-    above: float | None = None,
-) -> None:
-    """Raise `ConfigError` unless `value` is finite, `least <= value <= most` and, if `above` is
-    given, `value > above`."""
-    if above is not None and not value > above:
-        raise ConfigError(f"{name}={value}: must be above {above:g}")
-    if not least <= value <= most:
-        rule = f"at least {least:g}" if most == _LARGEST else f"from {least:g} to {most:g}"
-        raise ConfigError(f"{name}={value}: must be {rule}")
+def _select(values: NDArray[Scalar], where: Indices | slice) -> NDArray[Scalar]:
+    return values[where] if isinstance(where, slice) else values.take(where)
 
 
-def _odds(rates: Floats) -> Floats:
-    return rates / (1.0 - rates)
+def _as_slice(where: Indices | slice) -> Indices | slice:
+    """Return consecutive positions as a slice, which is read in place instead of copied."""
+    if isinstance(where, slice) or not len(where):
+        return where
+    first, last = int(where[0]), int(where[-1])
+    consecutive = last - first == len(where) - 1 and bool((where[1:] - where[:-1] == 1).all())
+    return slice(first, last + 1) if consecutive else where
+
+
+def _logit(rates: Floats) -> Floats:
+    return np.log(rates) - np.log1p(-rates)

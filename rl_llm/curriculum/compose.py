@@ -1,61 +1,101 @@
 """From the recipe's `curriculum` section to a scheduler."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rl_llm import plugins
 from rl_llm.config import NamedPart
-from rl_llm.config.schema import CurriculumSection
-from rl_llm.curriculum.gates import Gate, Informative
+from rl_llm.config.curriculum import CurriculumSection
+from rl_llm.curriculum.belief import PoolBelief
+from rl_llm.curriculum.gates import Gate, Informative, Range
+from rl_llm.curriculum.planner import Planner
 from rl_llm.curriculum.pool import PoolIndex
-from rl_llm.curriculum.samplers import Posterior, Sampler, Uniform
-from rl_llm.curriculum.scheduler import Scheduler
+from rl_llm.curriculum.prerequisites import Prerequisites
+from rl_llm.curriculum.probe import ProbeThenFinish
+from rl_llm.curriculum.quotas import Quotas
+from rl_llm.curriculum.samplers import SAMPLERS, Sampler
+from rl_llm.curriculum.scheduler import Scheduler, StepShape
+from rl_llm.curriculum.standing import Defer, Retire, Standing
+from rl_llm.curriculum.supply import Stream, Supply
 from rl_llm.errors import PluginError
 from rl_llm.records import Problem, Sampling
 
-SAMPLERS: dict[str, type] = {"posterior": Posterior, "uniform": Uniform}
-GATES: dict[str, type] = {"informative": Informative}
+GATES: dict[str, type] = {"informative": Informative, "range": Range}
 
-_SAMPLER_METHODS = ("plan", "observe", "beliefs", "state_dict", "load_state_dict")
+_SAMPLER_METHODS = ("plan", "observe", "state_dict", "load_state_dict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """What a run asks of a step: so many problems, so many completions of each, drawn so;
+    `last_step` is the run's."""
+
+    num_problems: int
+    group_size: int
+    sampling: Sampling
+    last_step: int
 
 
 def build_scheduler(
     section: CurriculumSection,
     *,
     problems: Sequence[Problem],
-    num_problems: int,
-    group_size: int,
-    sampling: Sampling,
+    streams: Sequence[Stream] = (),
+    rollouts: Rollouts,
     seed: int,
 ) -> Scheduler:
-    """Build the sampler and the gates that the section names, and the scheduler around them.
+    """Build everything that the section names, and the scheduler around it.
 
-    Raises `PluginError` for an unknown name or a class that lacks a method, and `ConfigError` for
-    options that the class does not take.
+    `streams` are the endless sources, whose first problems stand in `problems`. Raises
+    `PluginError` for an unknown name or a class that lacks a method, `ConfigError` for options that
+    a part does not take, and `DataError` for an empty pool or a key that stands in it twice.
     """
+    supply = Supply(problems, streams)
+    endless_keys = frozenset[str]().union(*(stream.keys for stream in streams))
+    index = PoolIndex.of(problems, endless_keys=endless_keys)
+    belief: PoolBelief = _build(PoolBelief, section.belief.model_dump(), "belief", index=index)
     return Scheduler(
-        problems=problems,
-        sampler=build_sampler(
-            section.sampler, index=PoolIndex.of(problems), seed=seed, group_size=group_size
+        supply=supply,
+        index=index,
+        belief=belief,
+        planner=Planner(
+            index=index,
+            sampler=build_sampler(
+                section.sampler,
+                index=index,
+                belief=belief,
+                seed=seed,
+                group_size=rollouts.group_size,
+            ),
+            standing=_build_standing(section, index, belief),
+            quotas=Quotas(index, section.quotas),
+            prerequisites=Prerequisites(index, belief, section.prerequisites),
         ),
         gates=build_gates(section.gates),
-        num_problems=num_problems,
-        group_size=group_size,
-        sampling=sampling,
+        probing=_build_probing(section, rollouts),
+        shape=StepShape(
+            num_problems=rollouts.num_problems,
+            group_size=rollouts.group_size,
+            sampling=rollouts.sampling,
+            max_refill_rounds=section.refill.max_rounds,
+            refill_within_bucket=section.refill.within == "bucket",
+            last_step=rollouts.last_step,
+        ),
         seed=seed,
-        max_refill_rounds=section.refill.max_rounds,
     )
 
 
-def build_sampler(part: NamedPart, *, index: PoolIndex, seed: int, group_size: int) -> Sampler:
+def build_sampler(
+    part: NamedPart, *, index: PoolIndex, belief: PoolBelief, seed: int, group_size: int
+) -> Sampler:
     """Build `curriculum.sampler`; raises as `build_scheduler`."""
     sampler: Sampler = plugins.build_named(
         part,
         SAMPLERS,
         path="curriculum.sampler",
         methods=_SAMPLER_METHODS,
-        index=index,
-        seed=seed,
-        group_size=group_size,
+        offered={"index": index, "belief": belief, "seed": seed, "group_size": group_size},
     )
     _check_state(sampler)
     return sampler
@@ -67,6 +107,31 @@ def build_gates(parts: Sequence[NamedPart]) -> list[Gate]:
         plugins.build_named(part, GATES, path=f"curriculum.gates.{position}", methods=("admit",))
         for position, part in enumerate(parts)
     ]
+
+
+def _build(target: Any, options: Mapping[str, Any], name: str, **supplied: Any) -> Any:
+    return plugins.build(target, options, path=f"curriculum.{name}", **supplied)
+
+
+def _build_standing(section: CurriculumSection, index: PoolIndex, belief: PoolBelief) -> Standing:
+    retire, defer = section.retire, section.defer
+    return Standing(
+        index,
+        belief,
+        retire=None if retire is None else _build(Retire, retire.model_dump(), "retire"),
+        defer=None if defer is None else _build(Defer, defer.model_dump(), "defer"),
+    )
+
+
+def _build_probing(section: CurriculumSection, rollouts: Rollouts) -> ProbeThenFinish | None:
+    if section.probe is None:
+        return None
+    return ProbeThenFinish(
+        num_init=section.probe.completions,
+        num_rest=rollouts.group_size - section.probe.completions,
+        max_finished=rollouts.num_problems,
+        num_probes=section.probe.problems,
+    )
 
 
 def _check_state(sampler: Sampler) -> None:

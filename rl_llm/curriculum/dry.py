@@ -1,16 +1,24 @@
 """What to say when a step found nothing to learn from."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rl_llm.curriculum.gates import counted_scores
 from rl_llm.records import ScoredGroup
 
+Policy = Literal["continue", "stop"]
 
-def dry_message(scored: Sequence[ScoredGroup]) -> str:
+_WHAT_FOLLOWS = {
+    "continue": "curriculum.refill.when_dry=continue: the run goes on with the next step",
+    "stop": "curriculum.refill.when_dry=stop: the run ends here",
+}
+
+
+def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy) -> str:
     """Return one message about the groups of a step, none of which passed the gates: what was seen,
-    and likely causes."""
+    likely causes, and what follows."""
     if not scored:
-        return "no group was scored in this step; the pool may be empty"
+        return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
     num_wrong = sum(bool(c) and not any(s.correct for s in c) for c in all_counted)
     num_right = sum(bool(c) and all(s.correct for s in c) for c in all_counted)
@@ -18,7 +26,8 @@ def dry_message(scored: Sequence[ScoredGroup]) -> str:
     return (
         f"nothing to learn from in {len(scored)} groups: {_describe_totals(scored)}; "
         f"{num_wrong} groups all wrong, {num_right} all correct, {num_failed} without a working "
-        f"reward. Likely: {_likely_cause(scored, num_wrong, num_right, num_failed)}"
+        f"reward. Likely: {_likely_cause(scored, num_wrong, num_right, num_failed)}. "
+        f"{_WHAT_FOLLOWS[when_dry]}"
     )
 
 

@@ -5,6 +5,8 @@ A gate is a class whose keyword-only arguments are its options in the recipe.
 
 from typing import Literal, Protocol
 
+from rl_llm.curriculum.belief import check_range
+from rl_llm.errors import ConfigError
 from rl_llm.records import Score, ScoredGroup
 
 
@@ -34,6 +36,29 @@ class Informative:
         if self._of == "correct":
             return len({score.correct for score in scores}) > 1
         return len({score.total for score in scores}) > 1
+
+
+class Range:
+    """Keep groups whose share of correct completions is from `low` to `high`, both included: online
+    difficulty filtering, arXiv:2504.03380.
+
+    Completions whose reward failed are left out; a group without any other is not kept.
+    """
+
+    def __init__(self, *, low: float = 0.1, high: float = 0.9) -> None:
+        """Raise `ConfigError` unless 0 <= low <= high <= 1."""
+        check_range("low", low, least=0.0, most=1.0)
+        check_range("high", high, least=0.0, most=1.0)
+        if low > high:
+            raise ConfigError(f"low={low} with high={high}: must not be the larger one")
+        self._low, self._high = low, high
+
+    def admit(self, scored_group: ScoredGroup) -> bool:
+        """Return True when the share of correct completions is within the range."""
+        scores = counted_scores(scored_group)
+        if not scores:
+            return False
+        return self._low <= sum(score.correct for score in scores) / len(scores) <= self._high
 
 
 def counted_scores(scored_group: ScoredGroup) -> list[Score]:

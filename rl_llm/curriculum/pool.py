@@ -3,14 +3,15 @@
 Legend: N problems of the training pool, named by their position in it; K buckets (source x level).
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_llm.records import Problem
+from rl_llm.errors import DataError
+from rl_llm.records import Level, Problem
 
 Indices = NDArray[np.int64]
 
@@ -29,22 +30,52 @@ class StateDict(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PoolIndex:
-    """The shape of a pool: `bucket_ids` (N) points every problem at one of `bucket_names` (K)."""
+    """The shape of a pool: `bucket_ids` (N) points every problem at one of `bucket_names` (K).
+
+    `endless_K` is True for buckets of procedural streams: a position of theirs holds another
+    problem at every draw, so nothing is remembered of it beyond its bucket. Without it, no bucket
+    is endless. `bucket_sources` and `bucket_levels` (K) are what the names are made of.
+    """
 
     bucket_ids: NDArray[np.int32]
     bucket_names: tuple[str, ...]
+    bucket_sources: tuple[str, ...]
+    bucket_levels: tuple[Level, ...]
+    endless_K: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, problems: Sequence[Problem]) -> "PoolIndex":
+    def of(
+        cls, problems: Sequence[Problem], *, endless_keys: Set[str] = frozenset()
+    ) -> "PoolIndex":
         """Put problems of the same source and level into one bucket; buckets stand in order of
-        appearance."""
-        ids: dict[str, int] = {}
+        appearance.
+
+        `endless_keys` are those of problems from streams. Raises `DataError` for a bucket that
+        holds problems of both kinds.
+        """
+        ids: dict[tuple[str, Level], int] = {}
         bucket_ids = np.fromiter(
-            (ids.setdefault(bucket_name(problem), len(ids)) for problem in problems),
+            (ids.setdefault((problem.source, problem.level), len(ids)) for problem in problems),
             dtype=np.int32,
             count=len(problems),
         )
-        return cls(bucket_ids=bucket_ids, bucket_names=tuple(ids))
+        sources, levels = (tuple(parts) for parts in zip(*ids, strict=True)) if ids else ((), ())
+        names = tuple(f"{source}/level={level}" for source, level in ids)
+        endless = np.fromiter((p.key in endless_keys for p in problems), np.bool_, len(problems))
+        num_endless_K = np.bincount(bucket_ids[endless], minlength=len(ids))
+        num_K = np.bincount(bucket_ids, minlength=len(ids))
+        if (both_K := (num_endless_K > 0) & (num_endless_K < num_K)).any():
+            raise DataError(
+                f"{names[int(both_K.argmax())]} has problems of an endless source and of another; "
+                "give one of the two other levels, or make both endless"
+            )
+        return cls(
+            bucket_ids=bucket_ids,
+            bucket_names=names,
+            bucket_sources=sources,
+            bucket_levels=levels,
+            endless_K=num_endless_K > 0,
+        )
 
     @property
     def num_problems(self) -> int:
@@ -75,3 +106,12 @@ class Outcomes:
     num_correct: NDArray[np.int64]
     num_counted: NDArray[np.int64]
     step: int
+
+    def where(self, kept: NDArray[np.bool_]) -> "Outcomes":
+        """Return the outcomes of the problems for which `kept` is True."""
+        return Outcomes(
+            indices=self.indices[kept],
+            num_correct=self.num_correct[kept],
+            num_counted=self.num_counted[kept],
+            step=self.step,
+        )

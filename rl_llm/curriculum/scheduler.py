@@ -3,185 +3,322 @@
 Legend: N problems of the training pool, named by their position in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probability
+from rl_llm.curriculum.calibration import Calibration
+from rl_llm.curriculum.draw_record import Draw, Why
 from rl_llm.curriculum.gates import Gate, counted_scores
-from rl_llm.curriculum.pool import Indices, Outcomes, StateDict
-from rl_llm.curriculum.samplers import Sampler
-from rl_llm.errors import DataError, PluginError
+from rl_llm.curriculum.planner import Planner
+from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict, bucket_name
+from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
+from rl_llm.curriculum.regression import RegressionDetector
+from rl_llm.curriculum.spread import gini
+from rl_llm.curriculum.supply import Supply
 from rl_llm.records import Problem, Request, Sampling, ScoredGroup
 from rl_llm.seeds import derive_seed
 
 _NUM_BINS = 10
-_SAMPLER_PREFIX = "sampler."
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """What a step asks for: so many problems, so many completions of each, and refills."""
+
+    num_problems: int
+    group_size: int
+    sampling: Sampling
+    max_refill_rounds: int
+    refill_within_bucket: bool
+    last_step: int
 
 
 class Scheduler:
     """Plans the requests of a step, learns from the scored groups, keeps those that teach, and
     replaces the others within bounds.
 
-    Given the same groups it decides the same on every rank. It never holds groups: what `admit`
-    returned is the caller's to keep over the rounds of a refill.
+    Given the same groups it decides the same on every rank. What `admit` returned is the caller's
+    to keep over the rounds of a refill.
     """
 
     def __init__(
         self,
         *,
-        problems: Sequence[Problem],
-        sampler: Sampler,
+        supply: Supply,
+        index: PoolIndex,
+        belief: PoolBelief,
+        planner: Planner,
         gates: Sequence[Gate],
-        num_problems: int,
-        group_size: int,
-        sampling: Sampling,
+        probing: ProbeThenFinish | None,
+        shape: StepShape,
         seed: int,
-        max_refill_rounds: int,
     ) -> None:
-        """Schedule `num_problems` of the pool a step, `group_size` completions of each.
-
-        Raises `DataError` for an empty pool and for a key that stands in it twice.
-        """
-        self._problems = problems
-        self._sampler = sampler
+        """Schedule `shape.num_problems` of the pool a step; `probing` None generates whole
+        groups."""
+        self._supply = supply
+        self._index = index
+        self._belief = belief
+        self._planner = planner
         self._gates = tuple(gates)
-        self._num_problems = num_problems
-        self._group_size = group_size
-        self._sampling = sampling
+        self._probing = probing
+        self._shape = shape
         self._seed = seed
-        self._max_refill_rounds = max_refill_rounds
-        self._position = _positions(problems)
-        self._visits_N = np.zeros(len(problems), np.uint16)
-        self._drawn_in_step_N = np.zeros(len(problems), np.bool_)
-        self._planned_step: int | None = None
+        self._detector = RegressionDetector(index)
+        self._calibration = Calibration()
+        self._bucket_of = {name: k for k, name in enumerate(index.bucket_names)}
+        self._visits_N = np.zeros(index.num_problems, np.uint16)
+        self._num_regressions = 0
+        self._messages: list[str] = []
+        self._draws = planner.begin(0)
+        self._round = 0
+        self._dropped: Counter[int] = Counter()
 
     @property
-    def keys(self) -> list[str]:
-        """The content keys of the pool, in its order: what `store` names the rows by."""
-        return list(self._position)
+    def row_names(self) -> list[str]:
+        """What `store` names the rows of the pool by, in its order."""
+        return self._supply.row_names
+
+    @property
+    def index(self) -> PoolIndex:
+        """The shape of the pool."""
+        return self._index
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """The pool; endless positions hold the problem that they show next."""
+        return self._supply.problems
+
+    @property
+    def visits_N(self) -> NDArray[np.uint16]:
+        """How often every problem was scored."""
+        return self._visits_N
+
+    def beliefs(self) -> BetaBelief:
+        """Return the beliefs (N) about all problems."""
+        return self._belief.beta(slice(None))
 
     def plan(self, step: int) -> list[Request]:
         """Return the first requests of a step; fewer than `num_problems` when the pool is smaller
-        than that."""
-        self._planned_step = step
-        self._drawn_in_step_N[:] = False
-        return self._draw(step, round=0, count=self._num_problems)
+        than that, and with probes as many as `ProbeThenFinish` says."""
+        self._draws = self._planner.begin(step)
+        self._round = 0
+        self._dropped.clear()
+        if self._probing is None:
+            return self._requests(self._draws.first(self._shape.num_problems))
+        self._probing.begin_step(is_last=step >= self._shape.last_step)
+        held = [self._supply.position_of(key) for key in self._probing.held_keys]
+        self._draws.withhold(np.array(held, np.int64))
+        return self._probe_requests(self._probing, self._probing.next_call())
 
     def refill(self, step: int, *, round: int, num_missing: int) -> list[Request]:
-        """Return `num_missing` requests for prompts that this step has not drawn yet.
+        """Return `num_missing` requests for problems that this step has not drawn yet.
 
-        `round` counts from 1. The list is empty when nothing is missing, when `round` is past
-        `max_refill_rounds`, and when the step has drawn the whole pool.
+        `round` counts from 1. They come from the buckets of the groups that the gates dropped, or,
+        if so set, from the whole pool. The list is empty when nothing is missing, when `round` is
+        past the bound, and when the step has drawn the whole pool. With probes, it holds what
+        finishes a step that has finished nothing.
         """
-        assert step == self._planned_step, "refill belongs to the step that was planned last"
-        if num_missing <= 0 or round > self._max_refill_rounds:
+        assert step == self._draws.step, "refill belongs to the step that was planned last"
+        self._round = round
+        if self._probing is not None:
+            return self._probe_requests(self._probing, self._probing.next_call())
+        if num_missing <= 0 or round > self._shape.max_refill_rounds:
             return []
-        return self._draw(step, round=round, count=num_missing)
+        wanted = list(self._dropped.elements()) if self._shape.refill_within_bucket else []
+        self._dropped.clear()
+        chosen = self._draws.in_buckets(Counter(wanted[:num_missing]))
+        rest = self._draws.anywhere(num_missing - len(chosen))
+        return self._requests(np.concatenate([chosen, rest]))
 
-    def _draw(self, step: int, *, round: int, count: int) -> list[Request]:
-        exclude_N = self._drawn_in_step_N.copy()
-        chosen = self._sampler.plan(step, count, round=round, exclude=exclude_N)
-        self._check_plan(chosen, exclude_N, count)
-        self._drawn_in_step_N[chosen] = True
-        problems = [self._problems[position] for position in chosen.tolist()]
+    def _probe_requests(self, probing: ProbeThenFinish, call: Call) -> list[Request]:
+        rest = [
+            self._request(problem, probing.num_rest, purpose="finish") for problem in call.finishing
+        ]
+        return rest + self._requests(self._draws.first(call.num_probes), probing.num_init)
+
+    def _requests(self, chosen: Indices, num_completions: int | None = None) -> list[Request]:
+        size = num_completions or self._shape.group_size
+        problems = self._supply.problems
         return [
-            Request(
-                problem=problem,
-                num_completions=self._group_size,
-                sampling=self._sampling,
-                stream_key=derive_seed(self._seed, "rollout", step, round, problem.key),
-            )
-            for problem in problems
+            self._request(problems[position], size, purpose="rollout")
+            for position in chosen.tolist()
         ]
 
-    def _check_plan(self, chosen: Indices, exclude_N: NDArray[np.bool_], count: int) -> None:
-        """Refuse a plan that breaks the promise of `Sampler.plan`; a sampler may be anybody's."""
-        distinct = len(np.unique(chosen)) == len(chosen)
-        if len(chosen) > count or not distinct or exclude_N[chosen].any():
-            raise PluginError(
-                f"sampler {type(self._sampler).__name__} planned {chosen.tolist()[:20]} for "
-                f"{count} problems: at most {count} distinct positions are allowed, and none where "
-                "`exclude` is True"
-            )
+    def _request(self, problem: Problem, num_completions: int, *, purpose: str) -> Request:
+        return Request(
+            problem=problem,
+            num_completions=num_completions,
+            sampling=self._shape.sampling,
+            stream_key=derive_seed(self._seed, purpose, self._draws.step, self._round, problem.key),
+        )
 
-    def observe(self, scored: Sequence[ScoredGroup], *, step: int) -> None:
-        """Let beliefs learn from every group of a round, those that gates will drop too.
+    def observe(self, scored: Sequence[ScoredGroup], *, step: int) -> list[Draw]:
+        """Let beliefs learn from every group of a round, those that gates will drop too; return why
+        each was drawn, and what was believed of it before.
 
         Only `correct` counts. A completion whose reward failed counts in neither the correct ones
         nor the size of its group.
         """
+        outcomes = self._outcomes(scored, step)
+        before = self._belief.beta(outcomes.indices)
+        informative = self._informative(before, scored)
+        self._calibration.observe(np.asarray(before.mean), informative, outcomes)
+        regressions = self._detector.observe(outcomes, before)
+        self._belief.observe(outcomes)
+        self._planner.observe(outcomes)
+        for found in regressions:
+            self._planner.standing.alarm([found.bucket_id], step)
+            self._messages.append(found.message)
+        self._num_regressions += len(regressions)
+        visited = outcomes.indices[outcomes.num_counted > 0]
+        most = np.iinfo(self._visits_N.dtype).max
+        self._visits_N[visited] += self._visits_N[visited] < most
+        draws = self._records(scored, outcomes.indices, before, informative)
+        return draws
+
+    def observe_evaluation(self, scored: Sequence[ScoredGroup], *, step: int) -> None:
+        """Let beliefs, and nothing else, learn from training problems that were evaluated."""
+        self._belief.observe(self._outcomes(scored, step, self._supply.first_position_of))
+
+    def _outcomes(
+        self,
+        scored: Sequence[ScoredGroup],
+        step: int,
+        position_of: Callable[[str], int] | None = None,
+    ) -> Outcomes:
+        find = position_of or self._supply.position_of
         counted = [counted_scores(group) for group in scored]
-        outcomes = Outcomes(
-            indices=np.array([self._position[g.group.problem.key] for g in scored], np.int64),
+        keys = [group.group.problem.key for group in scored]
+        return Outcomes(
+            indices=np.array([find(key) for key in keys], np.int64),
             num_correct=np.array([sum(s.correct for s in scores) for scores in counted], np.int64),
             num_counted=np.array([len(scores) for scores in counted], np.int64),
             step=step,
         )
-        visited = outcomes.indices[outcomes.num_counted > 0]
-        most = np.iinfo(self._visits_N.dtype).max
-        self._visits_N[visited] += self._visits_N[visited] < most
-        self._sampler.observe(outcomes)
 
-    def admit(self, scored: Sequence[ScoredGroup]) -> list[ScoredGroup]:
-        """Return the groups that every gate lets through, in their order."""
-        return [group for group in scored if all(gate.admit(group) for gate in self._gates)]
-
-    def belief_of(self, key: str) -> float | None:
-        """Return the expected pass rate of a problem, or None if the sampler keeps no beliefs."""
-        beliefs = self._sampler.beliefs(np.array([self._position[key]], np.int64))
-        return None if beliefs is None else float(beliefs[0])
-
-    def belief_histogram(self) -> list[int]:
-        """Return how many problems are believed to have a pass rate of 0 to .1, and so on to 1.
-
-        All 0 if the sampler keeps no beliefs.
-        """
-        beliefs = self._sampler.beliefs()
-        if beliefs is None:
-            return [0] * _NUM_BINS
-        counts, _ = np.histogram(beliefs, bins=_NUM_BINS, range=(0.0, 1.0))
-        return [int(count) for count in counts]
-
-    def metrics(self) -> dict[str, float]:
-        """Return `curriculum/visited_share`, the share of the pool with at least one scored group,
-        and, if the sampler keeps beliefs, `curriculum/belief_mean`, their mean over the pool."""
-        found = {"curriculum/visited_share": float(np.mean(self._visits_N > 0))}
-        beliefs = self._sampler.beliefs()
-        if beliefs is not None:
-            found["curriculum/belief_mean"] = float(beliefs.mean())
+    def _informative(self, belief: BetaBelief, scored: Sequence[ScoredGroup]) -> NDArray[Any]:
+        """Return the probability of every group to be mixed, at the size that it has."""
+        sizes = np.array([len(group.scores) for group in scored], np.int64)
+        found = np.zeros(len(sizes))
+        a, b = np.asarray(belief.a), np.asarray(belief.b)
+        for size in np.unique(sizes).tolist():
+            where = sizes == size
+            found[where] = informative_probability(a[where], b[where], group_size=size)
         return found
+
+    def _records(
+        self,
+        scored: Sequence[ScoredGroup],
+        indices: Indices,
+        belief: BetaBelief,
+        informative: NDArray[Any],
+    ) -> list[Draw]:
+        believed = zip(
+            scored,
+            indices.tolist(),
+            np.asarray(belief.a).tolist(),
+            np.asarray(belief.b).tolist(),
+            informative.tolist(),
+            strict=True,
+        )
+        return [
+            Draw(
+                key=group.group.problem.key,
+                belief_a=a,
+                belief_b=b,
+                informative=mixed,
+                why=self._why(group, position),
+                round=self._round,
+            )
+            for group, position, a, b, mixed in believed
+        ]
+
+    def _why(self, group: ScoredGroup, position: int) -> Why:
+        reason = self._draws.reason(position)
+        if self._probing is None or reason == "review":
+            return reason
+        is_finish = group.group.problem.key in self._probing.finishing_keys
+        return "finish" if is_finish else "probe"
+
+    def conclude(self, scored: Sequence[ScoredGroup]) -> Concluded:
+        """Tell the groups that are learnt from, those that every gate lets through, from those that
+        are dropped; both in their order. Observe a round before it is concluded."""
+        ended = Concluded(finished=tuple(scored), dropped=())
+        if self._probing is not None:
+            ended = self._probing.take(scored)
+        admitted: list[ScoredGroup] = []
+        dropped = list(ended.dropped)
+        for group in ended.finished:
+            passes = all(gate.admit(group) for gate in self._gates)
+            (admitted if passes else dropped).append(group)
+        self._dropped.update(self._bucket_of[bucket_name(g.group.problem)] for g in dropped)
+        held = set() if self._probing is None else set(self._probing.held_keys)
+        keys = [group.group.problem.key for group in scored]
+        self._supply.replace([self._supply.position_of(key) for key in keys if key not in held])
+        return Concluded(finished=tuple(admitted), dropped=tuple(dropped))
+
+    def take_messages(self) -> list[str]:
+        """Return what a person should know of the last rounds, each once."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def explain(self, key: str, *, step: int) -> list[str]:
+        """Say, sentence by sentence, how a problem stands before `step` is planned."""
+        position = self._supply.position_of(key)
+        return self._planner.explain(position, step=step)
+
+    def metrics(self, step: int) -> dict[str, Any]:
+        """Return the keys `curriculum/*` after a step; docs/metrics.md explains each."""
+        beliefs = np.asarray(self.beliefs().mean, np.float64)
+        histogram, _ = np.histogram(beliefs, bins=_NUM_BINS, range=(0.0, 1.0))
+        return {
+            "curriculum/visited_share": float(np.mean(self._visits_N > 0)),
+            "curriculum/visits_gini": gini(self._visits_N),
+            "curriculum/belief_mean": float(beliefs.mean()),
+            "curriculum/belief_histogram": histogram.tolist(),
+            "curriculum/review_groups": self._draws.num_reviews,
+            "curriculum/regressions": self._num_regressions,
+            **self._planner.metrics(step),
+            **self._calibration.metrics(),
+            **({} if self._probing is None else self._probing.metrics()),
+        }
+
+    def _stateful(self) -> dict[str, Any]:
+        """Return the parts that remember something, by the name of their columns."""
+        return {
+            "belief": self._belief,
+            "calibration": self._calibration,
+            "detector": self._detector,
+            "supply": self._supply,
+            **self._planner.stateful(),
+            **({} if self._probing is None else {"probing": self._probing}),
+        }
 
     def state_dict(self) -> StateDict:
         """Return everything that the plans of later steps depend on."""
-        sampler = self._sampler.state_dict()
         columns: dict[str, NDArray[Any]] = {"visits": self._visits_N.copy()}
-        columns |= {_SAMPLER_PREFIX + name: array for name, array in sampler["columns"].items()}
-        return {"columns": columns, "rest": {"sampler": sampler["rest"]}}
+        rest: dict[str, Any] = {"num_regressions": self._num_regressions}
+        for name, part in self._stateful().items():
+            state = part.state_dict()
+            columns |= {f"{name}.{column}": array for column, array in state["columns"].items()}
+            rest[name] = state["rest"]
+        return {"columns": columns, "rest": rest}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Take over what `state_dict` returned; the next call must be `plan`."""
         self._visits_N[:] = state["columns"]["visits"]
-        columns = {
-            name.removeprefix(_SAMPLER_PREFIX): array
-            for name, array in state["columns"].items()
-            if name.startswith(_SAMPLER_PREFIX)
-        }
-        self._sampler.load_state_dict({"columns": columns, "rest": state["rest"]["sampler"]})
-        self._planned_step = None
-
-
-def _positions(problems: Sequence[Problem]) -> Mapping[str, int]:
-    """Return the position of every key."""
-    if not problems:
-        raise DataError("the training pool is empty; give data.train a source that yields problems")
-    positions: dict[str, int] = {}
-    for position, problem in enumerate(problems):
-        first = positions.setdefault(problem.key, position)
-        if first != position:
-            raise DataError(
-                f"problems {first} and {position} of the training pool have the same key "
-                f"{problem.key}; keep one"
-            )
-    return positions
+        self._num_regressions = state["rest"]["num_regressions"]
+        for name, part in self._stateful().items():
+            columns = {
+                column.removeprefix(f"{name}."): array
+                for column, array in state["columns"].items()
+                if column.startswith(f"{name}.")
+            }
+            part.load_state_dict({"columns": columns, "rest": state["rest"][name]})
+        self._draws = self._planner.begin(0)

@@ -165,9 +165,10 @@ class PolicyEngine:
     ) -> None:
         """Add one micro-batch's share of the gradient, and of the sums behind the metrics."""
         now = self._scorer(batch)
+        start_BT = now.logprobs_BT.detach() if old_BT is None else old_BT
         terms = TokenTerms(
             logprobs_BT=now.logprobs_BT,
-            old_logprobs_BT=now.logprobs_BT.detach() if old_BT is None else old_BT,
+            old_logprobs_BT=behaviour_logprobs(batch, start_BT),
             advantages_BT=batch.advantages_BT,
             response_mask_BT=batch.response_mask_BT,
         )
@@ -184,7 +185,7 @@ class PolicyEngine:
         with torch.no_grad():
             sums.add(
                 terms,
-                batch.engine_logprobs_BT,
+                batch,
                 entropy_BT=now.entropy_BT,
                 ref_kl_BT=None if ref_BT is None else k3(terms.logprobs_BT, ref_BT),
                 clipped_BT=is_clipped(
@@ -228,6 +229,16 @@ class PolicyEngine:
                 "or kl's coefficient, use model.dtype float32, and look for infinite rewards"
             )
         return norm if is_finite else None
+
+
+def behaviour_logprobs(batch: TokenBatch, start_BT: Tensor) -> Tensor:
+    """Return the logprobs (B, T) that ratios are taken to: those of the update's start, and for
+    stale rows the engine's own, because the weights that drew them are gone.
+
+    Rows that are not stale keep `start_BT` bit by bit, and with it a ratio of exactly 1 in the
+    first update.
+    """
+    return torch.where(batch.is_stale_B[:, None], batch.engine_logprobs_BT, start_BT)
 
 
 _Part = tuple[list[tuple[TokenBatch, Tensor | None]], Totals]

@@ -16,12 +16,16 @@ from rl_llm.records import ScoredGroup
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRow:
-    """One completion to learn from: its tokens, the engine's logprobs of them, and its
-    advantage."""
+    """One completion to learn from: its tokens, the engine's logprobs of them, and its advantage.
+
+    `is_stale` is True when weights older than those of the update's start drew it; its policy ratio
+    is then to the engine's logprobs, which alone say what those weights thought.
+    """
 
     token_ids: tuple[int, ...]
     engine_logprobs: tuple[float, ...]
     advantage: float
+    is_stale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,8 @@ class TokenBatch:
     """One micro-batch: prompts padded on the left, responses on the right.
 
     The first `rows_per_prompt_P[0]` rows belong to prompt 0, and so on. `response_mask_BT` is True
-    on real response tokens, the end-of-sequence token included.
+    on real response tokens, the end-of-sequence token included. `is_stale_B` is that of
+    `TrainRow`.
     """
 
     prompt_ids_PL: Tensor
@@ -52,6 +57,7 @@ class TokenBatch:
     response_mask_BT: Tensor
     advantages_BT: Tensor
     engine_logprobs_BT: Tensor
+    is_stale_B: Tensor
 
 
 def score_batch(groups: Sequence[ScoredGroup]) -> ScoredBatch:
@@ -68,13 +74,22 @@ def score_batch(groups: Sequence[ScoredGroup]) -> ScoredBatch:
 
 
 def train_groups(
-    groups: Sequence[ScoredGroup], advantages_PG: Tensor, algorithm: Algorithm
+    groups: Sequence[ScoredGroup],
+    advantages_PG: Tensor,
+    algorithm: Algorithm,
+    *,
+    version: int | None = None,
 ) -> list[TrainGroup]:
     """Return what an algorithm learns from.
 
     Left out: completions whose reward failed, truncated ones where the algorithm masks them, empty
-    ones, and, with a group baseline, groups without any advantage.
+    ones, and, with a group baseline, groups without any advantage. `version` is that of the weights
+    that the update starts from; without it, that of the newest completion. Rows of older versions
+    are stale.
     """
+    if version is None:
+        completions = (c for group in groups for c in group.group.completions)
+        version = max((c.policy_version for c in completions), default=0)
     kept = []
     for group, advantages in zip(groups, advantages_PG.tolist(), strict=True):
         if algorithm.has_group_baseline and not any(advantages):
@@ -84,6 +99,7 @@ def train_groups(
                 token_ids=completion.token_ids,
                 engine_logprobs=completion.logprobs,
                 advantage=advantage,
+                is_stale=completion.policy_version < version,
             )
             for completion, score, advantage in zip(
                 group.group.completions, group.scores, advantages, strict=False
@@ -156,6 +172,7 @@ def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) 
         response_mask_BT=mask_BT.to(device),
         advantages_BT=(advantages_B[:, None] * mask_BT).to(device),
         engine_logprobs_BT=_right_padded([r.engine_logprobs for r in rows], width, 0.0).to(device),
+        is_stale_B=torch.tensor([row.is_stale for row in rows], device=device),
     )
 
 

@@ -11,7 +11,7 @@ from statistics import median
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from rl_llm.report import plots, summary
+from rl_llm.report import plots, plots_curriculum, summary
 from rl_llm.report.read import RunRecord
 
 _PAIRS_SHOWN, _PAIRS_FOLDED = 8, 40
@@ -62,18 +62,54 @@ _SECTIONS: dict[str, Sequence[Card]] = {
             title="Beliefs about the pool",
             caption="Where the pool's prompts stand by the pass rate believed of them: at the top "
             "the model has learnt them, in the middle they teach.",
-            plot=plots.belief_heatmap,
+            plot=plots_curriculum.belief_heatmap,
+            wide=True,
+        ),
+        Card(
+            title="Groups per bucket",
+            caption="Groups generated in each step, dropped ones included, by source and level.",
+            plot=plots_curriculum.groups_per_bucket,
             wide=True,
         ),
         Card(
             title="Informative groups",
             caption="Share of generated groups with some but not all completions correct.",
-            plot=plots.informative_share,
+            plot=plots_curriculum.informative_share,
+        ),
+        Card(
+            title="Learnt from and dropped",
+            caption="Share of each step's completions whose group passed the gates; completions "
+            "so far, and those of dropped groups among them.",
+            plot=plots_curriculum.learnt_and_dropped,
+        ),
+        Card(
+            title="Reliability",
+            caption="Pass rate believed of drawn problems before the draw, and observed: on the "
+            "dashed line both agree. Larger dots stand for more completions.",
+            plot=plots_curriculum.reliability,
+        ),
+        Card(
+            title="Calibration",
+            caption="Mean distance from that line, and squared errors (Brier scores). Chance keeps "
+            "them above 0; always saying 50 % gives 0.25.",
+            plot=plots_curriculum.calibration,
         ),
         Card(
             title="Coverage",
             caption="Share of the pool drawn at least once, and groups admitted to each update.",
-            plot=plots.coverage,
+            plot=plots_curriculum.coverage,
+        ),
+        Card(
+            title="Spread of visits",
+            caption="Gini coefficient of visits over the pool, 0 where all prompts had as many; "
+            "mean age of the last visit.",
+            plot=plots_curriculum.spread_of_visits,
+        ),
+        Card(
+            title="Standing",
+            caption="Prompts retired as learnt and deferred as out of reach, groups drawn to "
+            "review retired prompts, and buckets that wait for their prerequisites.",
+            plot=plots_curriculum.standing,
         ),
     ),
     "Learning": (

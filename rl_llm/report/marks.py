@@ -9,6 +9,7 @@ from rl_llm.report.canvas import INK, label, spread
 from rl_llm.report.read import Series
 
 _SMOOTH_FROM = 60
+_MOST_BARS = 80
 _MOST_NAMED_PLACES = 24
 _MOST_LEVEL_LETTERS = 60
 
@@ -23,6 +24,22 @@ def line(panel: Axes, series: Series, colour: str, text: str | None = None) -> N
         return
     panel.plot(series.steps, series.values, color=colour, lw=0.8, alpha=0.35)
     panel.plot(series.steps, running_mean(series.values), color=colour, label=text)
+
+
+def stack_bars(panel: Axes, layers: Mapping[str, tuple[Series, str]]) -> None:
+    """Stack `(series, colour)` by what the legend calls them, a bar a step; a series counts 0 where
+    it was not written, and long runs show means over stretches of steps."""
+    steps = sorted({step for series, _ in layers.values() for step in series.steps})
+    stride = -(-len(steps) // _MOST_BARS)
+    starts = steps[::stride]
+    width = 0.8 * (min(np.diff(starts)) if len(starts) > 1 else 1)
+    floor = np.zeros(len(starts))
+    for text, (series, colour) in layers.items():
+        by_step = dict(zip(series.steps, series.values, strict=True))
+        values = np.array([by_step.get(step, 0.0) for step in steps])
+        heights = np.array([values[at : at + stride].mean() for at in range(0, len(steps), stride)])
+        panel.bar(starts, heights, width, floor, color=colour, label=text)
+        floor += heights
 
 
 def running_mean(values: Sequence[float]) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""From a run's records to SVG: one function a plot, each empty text where the run has no data."""
+"""From a run's records to SVG: one function a plot, each empty text where the run has no data.
+
+What the curriculum did stands in `plots_curriculum`.
+"""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from matplotlib.colors import PowerNorm
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rl_llm.report.canvas import (
     BLUE,
@@ -24,7 +26,6 @@ from rl_llm.report.canvas import (
     log_axis,
     percent_axis,
     ramp,
-    share_ramp,
     step_axis,
 )
 from rl_llm.report.marks import (
@@ -33,14 +34,14 @@ from rl_llm.report.marks import (
     line,
     name_line_ends,
     name_places,
-    step_edges,
+    stack_bars,
     write_above,
 )
+from rl_llm.report.panels import two_panels
 from rl_llm.report.read import RunRecord, Series
 
 Plot = Callable[[RunRecord], str]
 
-_MOST_BARS = 80
 _MOST_NUMBERED_BARS = 12
 _MOST_LEVEL_NAMES = 24
 _STAGES = {
@@ -123,61 +124,6 @@ def pass_rate_per_level(run: RunRecord) -> str:
     return drawn.svg
 
 
-def belief_heatmap(run: RunRecord) -> str:
-    """How the pool's prompts spread over believed pass rates, step by step, with their mean."""
-    histograms = [
-        (step, counts)
-        for step, counts in run.histograms("curriculum/belief_histogram")
-        if sum(counts) > 0  # all 0 says that the sampler keeps no beliefs
-    ]
-    if not histograms:
-        return ""
-    with canvas("beliefs", size=(WIDE[0], 3.6)) as drawn:
-        panel = drawn.panels[0]
-        steps = [step for step, _ in histograms]
-        share = np.array([counts for _, counts in histograms]).T
-        share = share / share.sum(axis=0, keepdims=True)
-        edges = np.linspace(0, 1, len(share) + 1)
-        # A square root lets bins with a few percent be seen beside bins with most of the pool.
-        norm = PowerNorm(0.5, vmin=0, vmax=share.max())
-        mesh = panel.pcolormesh(
-            step_edges(steps), edges, share, cmap=share_ramp(), norm=norm, rasterized=True
-        )
-        mean = run.series("curriculum/belief_mean")
-        panel.plot(mean.steps, mean.values, color=ORANGE, lw=2.2, label="mean over the pool")
-        percent_axis(panel, "believed pass rate")
-        panel.set_ylim(0, 1)
-        panel.set_yticks(edges[:: max(1, len(share) // 5)])
-        panel.grid(visible=False)
-        step_axis(panel)
-        bar = drawn.figure.colorbar(mesh, ax=panel, pad=0.015, aspect=30)
-        bar.set_label("share of the pool")
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        bar.ax.tick_params(length=0)
-        bar.outline.set_visible(False)
-        legend_above(panel)
-    return drawn.svg
-
-
-def informative_share(run: RunRecord) -> str:
-    """The share of generated groups that can teach, beside the pass rate as scheduled."""
-    lines = {
-        "informative groups": (run.series("train/informative_share"), BLUE),
-        "pass rate of scheduled prompts": (run.series("train/pass_rate"), GREEN),
-    }
-    return _shares_over_steps("informative", lines, "share", full=True)
-
-
-def coverage(run: RunRecord) -> str:
-    """How much of the pool has been drawn, and how many groups were admitted to the update."""
-    visited, admitted = run.series("curriculum/visited_share"), run.series("train/groups_admitted")
-    return _two_panels(
-        "coverage",
-        (visited, "pool visited", VIOLET, True),
-        (admitted, "groups admitted", ORANGE, False),
-    )
-
-
 def kl_and_beta(run: RunRecord) -> str:
     """Divergence from the reference and from the policy of the step's start; beta below."""
     ref, old = run.series("kl/ref_nats_per_token"), run.series("kl/old_nats_per_token")
@@ -238,7 +184,7 @@ def rewards(run: RunRecord) -> str:
 def entropy_and_gradient(run: RunRecord) -> str:
     """Entropy of the policy, and the gradient's norm before clipping."""
     entropy, norm = run.series("entropy_nats_per_token"), run.series("optim/grad_norm")
-    return _two_panels(
+    return two_panels(
         "entropy",
         (entropy, "entropy\nnats / token", GREEN, False),
         (norm, "gradient norm", ORANGE, False),
@@ -248,7 +194,7 @@ def entropy_and_gradient(run: RunRecord) -> str:
 def clipping_and_rate(run: RunRecord) -> str:
     """The share of clipped tokens, and the learning rate."""
     clipped, rate = run.series("loss/clip_rate"), run.series("optim/lr")
-    return _two_panels(
+    return two_panels(
         "clipping",
         (clipped, "clipped tokens", PINK, True),
         (rate, "learning rate", BLUE, False),
@@ -316,22 +262,16 @@ def time_per_stage(run: RunRecord) -> str:
     stages = {name: series for name, series in stages.items() if series and series.total > 0}
     if not stages:
         return ""
-    steps = sorted({step for series in stages.values() for step in series.steps})
-    stride = -(-len(steps) // _MOST_BARS)
-    starts = steps[::stride]
+    total = sum(series.total for series in stages.values())
     with canvas("time", size=(WIDE[0], 3.2)) as drawn:
         panel = drawn.panels[0]
-        width = 0.8 * (min(np.diff(starts)) if len(starts) > 1 else 1)
-        floor = np.zeros(len(starts))
-        for name, series in stages.items():
-            by_step = dict(zip(series.steps, series.values, strict=True))
-            seconds = np.array([by_step.get(step, 0.0) for step in steps])
-            heights = np.array(
-                [seconds[at : at + stride].mean() for at in range(0, len(steps), stride)]
-            )
-            share = f"{name}  {100 * series.total / _total(stages):.0f} %"
-            panel.bar(starts, heights, width, floor, color=_STAGES[name], label=share)
-            floor += heights
+        stack_bars(
+            panel,
+            {
+                f"{name}  {100 * series.total / total:.0f} %": (series, _STAGES[name])
+                for name, series in stages.items()
+            },
+        )
         panel.set_ylabel("seconds / step")
         step_axis(panel)
         legend_above(panel)
@@ -346,39 +286,3 @@ def _levels(run: RunRecord) -> dict[str, Series]:
 
 def _last_step(levels: Mapping[str, Series]) -> int:
     return max(series.steps[-1] for series in levels.values())
-
-
-def _total(stages: Mapping[str, Series]) -> float:
-    return sum(series.total for series in stages.values())
-
-
-def _shares_over_steps(
-    name: str, lines: Mapping[str, tuple[Series, str]], ylabel: str, *, full: bool
-) -> str:
-    if not any(series for series, _ in lines.values()):
-        return ""
-    with canvas(name) as drawn:
-        panel = drawn.panels[0]
-        for text, (series, colour) in lines.items():
-            line(panel, series, colour, text)
-        percent_axis(panel, ylabel, full=full)
-        step_axis(panel)
-        legend_above(panel)
-    return drawn.svg
-
-
-def _two_panels(name: str, *panels: tuple[Series, str, str, bool]) -> str:
-    """Draw `(series, label, colour, whether it is a share)` above each other."""
-    present = [panel for panel in panels if panel[0]]
-    if not present:
-        return ""
-    with canvas(name, heights=[1] * len(present)) as drawn:
-        for panel, (series, text, colour, is_share) in zip(drawn.panels, present, strict=True):
-            line(panel, series, colour)
-            if is_share:
-                percent_axis(panel, text)
-                floor_share(panel)
-            else:
-                from_zero(panel, text)
-        step_axis(drawn.panels[-1])
-    return drawn.svg

@@ -81,7 +81,7 @@ class RunRecord:
 
     def series(self, key: str) -> Series:
         """Return the metric `key` over steps; without points when no row has it."""
-        points = [(row["step"], row[key]) for row in self.rows if _is_finite(row.get(key))]
+        points = [(row["step"], row[key]) for row in self.rows if is_finite(row.get(key))]
         return Series(
             steps=tuple(step for step, _ in points),
             values=tuple(float(value) for _, value in points),
@@ -93,7 +93,7 @@ class RunRecord:
         return tuple(
             (step, tuple(float(count) for count in counts))
             for step, counts in found
-            if counts and all(map(_is_finite, counts)) and len(counts) == len(found[0][1])
+            if counts and all(map(is_finite, counts)) and len(counts) == len(found[0][1])
         )
 
     def names_between(self, prefix: str, suffix: str = "") -> tuple[str, ...]:
@@ -232,7 +232,7 @@ def _read_sample(row: Mapping[str, Any]) -> Sample:
         parts=tuple(
             (_text(name), float(value))
             for name, value in (parts.items() if isinstance(parts, Mapping) else ())
-            if _is_finite(value)
+            if is_finite(value)
         ),
         correct=row.get("correct") is True,
         error=_text(row.get("error")),
@@ -254,17 +254,18 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if _is_finite(value) else None
+    return float(value) if is_finite(value) else None
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if _is_finite(value) else None
+    return int(value) if is_finite(value) else None
 
 
 def _is_step(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Say whether a value that was read is a number that can be drawn."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

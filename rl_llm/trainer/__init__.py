@@ -1,7 +1,7 @@
 """The loop, and everything that must survive a restart."""
 
 from rl_llm.trainer.checkpoint import Identity
-from rl_llm.trainer.evaluate import Evaluation, Evaluator, PassRate
+from rl_llm.trainer.evaluate import Evaluation, Evaluator, PassRate, sample_problems
 from rl_llm.trainer.folder import RunFolder
 from rl_llm.trainer.generation import Generation
 from rl_llm.trainer.loop import Parts, Trainer, Watcher
@@ -22,4 +22,5 @@ __all__ = [
     "Trainer",
     "Watcher",
     "read_rows",
+    "sample_problems",
 ]

@@ -19,7 +19,7 @@ from rl_llm.kl import KLController
 from rl_llm.policy import PolicyEngine
 from rl_llm.trainer.metrics import Counters
 
-FORMAT = 1
+FORMAT = 2
 _PREFIX = "step-"
 
 
@@ -53,7 +53,7 @@ def save(folder: Path, parts: Stateful, identity: Identity, *, keep: int) -> Pat
     parts.policy.save_adapter(aside / "adapter")
     torch.save(parts.policy.state_dict(), aside / "trainer" / "policy.pt")
     curriculum = store.save(
-        aside / "curriculum.parquet", parts.scheduler.keys, parts.scheduler.state_dict()
+        aside / "curriculum.parquet", parts.scheduler.row_names, parts.scheduler.state_dict()
     )
     state = {
         "format": FORMAT,
@@ -132,7 +132,9 @@ def load(checkpoint: Path, state: Mapping[str, Any], parts: Stateful) -> None:
     with _reading(adapter / "adapter_model.safetensors"):
         parts.policy.load(adapter, policy)
     parts.scheduler.load_state_dict(
-        store.load(checkpoint / "curriculum.parquet", parts.scheduler.keys, state["curriculum"])
+        store.load(
+            checkpoint / "curriculum.parquet", parts.scheduler.row_names, state["curriculum"]
+        )
     )
     parts.kl.load_state_dict(state["kl"])
     for name, value in state["counters"].items():

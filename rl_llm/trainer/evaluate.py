@@ -1,4 +1,4 @@
-"""Pass rates on held-out problems, with their standard errors."""
+"""Pass rates on held-out problems, and on a sample of the training pool, with standard errors."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_llm.errors import ConfigError
 from rl_llm.records import Level, Problem, Request, Sampling, ScoredGroup
-from rl_llm.seeds import derive_seed
+from rl_llm.seeds import derive_rng, derive_seed
 from rl_llm.trainer.generation import Generation
 
 
@@ -23,7 +24,11 @@ class PassRate:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Held-out pass rates: over all problems, and by level; and the groups behind them."""
+    """Held-out pass rates: over all problems, and by level; and the groups behind them.
+
+    `train` is the pass rate of the training problems that were measured too, and `scored_train`
+    their groups; None and empty when there are none. Nothing else here counts them.
+    """
 
     overall: PassRate
     by_level: Mapping[Level, PassRate]
@@ -32,11 +37,16 @@ class Evaluation:
     num_masked: int
     elapsed_s: float
     scored: tuple[ScoredGroup, ...]
+    train: PassRate | None = None
+    scored_train: tuple[ScoredGroup, ...] = ()
 
 
 class Evaluator:
-    """Samples held-out problems with the same randomness every time, so that weights alone
-    matter."""
+    """Samples held-out problems with the same randomness every time, so that weights alone matter.
+
+    Training problems are always the same ones, with new randomness at every step: beliefs may learn
+    from them, and would otherwise take one draw, seen again, for further evidence.
+    """
 
     def __init__(
         self,
@@ -46,29 +56,39 @@ class Evaluator:
         sampling: Sampling,
         samples_per_problem: int,
         seed: int,
+        train_problems: Sequence[Problem] = (),
     ) -> None:
-        """`sampling` is training's own: its temperature is part of what is measured."""
-        self._requests = [
-            Request(
-                problem=problem,
-                num_completions=samples_per_problem,
-                sampling=sampling,
-                stream_key=derive_seed(seed, "evaluation", problem.key),
+        """`sampling` is training's own: its temperature is part of what is measured.
+
+        Raises `ConfigError` for training problems without held-out ones.
+        """
+        if train_problems and not problems:
+            raise ConfigError(
+                f"eval.train_problems={len(train_problems)} with nothing under data.eval: an "
+                "evaluation measures training problems beside held-out ones; add a source under "
+                "data.eval, or set eval.train_problems to 0"
             )
-            for problem in problems
-        ]
+        self._problems = tuple(problems)
+        self._train_problems = tuple(train_problems)
         self._generation = generation
+        self._sampling = sampling
+        self._samples_per_problem = samples_per_problem
+        self._seed = seed
 
     @property
     def has_problems(self) -> bool:
         """Say whether there is anything to evaluate on."""
-        return bool(self._requests)
+        return bool(self._problems)
 
-    def __call__(self) -> Evaluation:
-        """Generate, score and count; a completion whose reward failed counts as wrong."""
+    def __call__(self, step: int = 0) -> Evaluation:
+        """Generate, score and count; a completion whose reward failed counts as wrong.
+
+        `step` is the training step behind which this stands.
+        """
         started = time.perf_counter()
-        scored = tuple(self._generation(self._requests))
-        rates_N = np.array([np.mean([s.correct for s in group.scores]) for group in scored])
+        groups = tuple(self._generation(self._requests(step)))
+        scored, scored_train = groups[: len(self._problems)], groups[len(self._problems) :]
+        rates_N = _rates(scored)
         levels = [group.group.problem.level for group in scored]
         completions = [c for group in scored for c in group.group.completions]
         return Evaluation(
@@ -82,7 +102,53 @@ class Evaluator:
             num_masked=sum(s.error is not None for group in scored for s in group.scores),
             elapsed_s=time.perf_counter() - started,
             scored=scored,
+            train=pass_rate(_rates(scored_train)) if scored_train else None,
+            scored_train=scored_train,
         )
+
+    def _requests(self, step: int) -> list[Request]:
+        """Return the requests for held-out problems, and behind them the training ones."""
+        held_out = [derive_seed(self._seed, "evaluation", p.key) for p in self._problems]
+        train = [
+            derive_seed(self._seed, "evaluation", "train", step, problem.key)
+            for problem in self._train_problems
+        ]
+        return [
+            Request(
+                problem=problem,
+                num_completions=self._samples_per_problem,
+                sampling=self._sampling,
+                stream_key=stream_key,
+            )
+            for problem, stream_key in zip(
+                (*self._problems, *self._train_problems), (*held_out, *train), strict=True
+            )
+        ]
+
+
+def sample_problems(problems: Sequence[Problem], num: int, *, seed: int) -> list[Problem]:
+    """Return `num` of the problems in their order, or all when there are no more than that.
+
+    Each is equally likely to be chosen, and of every source and level the share of the pool is
+    kept, to the problem above or below: problems are shuffled within their source and level, and
+    every (count / num)th is taken from a random start.
+    """
+    if num >= len(problems):
+        return list(problems)
+    if num == 0:
+        return []
+    rng = derive_rng(seed, "evaluation", "train", "choice")
+    ranks: dict[tuple[str, Level], int] = {}
+    bucket_N = np.array([ranks.setdefault((p.source, p.level), len(ranks)) for p in problems])
+    order_N = np.lexsort((rng.random(len(problems)), bucket_N))
+    places = (np.arange(num) + rng.random()) * len(problems) / num
+    chosen = np.sort(order_N[places.astype(np.int64).clip(max=len(problems) - 1)])
+    return [problems[position] for position in chosen.tolist()]
+
+
+def _rates(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
+    """Return the share of correct completions of every group."""
+    return np.array([np.mean([s.correct for s in group.scores]) for group in scored])
 
 
 def pass_rate(rates_N: NDArray[np.float64]) -> PassRate:

@@ -19,6 +19,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def draws(self) -> Path:
+        """One JSON object for each scored group."""
+        return self.path / "draws.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder a checkpoint."""
         return self.path / "checkpoints"

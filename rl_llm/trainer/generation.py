@@ -1,10 +1,11 @@
 """Requests in, scored groups out, in the order of the requests, over all ranks."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rl_llm.curriculum import Scheduler
+from rl_llm.curriculum.draw_record import Draw
 from rl_llm.errors import RunError
 from rl_llm.policy import Ranks
 from rl_llm.records import Group, Request, ScoredGroup
@@ -14,17 +15,26 @@ from rl_llm.scoring import Rubric
 
 @dataclass(frozen=True, kw_only=True)
 class Harvest:
-    """What the rollouts of one step brought; `scored` holds every group, dropped ones too.
+    """What the rollouts of one step brought.
 
-    `beliefs` holds, by key, the pass rate that was believed when the problem was drawn.
+    `scored` holds every group that was generated, and `draws`, in the same order, why and under
+    which belief. `admitted` ones are learnt from, `dropped` ones are not. With probes, a group is
+    generated in two parts, both in `scored`, and admitted or dropped as a whole when it is
+    complete.
     """
 
     scored: tuple[ScoredGroup, ...]
+    draws: tuple[Draw, ...]
     admitted: tuple[ScoredGroup, ...]
-    beliefs: Mapping[str, float | None]
+    dropped: tuple[ScoredGroup, ...]
     num_rounds: int
     generate_s: float
     score_s: float
+
+    @property
+    def beliefs(self) -> dict[str, float]:
+        """The pass rate that was believed of a problem, by key, when it was last drawn."""
+        return {draw.key: draw.belief_a / (draw.belief_a + draw.belief_b) for draw in self.draws}
 
 
 class Generation:
@@ -55,16 +65,18 @@ class Generation:
         bounds."""
         self.generate_s = self.score_s = 0.0
         scored: list[ScoredGroup] = []
+        draws: list[Draw] = []
         admitted: list[ScoredGroup] = []
-        beliefs: dict[str, float | None] = {}
+        dropped: list[ScoredGroup] = []
         num_rounds = 0
         requests = self._ranks.from_main(scheduler.plan(step))
         while requests:
-            beliefs |= {r.problem.key: scheduler.belief_of(r.problem.key) for r in requests}
             groups = self(requests)
-            scheduler.observe(groups, step=step)
             scored += groups
-            admitted += scheduler.admit(groups)
+            draws += scheduler.observe(groups, step=step)
+            ended = scheduler.conclude(groups)
+            admitted += ended.finished
+            dropped += ended.dropped
             num_rounds += 1
             missing = num_wanted - len(admitted)
             requests = self._ranks.from_main(
@@ -72,8 +84,9 @@ class Generation:
             )
         return Harvest(
             scored=tuple(scored),
+            draws=tuple(draws),
             admitted=tuple(admitted),
-            beliefs=beliefs,
+            dropped=tuple(dropped),
             num_rounds=num_rounds,
             generate_s=self.generate_s,
             score_s=self.score_s,

@@ -24,6 +24,7 @@ from rl_llm.policy import (
 from rl_llm.rollout import RolloutEngine
 from rl_llm.seeds import derive_rng
 from rl_llm.trainer import checkpoint
+from rl_llm.trainer.draws import draw_rows
 from rl_llm.trainer.evaluate import Evaluation, Evaluator
 from rl_llm.trainer.folder import RunFolder
 from rl_llm.trainer.generation import Generation, Harvest
@@ -33,7 +34,6 @@ from rl_llm.trainer.metrics import (
     Sink,
     evaluation_row,
     harvest_row,
-    scheduler_row,
     update_row,
 )
 from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
@@ -76,6 +76,7 @@ class Parts:
     ranks: Ranks
     counters: Counters
     sinks: Sequence[Sink]
+    draw_log: Sink | None
     watcher: Watcher
 
     @property
@@ -136,7 +137,8 @@ class Trainer:
         harvest = parts.generation.harvest(
             parts.scheduler, step, num_wanted=parts.recipe.rollout.problems_per_step
         )
-        self._say_if_dry(harvest)
+        self._say(harvest)
+        self._log_draws(harvest, step)
         with self._timed("update"):
             facts, row, samples = self._learn(harvest, step)
         with self._timed("publish"):
@@ -147,7 +149,7 @@ class Trainer:
             "step_s": time.perf_counter() - started,
             **harvest_row(harvest, self._counters),
             **row,
-            **scheduler_row(parts.scheduler),
+            **parts.scheduler.metrics(step),
         }
         parts.kl.observe(_kl_facts(facts, row, total_steps=parts.recipe.run.steps))
         return row, samples
@@ -182,8 +184,10 @@ class Trainer:
         parts, step = self._parts, self._counters.step
         row: Row = {}
         if parts.evaluator.has_problems:
-            evaluation = parts.evaluator()
+            evaluation = parts.evaluator(step)
             row = evaluation_row(evaluation)
+            if parts.recipe.curriculum.learn_from_eval:
+                parts.scheduler.observe_evaluation(evaluation.scored_train, step=step)
             samples = evaluation_samples(evaluation.scored, step=step) + samples
             threshold = parts.recipe.eval.stop_when
             if threshold is not None and evaluation.overall.mean >= threshold and step > 0:
@@ -212,15 +216,23 @@ class Trainer:
             for sink in self._parts.sinks:
                 sink.write(row)
 
-    def _say_if_dry(self, harvest: Harvest) -> None:
-        """Apply `curriculum.refill.when_dry` to a step that has nothing to learn from."""
-        if harvest.admitted:
-            return
-        message = dry_message(harvest.scored)
-        if self._parts.recipe.curriculum.refill.when_dry == "stop":
-            raise RunError(message)
+    def _say(self, harvest: Harvest) -> None:
+        """Say what the scheduler noticed, and apply `curriculum.refill.when_dry` to a step that has
+        nothing to learn from."""
+        messages = self._parts.scheduler.take_messages()
+        when_dry = self._parts.recipe.curriculum.refill.when_dry
+        if not harvest.admitted:
+            messages.append(dry_message(harvest.scored, when_dry=when_dry))
+            if when_dry == "stop":
+                raise RunError(messages[-1])
         if self._parts.ranks.is_main:
-            self._parts.watcher.said(message)
+            for message in messages:
+                self._parts.watcher.said(message)
+
+    def _log_draws(self, harvest: Harvest, step: int) -> None:
+        if self._parts.draw_log is not None:
+            for row in draw_rows(harvest, step=step):
+                self._parts.draw_log.write(row)
 
     def _is_due(self, every: int) -> bool:
         return self.is_finished or self._counters.step % every == 0

@@ -5,17 +5,18 @@ Every key is explained in docs/metrics.md.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from rl_llm.curriculum import Scheduler
+from rl_llm.curriculum.pool import bucket_name
 from rl_llm.policy import UpdateFacts
 from rl_llm.records import Score, ScoredGroup
-from rl_llm.trainer.evaluate import Evaluation
+from rl_llm.trainer.evaluate import Evaluation, PassRate
 from rl_llm.trainer.generation import Harvest
 
 Row = dict[str, Any]
@@ -23,19 +24,36 @@ Row = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Counters:
-    """What accumulates over a run, and goes into checkpoints."""
+    """What accumulates over a run, and goes into checkpoints; dropped ones are part of all."""
 
     step: int = 0
     completions: int = 0
     tokens: int = 0
+    dropped_completions: int = 0
+    dropped_tokens: int = 0
     finished: bool = False
 
     def count(self, step: int, harvest: Harvest) -> None:
-        """Count a step and every completion that it generated."""
+        """Count a step, every completion that it generated, and those of dropped groups."""
         self.step = step
-        completions = [c for group in harvest.scored for c in group.group.completions]
-        self.completions += len(completions)
-        self.tokens += sum(len(c.token_ids) for c in completions)
+        generated, dropped = _spent(harvest.scored), _spent(harvest.dropped)
+        self.completions += generated.completions
+        self.tokens += generated.tokens
+        self.dropped_completions += dropped.completions
+        self.dropped_tokens += dropped.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    """What groups cost to generate."""
+
+    completions: int
+    tokens: int
+
+
+def _spent(groups: Sequence[ScoredGroup]) -> _Spent:
+    completions = [c for group in groups for c in group.group.completions]
+    return _Spent(completions=len(completions), tokens=sum(len(c.token_ids) for c in completions))
 
 
 def harvest_row(harvest: Harvest, counters: Counters) -> Row:
@@ -43,7 +61,7 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
     completions = [c for group in harvest.scored for c in group.group.completions]
     scores = [score for group in harvest.scored for score in group.scores]
     counted = [score for score in scores if score.error is None]
-    tokens = sum(len(c.token_ids) for c in completions)
+    generated, admitted = _spent(harvest.scored), _spent(harvest.admitted)
     return {
         "train/pass_rate": _mean([score.correct for score in counted]),
         "train/reward_mean": _mean([score.total for score in counted]),
@@ -55,8 +73,12 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
         **_part_means(counted),
         "rollout/completions": counters.completions,
         "rollout/tokens": counters.tokens,
-        "rollout/tokens_per_s": tokens / max(harvest.generate_s, 1e-9),
+        "rollout/dropped_completions": counters.dropped_completions,
+        "rollout/dropped_tokens": counters.dropped_tokens,
+        "rollout/tokens_per_s": generated.tokens / max(harvest.generate_s, 1e-9),
         "rollout/refill_rounds": max(harvest.num_rounds - 1, 0),
+        "curriculum/admitted_share": admitted.completions / max(generated.completions, 1),
+        **_groups_by_bucket(harvest.scored),
         "time/generate_s": harvest.generate_s,
         "time/score_s": harvest.score_s,
     }
@@ -80,14 +102,6 @@ def update_row(facts: UpdateFacts, *, beta: float, lr: float, num_skipped: int) 
     }
 
 
-def scheduler_row(scheduler: Scheduler) -> Row:
-    """Return what the beliefs say after a step."""
-    return {
-        **scheduler.metrics(),
-        "curriculum/belief_histogram": scheduler.belief_histogram(),
-    }
-
-
 def evaluation_row(evaluation: Evaluation) -> Row:
     """Return what an evaluation says."""
     return {
@@ -97,8 +111,20 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         "eval/completion_tokens_mean": evaluation.completion_tokens_mean,
         "eval/truncated_share": evaluation.truncated_share,
         "eval/completions_masked": evaluation.num_masked,
+        **_train_row(evaluation.train),
         "time/eval_s": evaluation.elapsed_s,
     }
+
+
+def _train_row(train: PassRate | None) -> Row:
+    if train is None:
+        return {}
+    return {"eval/train_pass_rate": train.mean, "eval/train_pass_rate_se": train.standard_error}
+
+
+def _groups_by_bucket(groups: Sequence[ScoredGroup]) -> Row:
+    counts = Counter(bucket_name(group.group.problem) for group in groups)
+    return {f"curriculum/groups/{name}": count for name, count in sorted(counts.items())}
 
 
 def _part_means(counted: Sequence[Score]) -> Row:
@@ -130,15 +156,13 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """One JSON object a line; a number that is not finite is written as null."""
+    """One JSON object a line, each with its `step`; a number that is not finite is written as
+    null."""
 
     def __init__(self, path: Path, *, last_step: int) -> None:
         """Keep the rows up to `last_step` (-1: none) of an earlier part of the run, and go on
         behind them."""
-        kept = [row for row in read_rows(path) if row["step"] <= last_step]
-        aside = path.with_suffix(".tmp")
-        aside.write_text("".join(map(_line, kept)), encoding="utf-8")
-        aside.replace(path)
+        _cut(path, last_step=last_step)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -174,15 +198,27 @@ class TensorBoardSink:
 
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a metrics file; a last line that was cut off in writing is left out."""
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """Yield what `read_rows` returns, one row at a time, for files that grow large."""
     if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+def _cut(path: Path, *, last_step: int) -> None:
+    """Keep the rows up to `last_step` alone; a file that is not there is made, empty."""
+    aside = path.with_suffix(".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.writelines(_line(row) for row in iter_rows(path) if row["step"] <= last_step)
+    aside.replace(path)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -7,9 +8,19 @@ from rl_llm.curriculum import BetaBelief, Outcomes, PoolBelief, PoolIndex, infor
 from rl_llm.errors import ConfigError, InputError
 
 
-def pool_belief(bucket_ids, **options):
-    names = tuple(f"bucket {k}" for k in range(max(bucket_ids) + 1))
-    index = PoolIndex(bucket_ids=np.array(bucket_ids, np.int32), bucket_names=names)
+def pool_index(bucket_ids, endless=()):
+    count = max(bucket_ids) + 1
+    return PoolIndex(
+        bucket_ids=np.array(bucket_ids, np.int32),
+        bucket_names=tuple(f"bucket {k}" for k in range(count)),
+        bucket_sources=("s",) * count,
+        bucket_levels=tuple(range(count)),
+        endless_K=np.isin(np.arange(count), endless),
+    )
+
+
+def pool_belief(bucket_ids, *, endless=(), **options):
+    index = pool_index(bucket_ids, endless)
     defaults = {"prior_strength": 2.0, "visit_decay": 1.0, "bucket_decay": 1.0, "max_drift": 0.0}
     return PoolBelief(index, **(defaults | options))
 
@@ -62,6 +73,22 @@ def test_huge_strengths_and_groups_do_not_overflow():
     assert informative_probability(1e-300, 1e30, group_size=64) == pytest.approx(0.0)
 
 
+def test_a_group_that_is_hardly_ever_mixed_keeps_all_its_digits():
+    # a = 1, b = x: 1 - 2/((1+x)(2+x)) - x(1+x)/((1+x)(2+x)) = 2x/((1+x)(2+x))
+    tiny = 1e-12
+    expected = 2 * tiny / ((1 + tiny) * (2 + tiny))
+    assert informative_probability(1.0, tiny, group_size=2) == pytest.approx(expected, rel=1e-14)
+    assert informative_probability(1e9, 1e-3, group_size=2) == pytest.approx(2e-12, rel=1e-8)
+
+
+def test_single_precision_stays_single_and_close():
+    a, b = np.float32([0.05, 3, 80]), np.float32([60, 3, 0.01])
+    found = informative_probability(a, b, group_size=8)
+    assert found.dtype == np.float32
+    double = informative_probability(a.astype(float), b.astype(float), group_size=8)
+    np.testing.assert_allclose(found, double, rtol=2e-6)
+
+
 def test_impossible_group_sizes_and_parameters_are_refused():
     with pytest.raises(InputError, match="group_size=0"):
         informative_probability(1, 1, group_size=0)
@@ -92,7 +119,8 @@ def test_earlier_visits_fade_by_the_visit_decay():
     belief = pool_belief([0], visit_decay=0.5)
     observe(belief, 0, p0=3)
     observe(belief, 1, p0=8)
-    rate = 11.5 / 17
+    # believed 34/90, seen 1: the share moves to 57/85, and odds 7/11 by 57/28 / (34/56)
+    rate = 399 / 586
     assert parameters(belief, 0) == pytest.approx((2 * rate + 9.5, 2 * (1 - rate) + 2.5), rel=1e-6)
 
 
@@ -102,7 +130,8 @@ def test_buckets_fade_once_a_step_however_many_rounds_it_has():
     observe(belief, 0, p1=8)
     assert belief.bucket_rates()[0] == pytest.approx(12.5 / 17)
     observe(belief, 7, p2=0)
-    assert belief.bucket_rates()[0] == pytest.approx(6.5 / 17)  # 12/2 of 16/2 + 8
+    # 16 earlier completions count half, and the half that m starts with counts in full
+    assert belief.bucket_rates()[0] == pytest.approx(12.5 / 17 * 9 / 17)
 
 
 def test_a_waiting_problem_moves_with_the_odds_of_its_bucket_and_keeps_its_strength():
@@ -137,6 +166,122 @@ def test_a_problem_without_counted_completions_is_left_as_it_was():
     )
     assert parameters(belief, 1) == (1.0, 1.0)
     assert belief.bucket_rates()[0] == 0.5
+
+
+def test_a_bucket_moves_by_how_problems_did_against_what_was_believed_of_them():
+    belief = pool_belief([0, 0])
+    observe(belief, 0, p0=0, p1=8)
+    observe(belief, 1, p0=0, p1=8)  # as believed: 1/2 of both
+    assert belief.bucket_rates()[0] == pytest.approx(0.5)
+    # Of 18, one is right, so 1/18 is believed of p0; none of 8 more, beside 32 earlier ones and 1,
+    # makes it 1/18 * 33/41, and so multiplies the odds by (33/738) / (705/738) * 17.
+    observe(belief, 2, p0=0)
+    odds = 33 / 705 * 17
+    assert belief.bucket_rates()[0] == pytest.approx(odds / (1 + odds), rel=1e-6)
+
+
+def test_problems_of_an_endless_bucket_have_the_belief_of_the_bucket_alone():
+    belief = pool_belief([0, 0], endless=[0])
+    observe(belief, 0, p0=3)
+    prior = (7 / 9, 11 / 9)
+    assert parameters(belief, 0) == parameters(belief, 1) == pytest.approx(prior, rel=1e-6)
+
+
+def test_a_bucket_that_is_always_solved_stays_finite_and_can_fall_again():
+    belief = pool_belief([0], bucket_decay=0.9, visit_decay=0.9)
+    for step in range(2000):
+        observe(belief, step, p0=8)
+    assert belief.bucket_logits[0] == 10.0
+    mastered = belief.beta(slice(None)).mean[0]
+    assert 0.999 < mastered < 1.0
+    observe(belief, 2000, p0=0)
+    assert belief.bucket_logits[0] < 9.0
+    assert belief.beta(slice(None)).mean[0] < 0.95
+
+
+def test_consecutive_scattered_and_repeated_positions_have_the_same_beliefs():
+    belief = pool_belief([0, 1, 0, 1, 0], max_drift=2.0)
+    observe(belief, 0, p0=3, p1=7, p3=1)
+    observe(belief, 1, p2=8)
+    everything = belief.beta(slice(None))
+    for positions in ([0, 1, 2, 3, 4], [1, 2, 3], [3, 0, 4], [2, 4, 3, 1], [2, 2, 4]):
+        beta = belief.beta(np.array(positions))
+        np.testing.assert_array_equal(beta.a, everything.a[positions])
+        np.testing.assert_array_equal(beta.b, everything.b[positions])
+
+
+def test_priors_are_own_evidence_and_their_mean_is_the_rate_of_the_bucket():
+    belief = pool_belief([0, 0, 0, 1])
+    belief.set_priors(np.float32([6, 1, 0, 0]), np.float32([2, 3, 0, 0]))
+    # rates 3/4 and 1/4 over 12 completions: m = (6 + .5) / 13 = 1/2
+    assert belief.bucket_rates().tolist() == [0.5, 0.5]
+    assert belief.bucket_beta().a.tolist() == [6.5, 0.5]
+    assert parameters(belief, 0) == pytest.approx((7.0, 3.0))
+    assert parameters(belief, 1) == pytest.approx((2.0, 4.0))
+    assert parameters(belief, 2) == parameters(belief, 3) == (1.0, 1.0)
+
+
+def test_a_prior_moves_with_its_bucket_from_where_that_started():
+    belief = pool_belief([0, 0], bucket_decay=0.0, max_drift=10.0)
+    belief.set_priors(np.float32([7, 0]), np.float32([1, 0]))
+    # m = 7.5/9, so (2 * 7.5/9 + 7, 2 * 1.5/9 + 1) = (26/3, 4/3); then 0 of 8 takes odds 5 to
+    # 7.5/9 / 9 = 7.5/81, odds 7.5/73.5: a factor of 1/49
+    assert parameters(belief, 0) == pytest.approx((26 / 3, 4 / 3), rel=1e-6)
+    observe(belief, 0, p1=0)
+    assert parameters(belief, 0) == pytest.approx((10 * 26 / 222, 10 * 196 / 222), rel=1e-6)
+
+
+def test_the_prior_of_a_bucket_is_worth_no_more_than_64_completions():
+    belief = pool_belief([0] * 100)
+    belief.set_priors(np.full(100, 2.0, np.float32), np.full(100, 6.0, np.float32))
+    assert belief.bucket_beta().a[0] == pytest.approx(16.5)
+    assert belief.bucket_beta().b[0] == pytest.approx(48.5)
+
+
+def test_priors_of_endless_problems_are_evidence_of_the_bucket_alone():
+    belief = pool_belief([0, 0], endless=[0])
+    belief.set_priors(np.float32([7, 0]), np.float32([1, 0]))
+    assert parameters(belief, 0) == parameters(belief, 1) == pytest.approx((15 / 9, 3 / 9))
+
+
+def test_priors_after_an_observation_are_a_mistake():
+    belief = pool_belief([0])
+    observe(belief, 0, p0=4)
+    with pytest.raises(AssertionError, match="before anything is observed"):
+        belief.set_priors(np.float32([1]), np.float32([1]))
+
+
+def test_an_offset_multiplies_the_odds_of_the_prior():
+    belief = pool_belief([0, 0, 0])
+    belief.set_offsets(np.float32([math.log(3), -math.log(3), 0]))
+    assert parameters(belief, 0) == pytest.approx((1.5, 0.5), rel=1e-6)
+    assert parameters(belief, 1) == pytest.approx((0.5, 1.5), rel=1e-6)
+    assert parameters(belief, 2) == (1.0, 1.0)
+    observe(belief, 0, p0=8, p1=0)  # believed 1/2 together, and so it is: m stays
+    assert belief.bucket_rates()[0] == pytest.approx(0.5)
+    assert parameters(belief, 0) == pytest.approx((9.5, 0.5), rel=1e-6)
+
+
+def test_evidence_moves_with_a_later_change_of_its_offset():
+    belief = pool_belief([0, 0], max_drift=10.0)
+    observe(belief, 0, p0=4, p1=4)
+    belief.set_offsets(np.float32([math.log(4), -math.log(4)]))
+    assert parameters(belief, 0) == pytest.approx((8.0, 2.0), rel=1e-6)  # (5, 5), odds by 4
+
+
+def test_state_brings_back_beliefs_with_priors_and_offsets_to_the_bit():
+    first, second = (pool_belief([0, 0, 1, 1], visit_decay=0.9, max_drift=2.0) for _ in range(2))
+    offsets = np.float32([0.3, -0.3, 0.1, -0.1])
+    first.set_offsets(offsets)
+    first.set_priors(np.float32([5, 0, 1, 0]), np.float32([1, 0, 2, 0]))
+    observe(first, 0, p0=3, p2=8)
+    second.set_offsets(offsets)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict(), default=np.ndarray.tolist)))
+    for step, belief in ((1, first), (1, second)):
+        observe(belief, step, p1=2, p2=1)
+    beta, again = first.beta(slice(None)), second.beta(slice(None))
+    np.testing.assert_array_equal(beta.a, again.a)
+    np.testing.assert_array_equal(beta.b, again.b)
 
 
 def test_a_learner_that_improves_is_tracked_better_with_drift_than_without():

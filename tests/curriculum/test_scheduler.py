@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rl_llm.config import NamedPart
-from rl_llm.config.schema import CurriculumSection, RefillSection
+from rl_llm.config.curriculum import CurriculumSection, RefillSection
 from rl_llm.curriculum import PoolIndex, Scheduler, build_scheduler, store
 from rl_llm.errors import DataError, PluginError
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def gradients(engine):
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
-def unclipped_gradient(engine, groups, monkeypatch):
+def unclipped_gradient(engine, groups, monkeypatch, **changes):
     """Return the whole gradient of an update, as it is before clipping."""
     caught = {}
     monkeypatch.setattr(
@@ -52,7 +53,7 @@ def unclipped_gradient(engine, groups, monkeypatch):
         "clip_grad_norm_",
         lambda *_: caught.update(gradients(engine)) or torch.tensor(1.0),
     )
-    update(engine, groups, lr=0.0)
+    update(engine, groups, lr=0.0, **changes)
     return caught
 
 
@@ -117,6 +118,98 @@ def test_advantage_up_makes_its_tokens_likelier(tiny_llama):
         update(engine, [group], beta=0.0, with_reference=False)
     after = logprob_of_both()
     assert after[0] > before[0] + 0.1 and after[1] < before[1] - 0.1
+
+
+RATIOS = (1.1, 1.6, 0.5)
+"""pi over mu at each token of a stale row; the clip holds ratios to 0.8 .. 1.28."""
+
+
+def logprobs_of(engine, group):
+    """Run every row whole, and return a list of (T,) tensors that carry the gradient."""
+    rows = []
+    for row in group.rows:
+        ids = torch.tensor([group.prompt_ids + row.token_ids])
+        log_softmax = engine._model(ids).logits[0].float().log_softmax(-1)
+        start = len(group.prompt_ids) - 1
+        rows.append(torch.stack([log_softmax[start + t, i] for t, i in enumerate(row.token_ids)]))
+    return rows
+
+
+def half_stale_group(engine):
+    """A fresh row, and two that older weights drew, with these ratios and both signs of A."""
+    tokens, signs, stale = [(3, 4, 1), (5, 6, 1), (7, 2, 1)], (1.0, 1.0, -1.0), (False, True, True)
+    blank = [
+        TrainRow(token_ids=ids, engine_logprobs=(-1.0,) * 3, advantage=sign, is_stale=is_stale)
+        for ids, sign, is_stale in zip(tokens, signs, stale, strict=True)
+    ]
+    group = TrainGroup(prompt_ids=(2, 9), rows=tuple(blank))
+    with torch.no_grad():
+        now = logprobs_of(engine, group)
+    behaviour = [
+        (own - torch.tensor(RATIOS).log() if row.is_stale else own - 0.25).tolist()
+        for own, row in zip(now, group.rows, strict=True)
+    ]
+    rows = [replace(r, engine_logprobs=tuple(b)) for r, b in zip(blank, behaviour, strict=True)]
+    return replace(group, rows=tuple(rows))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_stale_row_is_weighted_by_its_ratio_to_what_drew_it_and_a_fresh_one_by_1(
+    tiny_llama, monkeypatch, epochs, beta
+):
+    engine = engine_for(tiny_llama, epochs=epochs)
+    group = half_stale_group(engine)
+    found = unclipped_gradient(engine, [group], monkeypatch, beta=beta)
+    # -min(rA, clip(r)A) is flat at 1.6 where A = 1, and at 0.5 where A = -1; else its slope is r.
+    surrogate = torch.tensor([[1.0, 1.0, 1.0], [1.1, 0.0, 0.5], [1.1, 1.6, 0.0]])
+    penalty = torch.tensor([[1.0, 1.0, 1.0], RATIOS, RATIOS])  # k2, weighted by pi / mu
+    advantages = torch.tensor([[1.0], [1.0], [-1.0]])
+    now = torch.stack(logprobs_of(engine, group))
+    with torch.no_grad(), engine._model.disable_adapter():
+        distance = now.detach() - torch.stack(logprobs_of(engine, group))
+    slopes = -surrogate * advantages + beta * penalty * distance
+    engine._model.zero_grad()
+    ((slopes * now).sum() / 9).backward()
+    expected = gradients(engine)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_fresh_rows_never_look_at_the_engines_logprobs(tiny_llama, uneven_groups, monkeypatch):
+    engine = engine_for(tiny_llama)
+    others = [
+        replace(
+            group,
+            rows=tuple(
+                replace(row, engine_logprobs=(-7.0,) * len(row.token_ids)) for row in group.rows
+            ),
+        )
+        for group in uneven_groups
+    ]
+    ours = unclipped_gradient(engine, uneven_groups, monkeypatch)
+    theirs = unclipped_gradient(engine, others, monkeypatch)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_stale_rows_are_in_neither_the_engines_mismatch_nor_the_divergence_from_old(tiny_llama):
+    engine = engine_for(tiny_llama)
+    facts = update(engine, [half_stale_group(engine)])
+    assert facts.mismatch_mean_nats == pytest.approx(0.25, abs=1e-5)
+    assert facts.mismatch_max_nats == pytest.approx(0.25, abs=1e-5)
+    assert facts.old_nats_per_token == 0
+    assert facts.stale_share == pytest.approx(6 / 9)
+    # KL(mu || pi) by k3 is r - 1 - log r: .0047, .1300 and .1931.
+    assert facts.stale_nats_per_token == pytest.approx((0.0047 + 0.1300 + 0.1931) / 3, abs=1e-4)
+    assert facts.clip_rate == pytest.approx(2 / 9)
+
+
+def test_a_batch_of_stale_rows_alone_says_nothing_of_the_engines_mismatch(tiny_llama):
+    engine = engine_for(tiny_llama)
+    group = half_stale_group(engine)
+    facts = update(engine, [replace(group, rows=group.rows[1:])])
+    assert facts.stale_share == 1 and facts.mismatch_mean_nats == facts.mismatch_max_nats == 0
 
 
 def poisoned():

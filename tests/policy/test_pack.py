@@ -1,5 +1,7 @@
 """What is trained on, and how it is cut. Legend: see rl_llm/policy/pack.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -74,6 +76,47 @@ def test_a_group_with_equal_rewards_is_not_run_at_all():
 def test_a_completion_without_tokens_is_left_out():
     group = scored_group(([], "length", 1.0, None), ([4, 1], "stop", 0.0, None))
     assert kept_rows(group, grpo(truncated="train")) == [(4, 1)]
+
+
+def drawn_by(*versions):
+    """A group whose completions were drawn by these versions, right and wrong in turn."""
+    group = scored_group(
+        *[([3 + place, 1], "stop", float(place % 2), None) for place in range(len(versions))]
+    )
+    completions = tuple(
+        replace(completion, policy_version=version)
+        for completion, version in zip(group.group.completions, versions, strict=True)
+    )
+    return replace(group, group=replace(group.group, completions=completions))
+
+
+def staleness(groups, **options):
+    advantages_PG = grpo().advantages(score_batch(groups))
+    kept = train_groups(groups, advantages_PG, grpo(), **options)
+    return [[row.is_stale for row in group.rows] for group in kept]
+
+
+def test_rows_of_older_versions_than_the_updates_start_are_stale():
+    groups = [drawn_by(4, 4, 6, 6), drawn_by(5, 6)]
+    assert staleness(groups, version=6) == [[True, True, False, False], [True, False]]
+    assert staleness(groups, version=7) == [[True] * 4, [True] * 2]
+
+
+def test_without_a_version_the_newest_completion_of_the_batch_is_fresh():
+    groups = [drawn_by(4, 4), drawn_by(5, 6)]
+    assert staleness(groups) == [[True, True], [True, False]]
+    assert staleness([drawn_by(4, 4)]) == [[False, False]]
+    assert staleness([]) == []
+
+
+def test_collate_tells_stale_rows_apart():
+    rows = [
+        TrainRow(token_ids=(6, 1), engine_logprobs=(-1.0, -1.0), advantage=1.0, is_stale=is_stale)
+        for is_stale in (False, True, False)
+    ]
+    groups = [TrainGroup(prompt_ids=(5,), rows=tuple(rows[:2]))]
+    groups.append(TrainGroup(prompt_ids=(5, 6), rows=tuple(rows[2:])))
+    assert collate(groups, pad_id=0, device=CPU).is_stale_B.tolist() == [False, True, False]
 
 
 def test_collate_pads_prompts_left_and_responses_right_and_masks_both():

@@ -105,11 +105,42 @@ def train_row(step: int) -> dict:
         "curriculum/visited_share": 1 - np.exp(-step / 20),
         "curriculum/belief_mean": float(np.mean(beliefs)),
         "curriculum/belief_histogram": [int(count) for count in histogram],
+        **curriculum_row(step),
         "time/generate_s": generate,
         "time/score_s": score,
         "time/update_s": update,
         "time/publish_s": 0.08,
         **({"time/checkpoint_s": 0.3} if step > 1 and step % EVERY == 1 else {}),
+    }
+
+
+def curriculum_row(step: int) -> dict:
+    """What a scheduler says that follows the frontier, on a pool of 1,000 prompts."""
+    rates = {level: pass_rate(step, level) for level in LEVELS}
+    weight = {level: rate * (1 - rate) for level, rate in rates.items()}
+    groups = {k: round(GROUPS * w / sum(weight.values())) for k, w in weight.items()}
+    centres = [(2 * place + 1) / 20 for place in range(10)]
+    bins = [[40.0 + 300 * p * (1 - p), p, 0.9 * p + 0.03 + 0.3 * p / (step + 2)] for p in centres]
+    bins[9] = [0.0, 0.0, 0.0]
+    return {
+        **{
+            f"curriculum/groups/arithmetic/level={k}": count for k, count in groups.items() if count
+        },
+        "curriculum/admitted_share": 0.4 + 0.02 * step,
+        "rollout/dropped_completions": round(256 * step * (0.6 - 0.01 * step)),
+        "rollout/dropped_tokens": round(10_752 * step * (0.6 - 0.01 * step)),
+        "curriculum/brier": 0.2 - 0.004 * step,
+        "curriculum/brier_skill": 0.2 + 0.016 * step,
+        "curriculum/calibration_error": 0.03 + 0.12 / (step + 1),
+        "curriculum/informative_brier": 0.17 - 0.003 * step,
+        "curriculum/calibration_bins": bins,
+        "curriculum/visits_gini": 0.7 - 0.02 * step,
+        "curriculum/staleness_mean_steps": 0.4 * step,
+        "curriculum/retired_count": 9 * max(0, step - 3),
+        "curriculum/deferred_count": 40 + 11 * step - step * step // 2,
+        "curriculum/review_groups": int(step > 4),
+        "curriculum/locked_buckets": max(0, 4 - step // 3),
+        "curriculum/regressions": int(step > 9),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -10,11 +11,13 @@ from rl_llm.trainer.generation import Harvest
 from rl_llm.trainer.metrics import Counters, JsonlSink, harvest_row, read_rows
 
 
-def scored_group(prompt, *scores):
+def scored_group(prompt, *scores, level=0):
     completion = Completion(
         token_ids=(5, 1), logprobs=(-1.0, -1.0), text="", finish_reason="stop", policy_version=0
     )
-    problem = Problem(key=content_key(prompt, "a"), prompt=prompt, answer="a")
+    problem = Problem(
+        key=content_key(prompt, "a"), prompt=prompt, answer="a", level=level, source="sums"
+    )
     group = Group(problem=problem, prompt_ids=(2,), completions=(completion,) * len(scores))
     return ScoredGroup(group=group, scores=scores)
 
@@ -55,6 +58,34 @@ def test_counters_accumulate():
     for step in (1, 2):
         counters.count(step, harvest(scored_group("p", RIGHT, WRONG)))
     assert (counters.completions, counters.tokens, counters.step) == (4, 8, 2)
+
+
+def test_completions_of_groups_that_were_not_admitted_are_counted_as_dropped():
+    counters = Counters()
+    kept = scored_group("p", RIGHT, WRONG)
+    for step in (1, 2):
+        dropped = scored_group("q", WRONG, WRONG, FAILED)
+        brought = harvest(kept, dropped, admitted=(kept,))
+        counters.count(step, brought)
+    row = harvest_row(brought, counters)
+    assert (row["rollout/dropped_completions"], row["rollout/dropped_tokens"]) == (6, 12)
+    assert row["rollout/completions"] == 10
+    assert row["curriculum/admitted_share"] == pytest.approx(2 / 5)
+    assert asdict(counters)["dropped_tokens"] == 12
+
+
+def test_a_step_counts_its_groups_by_source_and_level():
+    groups = [scored_group(p, RIGHT, level=level) for p, level in (("p", 2), ("q", 10), ("r", 2))]
+    row = harvest_row(harvest(*groups), Counters())
+    found = {key: count for key, count in row.items() if key.startswith("curriculum/groups/")}
+    assert found == {
+        "curriculum/groups/sums/level=2": 2,
+        "curriculum/groups/sums/level=10": 1,
+    }
+
+
+def test_a_step_without_a_group_has_a_yield_of_nought():
+    assert harvest_row(harvest(), Counters())["curriculum/admitted_share"] == 0.0
 
 
 def test_rows_past_the_checkpoint_are_cut_when_the_file_is_opened_again(tmp_path):

@@ -1,0 +1,65 @@
+"""`rl-llm data beliefs`: what a run believes of its problems, as a file that priors can be read
+from."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from rl_llm.cli.parts import load_data, make_scheduler
+from rl_llm.config import load_recipe
+from rl_llm.curriculum import Scheduler, store
+from rl_llm.curriculum.priors import write_beliefs
+from rl_llm.errors import InputError
+from rl_llm.policy import load_tokenizer
+from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.trainer import RunFolder, checkpoint
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run's folder")
+    parser.add_argument("--out", metavar="FILE.parquet", type=Path, required=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the beliefs of the newest checkpoint, and say how many there are."""
+    scheduler, step = load_scheduler(RunFolder(args.run_dir))
+    write_beliefs(
+        args.out,
+        problems=scheduler.problems,
+        belief=scheduler.beliefs(),
+        visits_N=scheduler.visits_N,
+        step=step,
+    )
+    num_visited = int(np.count_nonzero(scheduler.visits_N))
+    print(
+        f"beliefs after step {step}: {len(scheduler.problems):,} problems, {num_visited:,} of them "
+        f"visited\nwritten: {args.out}"
+    )
+    return 0
+
+
+def load_scheduler(folder: RunFolder) -> tuple[Scheduler, int]:
+    """Return the scheduler of a run as its newest checkpoint has it, and that checkpoint's step.
+
+    The model's tokenizer is read, its weights are not. Raises `InputError` for a folder without a
+    run, and for a run without a checkpoint yet.
+    """
+    if not folder.resolved.is_file():
+        raise InputError(
+            f"{folder.path} is not a run's folder (it has no resolved.yaml); name one such as "
+            "runs/NAME"
+        )
+    saved = checkpoint.list_checkpoints(folder.checkpoints)
+    if not saved:
+        raise InputError(f"{folder.path} has no checkpoint yet; wait for the first one")
+    recipe = load_recipe(folder.resolved)
+    tokenizer = load_tokenizer(recipe.model.path)
+    encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
+    scheduler = make_scheduler(recipe, load_data(recipe, encoder))
+    state = checkpoint.read_state(saved[-1])
+    scheduler.load_state_dict(
+        store.load(saved[-1] / "curriculum.parquet", scheduler.row_names, state["curriculum"])
+    )
+    return scheduler, int(state["counters"]["step"])

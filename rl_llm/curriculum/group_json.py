@@ -1,0 +1,55 @@
+"""Scored groups as JSON, exactly: what was saved and read again is equal.
+
+A problem is not written, only found again by its key. Token ids and logprobs are one string each,
+because a list takes a line a number in an indented file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup
+
+
+def to_json(scored: ScoredGroup) -> dict[str, Any]:
+    """Return what `from_json` makes the group of again, given its problem."""
+    return {
+        "key": scored.group.problem.key,
+        "prompt_ids": _words(scored.group.prompt_ids),
+        "completions": [_completion_to_json(c) for c in scored.group.completions],
+        "scores": [asdict(score) for score in scored.scores],
+    }
+
+
+def from_json(saved: Mapping[str, Any], problem: Problem) -> ScoredGroup:
+    """Return the group that was saved for this problem."""
+    assert saved["key"] == problem.key, "a group belongs to one problem"
+    return ScoredGroup(
+        group=Group(
+            problem=problem,
+            prompt_ids=_ids(saved["prompt_ids"]),
+            completions=tuple(_completion_from_json(each) for each in saved["completions"]),
+        ),
+        scores=tuple(Score(**each) for each in saved["scores"]),
+    )
+
+
+def _completion_to_json(completion: Completion) -> dict[str, Any]:
+    return asdict(completion) | {
+        "token_ids": _words(completion.token_ids),
+        "logprobs": _words(completion.logprobs),
+    }
+
+
+def _completion_from_json(saved: Mapping[str, Any]) -> Completion:
+    logprobs = tuple(map(float, saved["logprobs"].split()))
+    return Completion(**{**saved, "token_ids": _ids(saved["token_ids"]), "logprobs": logprobs})
+
+
+def _words(numbers: tuple[int, ...] | tuple[float, ...]) -> str:
+    """Return the numbers with spaces between; Python's own text of a float reads back exactly."""
+    return " ".join(map(str, numbers))
+
+
+def _ids(words: str) -> tuple[int, ...]:
+    return tuple(map(int, words.split()))

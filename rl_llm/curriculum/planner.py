@@ -1,0 +1,174 @@
+"""Which problems are drawn: reviews that are due, the sampler's choice, and who is left.
+
+Legend: N problems of the training pool, named by their position in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
+from rl_llm.curriculum.prerequisites import Prerequisites
+from rl_llm.curriculum.quotas import Quotas
+from rl_llm.curriculum.samplers import Sampler
+from rl_llm.curriculum.standing import Standing
+from rl_llm.errors import PluginError
+
+Reason = Literal["sampler", "review", "spare"]
+
+
+class Stateful(Protocol):
+    """Whatever remembers something over a restart."""
+
+    def state_dict(self) -> StateDict:
+        """Return everything that later plans depend on."""
+        ...
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take over what `state_dict` returned."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Draws problems for a step, none twice, and remembers why each was drawn."""
+
+    index: PoolIndex
+    sampler: Sampler
+    standing: Standing
+    quotas: Quotas
+    prerequisites: Prerequisites
+
+    def begin(self, step: int) -> "StepDraws":
+        """Return the draws of a step, none made yet."""
+        return StepDraws(self, step)
+
+    def unavailable(self, step: int) -> NDArray[np.bool_]:
+        """Return which problems (N) the sampler may not choose in this step, whatever it has drawn:
+        those that are retired, deferred or locked."""
+        return self.standing.excluded(step) | self.prerequisites.locked()
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn from one round; the belief has learnt from it before."""
+        self.sampler.observe(outcomes)
+        self.standing.observe(outcomes)
+        self.prerequisites.observe(outcomes.step)
+
+    def explain(self, position: int, *, step: int) -> list[str]:
+        """Say, sentence by sentence, what decides whether a problem is drawn in a step."""
+        bucket_id = int(self.index.bucket_ids[position])
+        said = [self.standing.status(position, step), self.prerequisites.status(bucket_id)]
+        if hasattr(self.sampler, "explain"):
+            said.append(self.sampler.explain(position, exclude=self.unavailable(step)))
+        return said
+
+    def metrics(self, step: int) -> dict[str, Any]:
+        """Return what the parts say of themselves after a step."""
+        return {
+            "curriculum/staleness_mean_steps": self.standing.staleness_mean_steps(step),
+            **self.standing.metrics(step),
+            **self.prerequisites.metrics(),
+        }
+
+    def stateful(self) -> dict[str, Stateful]:
+        """Return the parts that remember something, by name."""
+        return {
+            "sampler": self.sampler,
+            "standing": self.standing,
+            "prerequisites": self.prerequisites,
+        }
+
+
+class StepDraws:
+    """What one step has drawn so far."""
+
+    def __init__(self, planner: Planner, step: int) -> None:
+        """Start with nothing drawn."""
+        self._planner = planner
+        self._step = step
+        self._calls = 0
+        self._drawn_N = np.zeros(planner.index.num_problems, np.bool_)
+        self._reasons: dict[int, Reason] = {}
+
+    @property
+    def step(self) -> int:
+        """The step that is planned."""
+        return self._step
+
+    def reason(self, position: int) -> Reason:
+        """Say who chose a problem that was drawn."""
+        return self._reasons[position]
+
+    @property
+    def num_reviews(self) -> int:
+        """How many of the drawn problems are reviews."""
+        return sum(reason == "review" for reason in self._reasons.values())
+
+    def withhold(self, positions: Indices) -> None:
+        """Draw none of these problems in this step; the sampler chose them before."""
+        self._take(positions, "sampler")
+
+    def first(self, count: int) -> Indices:
+        """Draw the first problems of a step: reviews that are due, and `anywhere` for the rest."""
+        reviews = self._planner.standing.due(self._step, count)
+        self._take(reviews[:count], "review")
+        return np.concatenate([reviews[:count], self.anywhere(count - len(reviews[:count]))])
+
+    def anywhere(self, count: int) -> Indices:
+        """Draw problems of the whole pool, by the quotas of their sources; fewer than `count` only
+        when the step has drawn every problem."""
+        chosen: list[Indices] = []
+        for source, share in self._planner.quotas.split(self._step, count).items():
+            chosen.append(self._choose(share, self._planner.quotas.mask(source)))
+        missing = count - sum(map(len, chosen))
+        if missing:  # A source has too few left: the others make up for it.
+            chosen.append(self._choose(missing))
+        missing = count - sum(map(len, chosen))
+        if missing:
+            spare = self._planner.standing.spare(self._step, self._drawn_N, missing)
+            self._take(spare, "spare")
+            chosen.append(spare)
+        return np.concatenate(chosen)
+
+    def in_buckets(self, counts: Mapping[int, int]) -> Indices:
+        """Draw so many problems of each bucket; fewer where a bucket has too few left."""
+        chosen = [
+            self._choose(count, self._planner.index.bucket_ids != bucket_id)
+            for bucket_id, count in counts.items()
+        ]
+        return np.concatenate([np.empty(0, np.int64), *chosen])
+
+    def _choose(self, count: int, exclude_N: NDArray[np.bool_] | None = None) -> Indices:
+        """Ask the sampler for available problems that are not excluded."""
+        if count <= 0:
+            return np.empty(0, np.int64)
+        exclude_N = self._drawn_N.copy() if exclude_N is None else exclude_N | self._drawn_N
+        exclude_N |= self._planner.unavailable(self._step)
+        if exclude_N.all():
+            return np.empty(0, np.int64)
+        sampler = self._planner.sampler
+        chosen = sampler.plan(self._step, count, round=self._calls, exclude=exclude_N)
+        self._calls += 1
+        _check_plan(sampler, chosen, exclude_N, count)
+        self._take(chosen, "sampler")
+        return chosen
+
+    def _take(self, chosen: Indices, reason: Reason) -> None:
+        self._drawn_N[chosen] = True
+        self._reasons |= dict.fromkeys(chosen.tolist(), reason)
+
+
+def _check_plan(
+    sampler: Sampler, chosen: Indices, exclude_N: NDArray[np.bool_], count: int
+) -> None:
+    """Refuse a plan that breaks the promise of `Sampler.plan`; a sampler may be anybody's."""
+    distinct = len(np.unique(chosen)) == len(chosen)
+    if len(chosen) > count or not distinct or exclude_N[chosen].any():
+        raise PluginError(
+            f"sampler {type(sampler).__name__} planned {chosen.tolist()[:20]} for {count} "
+            f"problems: at most {count} distinct positions are allowed, and none where `exclude` "
+            "is True"
+        )

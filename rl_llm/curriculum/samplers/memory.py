@@ -1,0 +1,23 @@
+"""What samplers that remember single problems have in common."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex
+
+NOT_NOW = "it cannot be drawn now"  # What `explain` says of a problem that is excluded.
+
+
+def eligible_positions(num_problems: int, exclude: NDArray[np.bool_] | None) -> Indices:
+    """Return the positions of the pool that are not excluded, in order."""
+    return np.arange(num_problems) if exclude is None else np.flatnonzero(~exclude)
+
+
+def remembered(outcomes: Outcomes, index: PoolIndex) -> Outcomes:
+    """Return the outcomes that say something about the next draw of the same position.
+
+    Groups without a counted completion say nothing, and a position of an endless bucket holds
+    another problem next time.
+    """
+    endless = index.endless_K[index.bucket_ids[outcomes.indices]]
+    return outcomes.where((outcomes.num_counted > 0) & ~endless)

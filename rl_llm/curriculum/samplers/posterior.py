@@ -1,0 +1,145 @@
+"""The default sampler: draw where a group will probably teach something."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_llm.curriculum.belief import (
+    BetaBelief,
+    Floats,
+    PoolBelief,
+    check_range,
+    informative_probability,
+)
+from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
+from rl_llm.curriculum.samplers.draw import draw_without_replacement
+from rl_llm.seeds import derive_rng
+
+_CHUNK = 1 << 14  # Problems scored at a time, so that intermediate values stay in the cache.
+_LEAST_SCORE = 1e-200  # Keeps the last resort possible: a draw of everything draws everything.
+
+
+class Posterior:
+    """Draw problems by the probability that their group will teach something.
+
+    The score of a problem is `informative_probability` of its belief (see `PoolBelief`) times a
+    kernel, raised to 1/`temperature`. A draw takes a problem with probability
+    `(1 - floor) score / sum of scores + floor / N`, so none is ever given up; problems are drawn
+    without replacement by Gumbel-top-k. The kernel follows the advantage: `flat` where advantages
+    are divided by the group's standard deviation (GRPO), `variance`, the expected p(1-p), where
+    they are not (Dr. GRPO).
+    """
+
+    def __init__(
+        self,
+        *,
+        index: PoolIndex,
+        seed: int,
+        group_size: int,
+        belief: PoolBelief,
+        kernel: Literal["flat", "variance"] = "flat",
+        temperature: float = 0.25,
+        floor: float = 0.1,
+    ) -> None:
+        """Score by `belief`.
+
+        Raises `ConfigError` for an option out of range.
+        """
+        check_range("temperature", temperature, above=0.0)
+        check_range("floor", floor, least=0.0, most=1.0)
+        self._num_problems = index.num_problems
+        self._seed = seed
+        self._group_size = group_size
+        self._belief = belief
+        self._kernel = KERNELS[kernel]
+        self._temperature = temperature
+        self._floor = floor
+
+    def plan(
+        self,
+        step: int,
+        num_problems: int,
+        *,
+        round: int = 0,
+        exclude: NDArray[np.bool_] | None = None,
+    ) -> Indices:
+        """Return problems drawn without replacement, most preferred first."""
+        eligible = self._eligible(exclude)
+        rng = derive_rng(self._seed, "sampler", step, round)
+        return eligible[draw_without_replacement(self._shares(eligible), num_problems, rng=rng)]
+
+    def explain(self, position: int, *, exclude: NDArray[np.bool_]) -> str:
+        """Say how likely a problem is to be drawn next, and how that compares."""
+        eligible = self._eligible(exclude)
+        shares = self._shares(eligible)
+        own = shares[eligible == position]
+        if not own.size:
+            return "it cannot be drawn now"
+        rank = int(np.count_nonzero(shares > own[0])) + 1
+        belief = self._belief.beta(np.array([position]))
+        informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
+        return (
+            f"its group would be mixed with probability {informative[0]:.2f}; the next draw takes "
+            f"it with probability {own[0]:.4f}, rank {rank} of {len(eligible)} (an even share is "
+            f"{1 / len(eligible):.4f})"
+        )
+
+    def _eligible(self, exclude: NDArray[np.bool_] | None) -> Indices:
+        if exclude is None:
+            return np.arange(self._num_problems)
+        return np.flatnonzero(~exclude)
+
+    def _shares(self, eligible: Indices) -> Floats:
+        """Return the probability of every eligible problem to be the first one drawn."""
+        if not eligible.size:
+            return np.empty(0)
+        scores = self._scores(eligible)
+        scores *= (1.0 - self._floor) / scores.sum()
+        scores += self._floor / scores.size
+        return scores
+
+    def _scores(self, eligible: Indices) -> Floats:
+        """Return the scores as shares of the highest, never quite 0."""
+        scores = np.empty(len(eligible))
+        for start in range(0, len(eligible), _CHUNK):
+            where = eligible[start : start + _CHUNK]
+            belief = self._belief.beta(where)
+            informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
+            scores[start : start + _CHUNK] = informative * self._kernel(belief)
+        scores /= max(scores.max(), _LEAST_SCORE)
+        sharpened: Floats = _power(scores, 1.0 / self._temperature)
+        return np.maximum(sharpened, _LEAST_SCORE)
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn nothing: the belief has learnt already."""
+
+    def state_dict(self) -> StateDict:
+        """Return nothing: the belief is saved by its owner, and the draws need nothing else."""
+        return {"columns": {}, "rest": {}}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take over nothing."""
+
+
+def _power(values: Floats, exponent: float) -> Floats:
+    """Return values ** exponent; a whole small exponent by multiplication, which is much faster."""
+    if exponent in (1.0, 2.0, 4.0, 8.0):
+        while exponent > 1.0:
+            values, exponent = values * values, exponent / 2.0
+        return values
+    powered: Floats = values**exponent
+    return powered
+
+
+def _flat(belief: BetaBelief) -> Floats | float:
+    return 1.0
+
+
+def _variance(belief: BetaBelief) -> Floats:
+    """E[p(1-p)] = ab / ((a+b)(a+b+1))."""
+    strength = belief.a + belief.b
+    return np.asarray(belief.a * belief.b / (strength * (strength + 1.0)), np.float64)
+
+
+KERNELS = {"flat": _flat, "variance": _variance}

@@ -1,0 +1,51 @@
+"""What every sampler promises.
+
+A sampler is a class whose keyword-only arguments are its options in the recipe. Beside them it may
+name any of `index` (a `PoolIndex`), `seed`, `group_size` and `belief` (a `PoolBelief`, which has
+learnt from a round before the sampler observes it); the program supplies those.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_llm.curriculum.pool import Indices, Outcomes, StateDict
+
+
+class Sampler(Protocol):
+    """Chooses problems, and learns from what came of them.
+
+    All randomness is derived from the seed, the step and the round, and whatever else is remembered
+    is in the state, so a resumed run draws the same.
+    """
+
+    def plan(
+        self,
+        step: int,
+        num_problems: int,
+        *,
+        round: int = 0,
+        exclude: NDArray[np.bool_] | None = None,
+    ) -> Indices:
+        """Return the positions of distinct problems to draw, none where `exclude` (N) is True.
+
+        `round` numbers the calls of a step from 0, so that each has its own randomness. A step
+        calls more than once to refill, and to fill the quotas of its sources one by one.
+
+        Fewer than `num_problems` come back only when no others are left: a step never holds a
+        problem twice.
+        """
+        ...
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn from one round, before anything is dropped from it."""
+        ...
+
+    def state_dict(self) -> StateDict:
+        """Return everything that later plans depend on."""
+        ...
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take over what `state_dict` returned, for the same or an edited pool."""
+        ...

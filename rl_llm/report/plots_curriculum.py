@@ -1,0 +1,244 @@
+"""Plots of what the curriculum believed, drew and dropped, each empty text where the run has no
+data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import PercentFormatter
+
+from rl_llm.report.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    VIOLET,
+    WIDE,
+    canvas,
+    from_zero,
+    label,
+    legend_above,
+    percent_axis,
+    ramp,
+    share_ramp,
+    step_axis,
+)
+from rl_llm.report.marks import floor_share, line, stack_bars, step_edges
+from rl_llm.report.panels import shares_over_steps, two_panels
+from rl_llm.report.read import RunRecord, Series, is_finite, level_order
+
+_GROUPS = "curriculum/groups/"
+_MOST_BUCKETS = 12
+_LARGEST_DOT = 260
+
+
+def belief_heatmap(run: RunRecord) -> str:
+    """How the pool's prompts spread over believed pass rates, step by step, with their mean."""
+    histograms = [
+        (step, counts)
+        for step, counts in run.histograms("curriculum/belief_histogram")
+        if sum(counts) > 0  # all 0 says that the sampler keeps no beliefs
+    ]
+    if not histograms:
+        return ""
+    with canvas("beliefs", size=(WIDE[0], 3.6)) as drawn:
+        panel = drawn.panels[0]
+        steps = [step for step, _ in histograms]
+        share = np.array([counts for _, counts in histograms]).T
+        share = share / share.sum(axis=0, keepdims=True)
+        edges = np.linspace(0, 1, len(share) + 1)
+        # A square root lets bins with a few percent be seen beside bins with most of the pool.
+        norm = PowerNorm(0.5, vmin=0, vmax=share.max())
+        mesh = panel.pcolormesh(
+            step_edges(steps), edges, share, cmap=share_ramp(), norm=norm, rasterized=True
+        )
+        mean = run.series("curriculum/belief_mean")
+        panel.plot(mean.steps, mean.values, color=ORANGE, lw=2.2, label="mean over the pool")
+        percent_axis(panel, "believed pass rate")
+        panel.set_ylim(0, 1)
+        panel.set_yticks(edges[:: max(1, len(share) // 5)])
+        panel.grid(visible=False)
+        step_axis(panel)
+        bar = drawn.figure.colorbar(mesh, ax=panel, pad=0.015, aspect=30)
+        bar.set_label("share of the pool")
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        bar.ax.tick_params(length=0)
+        bar.outline.set_visible(False)
+        legend_above(panel)
+    return drawn.svg
+
+
+def informative_share(run: RunRecord) -> str:
+    """The share of generated groups that can teach, beside the pass rate as scheduled."""
+    lines = {
+        "informative groups": (run.series("train/informative_share"), BLUE),
+        "pass rate of scheduled prompts": (run.series("train/pass_rate"), GREEN),
+    }
+    return shares_over_steps("informative", lines, "share", full=True)
+
+
+def coverage(run: RunRecord) -> str:
+    """How much of the pool has been drawn, and how many groups were admitted to the update."""
+    visited, admitted = run.series("curriculum/visited_share"), run.series("train/groups_admitted")
+    return two_panels(
+        "coverage",
+        (visited, "pool visited", VIOLET, True),
+        (admitted, "groups admitted", ORANGE, False),
+    )
+
+
+def learnt_and_dropped(run: RunRecord) -> str:
+    """The share of completions whose group was learnt from, and what has been dropped so far."""
+    share = run.series("curriculum/admitted_share")
+    spent, dropped = run.series("rollout/completions"), run.series("rollout/dropped_completions")
+    if not (share or dropped):
+        return ""
+    with canvas("yield", heights=(1, 1)) as drawn:
+        top, bottom = drawn.panels
+        line(top, share, BLUE)
+        percent_axis(top, "learnt from")
+        floor_share(top)
+        line(bottom, spent, GREEN, "generated")
+        line(bottom, dropped, ORANGE, "dropped")
+        from_zero(bottom, "completions")
+        step_axis(bottom)
+        legend_above(bottom)
+    return drawn.svg
+
+
+def reliability(run: RunRecord) -> str:
+    """What was believed of drawn problems against what came of them, in the newest row; a dot's
+    area says how many completions it stands for."""
+    bins = [row.get("curriculum/calibration_bins") for row in run.rows]
+    newest = _filled(next((found for found in reversed(bins) if found), []))
+    if not newest:
+        return ""
+    completions, predicted, observed = map(np.array, zip(*newest, strict=True))
+    with canvas("reliability") as drawn:
+        panel = drawn.panels[0]
+        panel.plot([0, 1], [0, 1], color=GREY, lw=1.2, ls=(0, (4, 3)), label="as believed")
+        panel.plot(predicted, observed, color=BLUE, lw=1.2, alpha=0.5)
+        area = _LARGEST_DOT * completions / completions.max()
+        panel.scatter(predicted, observed, np.maximum(area, 8), color=BLUE, lw=0, zorder=3)
+        percent_axis(panel, "observed pass rate", full=True)
+        panel.set_ylim(-0.05, 1.05)
+        panel.set_xlim(-0.03, 1.03)
+        panel.set_xlabel("believed pass rate")
+        panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+        panel.grid(axis="x", visible=True)
+        legend_above(panel)
+    return drawn.svg
+
+
+def calibration(run: RunRecord) -> str:
+    """How far beliefs are from what came of them over steps, and their squared errors."""
+    gap = run.series("curriculum/calibration_error")
+    errors = {
+        "of a pass rate": (run.series("curriculum/brier"), BLUE),
+        "of a mixed group": (run.series("curriculum/informative_brier"), ORANGE),
+    }
+    if not gap:
+        return ""
+    with canvas("calibration", heights=(1, 1)) as drawn:
+        top, bottom = drawn.panels
+        line(top, gap, VIOLET)
+        percent_axis(top, "calibration\nerror")
+        floor_share(top)
+        for text, (series, colour) in errors.items():
+            line(bottom, series, colour, text)
+        from_zero(bottom, "squared\nerror")
+        step_axis(bottom)
+        legend_above(bottom)
+    return drawn.svg
+
+
+def groups_per_bucket(run: RunRecord) -> str:
+    """Groups generated in each step, stacked by source and level."""
+    names = sorted(run.names_between(_GROUPS), key=_bucket_order)
+    series = {name: run.series(_GROUPS + name) for name in names}
+    series = {name: found for name, found in series.items() if found}
+    if not series:
+        return ""
+    by_size = sorted(series, key=lambda name: -series[name].total)
+    shown = [name for name in series if name in by_size[:_MOST_BUCKETS]]
+    colours = ramp(len(shown))
+    is_one_source = len({name.rpartition("/level=")[0] for name in series}) == 1
+    layers = {
+        label(name.rpartition("/")[2].replace("=", " ") if is_one_source else name): (
+            series[name],
+            colour,
+        )
+        for name, colour in zip(shown, colours, strict=True)
+    }
+    if rest := [series[name] for name in by_size[_MOST_BUCKETS:]]:
+        layers[f"{len(rest)} others"] = (_sum(rest), GREY)
+    with canvas("buckets", size=(WIDE[0], 3.2)) as drawn:
+        panel = drawn.panels[0]
+        stack_bars(panel, layers)
+        panel.set_ylabel("groups / step")
+        step_axis(panel)
+        legend_above(panel, columns=8 if is_one_source else 5)
+    return drawn.svg
+
+
+def standing(run: RunRecord) -> str:
+    """How many prompts are retired and deferred, how many groups were reviews, and how many buckets
+    wait for their prerequisites."""
+    retired, deferred = (run.series(f"curriculum/{name}_count") for name in ("retired", "deferred"))
+    reviews, locked = (
+        run.series("curriculum/review_groups"),
+        run.series("curriculum/locked_buckets"),
+    )
+    if not (retired or deferred):
+        return ""
+    has_locked = locked.total > 0
+    with canvas("standing", heights=(1.6, 1, 1) if has_locked else (1.6, 1)) as drawn:
+        top, middle = drawn.panels[:2]
+        line(top, retired, GREEN, "retired")
+        line(top, deferred, ORANGE, "deferred")
+        from_zero(top, "prompts")
+        legend_above(top)
+        line(middle, reviews, BLUE)
+        from_zero(middle, "reviews")
+        if has_locked:
+            line(drawn.panels[2], locked, PINK)
+            from_zero(drawn.panels[2], "locked\nbuckets")
+        step_axis(drawn.panels[-1])
+    return drawn.svg
+
+
+def spread_of_visits(run: RunRecord) -> str:
+    """How unevenly the pool has been visited, and how old what is known of it is."""
+    gini = run.series("curriculum/visits_gini")
+    staleness = run.series("curriculum/staleness_mean_steps")
+    return two_panels(
+        "visits",
+        (gini, "Gini of visits", VIOLET, False),
+        (staleness, "steps since\na visit", ORANGE, False),
+    )
+
+
+def _filled(bins: Any) -> list[tuple[float, float, float]]:
+    """Return the bins that hold completions; none where the metric is not what it should be."""
+    return [
+        (float(row[0]), float(row[1]), float(row[2]))
+        for row in (bins if isinstance(bins, list) else ())
+        if isinstance(row, list) and len(row) == 3 and all(map(is_finite, row)) and row[0] > 0
+    ]
+
+
+def _bucket_order(name: str) -> tuple[str, tuple[int, float, str]]:
+    source, _, level = name.rpartition("/level=")
+    return source, level_order(level)
+
+
+def _sum(series: Sequence[Series]) -> Series:
+    by_step: dict[int, float] = {}
+    for each in series:
+        for step, value in zip(each.steps, each.values, strict=True):
+            by_step[step] = by_step.get(step, 0.0) + value
+    steps = sorted(by_step)
+    return Series(steps=tuple(steps), values=tuple(by_step[step] for step in steps))

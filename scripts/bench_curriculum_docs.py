@@ -1,0 +1,187 @@
+"""What `bench_curriculum.py` and `bench_scale.py` write: docs/benchmarks/curriculum.json, and the
+tables of docs/benchmarks.md. Imports no torch."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_llm.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "docs" / "benchmarks" / "curriculum.json"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+PACKAGES = ("rl-llm", "torch", "transformers", "peft", "numpy")
+
+# What is compared, its least value, and what the lower end of its interval has to exceed.
+GOALS = (
+    ("posterior vs uniform", 1.5, 1.2),
+    ("posterior vs dynamic", 1.3, 1.0),
+    ("posterior-refill vs dynamic", 1.3, 1.0),
+    ("posterior vs pools", 1.0, None),
+)
+LEAST_SHARE = 0.8  # Of informative groups, and of the oracle's gain.
+
+Tree = dict[str, Any]
+
+
+def read_result() -> Tree:
+    """Return what an earlier call wrote; empty before the first."""
+    if not RESULT.is_file():
+        return {}
+    tree: Tree = json.loads(RESULT.read_text(encoding="utf-8"))
+    return tree
+
+
+def merge_result(part: Mapping[str, Any]) -> Tree:
+    """Put `part` over what stands in the file, write it, and return the whole."""
+    tree = read_result() | part
+    rows = tree.pop("rows", [])
+    head = json.dumps(tree, indent=1).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    text = f'{head},\n "rows": [\n{lines}\n ]\n}}\n' if rows else f"{head}\n}}\n"
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    aside = RESULT.with_suffix(".tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(RESULT)
+    return {**tree, "rows": rows}
+
+
+def write_between(name: str, text: str) -> None:
+    """Replace what stands between the markers `name:begin` and `name:end` of the document."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, found, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise InputError(f"{DOCUMENT} lacks the lines {begin} and {end}; put them where it goes")
+    DOCUMENT.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def provenance(command: str) -> Tree:
+    """Return the command, the versions and the machine."""
+    found = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in found if line.startswith("model name")]
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "command": command,
+        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "machine": f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, "
+        f"{gib:.0f} GiB, Python {platform.python_version()}",
+    }
+
+
+def markdown(tree: Mapping[str, Any]) -> str:
+    """Return everything that is known, as tables."""
+    parts = [f"{tree['machine']}; {tree['versions']}; `{tree['command']}`"]
+    for task in tree["arms"]:
+        parts += [f"#### Task `{task}`: target {tree['targets'][task]:.3f}"]
+        parts += [_table(_arm_lines(tree, task)), _table(_pair_lines(tree, task))]
+        if task == "pool" and (lines := list(_goal_lines(tree))):
+            parts += [_table(["goal | least | found | lower end above | met", *lines])]
+    for title, lines in (
+        ("#### The pool at the start", _pool_lines(tree)),
+        ("#### The learning rate of `uniform`", _lr_lines(tree)),
+        ("#### What the oracle sees", _oracle_lines(tree)),
+    ):
+        if found := list(lines):
+            parts += [title, _table(found)]
+    return "\n\n".join(parts)
+
+
+def scale_markdown(scale: Mapping[str, Any]) -> str:
+    """Return the table of `bench_scale.py`."""
+    sizes = scale["sizes"]
+    names = list(next(iter(sizes.values())))
+    lines = ["figure | " + " | ".join(f"{int(size):,} problems" for size in sizes) + " | target"]
+    for name in names:
+        cells = [f"{entry[name]:.4g}" for entry in sizes.values()]
+        lines += [f"{name} | " + " | ".join(cells) + f" | {scale['targets'].get(name, '-')}"]
+    return f"{scale['machine']}; `{scale['command']}`\n\n{_table(lines)}"
+
+
+def _arm_lines(tree: Mapping[str, Any], task: str) -> Iterator[str]:
+    yield (
+        "arm | seeds | rollouts to target | never reached | tokens, 1000 | informative | final | "
+        "level above | share of the oracle's gain | steps | a run, s"
+    )
+    for arm, entry in tree["arms"][task].items():
+        gain = entry.get("oracle_gain")
+        yield (
+            f"`{arm}` | {entry['seeds']} | {entry['rollouts_to_target']:,.0f} | "
+            f"{entry['censored']} | {entry['tokens_to_target'] / 1000:,.0f} | "
+            f"{entry['informative_share']:.2f} | {entry['final']:.3f} ± {entry['final_se']:.3f} | "
+            f"{entry['above']:.3f} | {_interval(gain, 'share') if gain else '-'} | "
+            f"{entry['steps']:.0f} | {entry['wall_s']:.0f}"
+        )
+
+
+def _pair_lines(tree: Mapping[str, Any], task: str) -> Iterator[str]:
+    yield "pair | seeds | fewer rollouts by (95 %) | fewer tokens by (95 %) | never reached"
+    for pair, entry in tree["summary"][task].items():
+        yield (
+            f"{pair} | {entry['pairs']} | {_interval(entry, 'ratio')} | "
+            f"{_interval(entry, 'tokens_ratio')} | "
+            f"{entry['censored']} vs {entry['censored_other']}"
+        )
+
+
+def _goal_lines(tree: Mapping[str, Any]) -> Iterator[str]:
+    for pair, least, above in GOALS:
+        if entry := tree["summary"]["pool"].get(pair):
+            met = entry["ratio"] >= least and entry["ci_low"] > (above or 0.0)
+            yield (
+                f"{pair} | {least} | {_interval(entry, 'ratio')} | {above or '-'} | "
+                f"{'yes' if met else 'no'}"
+            )
+    own = tree["arms"]["pool"].get("posterior")
+    figures = {"informative share of posterior": own and own["informative_share"]}
+    figures["share of the oracle's gain"] = own and own.get("oracle_gain", {}).get("share")
+    for name, value in figures.items():
+        if value is not None:
+            met = "yes" if value >= LEAST_SHARE else "no"
+            yield f"{name} | {LEAST_SHARE} | {value:.2f} | - | {met}"
+
+
+def _pool_lines(tree: Mapping[str, Any]) -> Iterator[str]:
+    pools = [r["pool"] for r in tree["rows"] if (r["task"], r["arm"]) == ("pool", "uniform")]
+    if not pools:
+        return
+    counts = np.mean([pool["histogram"] for pool in pools], axis=0)
+    yield "pass rate | problems"
+    for low, high, count in zip(tree["bins"], tree["bins"][1:], counts, strict=False):
+        yield f"{low:.2f} to {high:.2f} | {count:.1f}"
+    yield f"groups of 8 that are mixed | {np.mean([p['informative'] for p in pools]):.2f} of all"
+
+
+def _lr_lines(tree: Mapping[str, Any]) -> Iterator[str]:
+    if entries := tree.get("learning_rates"):
+        yield "learning rate | final level | by seed"
+        for lr, entry in entries.items():
+            yield f"{lr} | {entry['mean']:.3f} | {', '.join(f'{v:.3f}' for v in entry['finals'])}"
+
+
+def _oracle_lines(tree: Mapping[str, Any]) -> Iterator[str]:
+    if checks := tree.get("oracle_check"):
+        yield "after completions | mean difference | mean absolute | of sampling alone | largest"
+        for check in checks:
+            yield (
+                f"{check['completions']:,} | {check['mean_difference']:+.4f} | "
+                f"{check['mean_absolute_difference']:.4f} | {check['of_sampling_alone']:.4f} | "
+                f"{check['largest']:.3f}"
+            )
+
+
+def _table(lines: Sequence[str] | Iterator[str]) -> str:
+    head, *body = [f"| {line} |" for line in lines]
+    return "\n".join([head, "| --- " * (head.count("|") - 1) + "|", *body])
+
+
+def _interval(entry: Mapping[str, Any], key: str) -> str:
+    prefix = "tokens_" if key.startswith("tokens_") else ""
+    low, high = entry[f"{prefix}ci_low"], entry[f"{prefix}ci_high"]
+    return f"{entry[key]:.2f} ({low:.2f}-{high:.2f})"

@@ -1,0 +1,94 @@
+"""`rl-llm data beliefs` on a checkpoint that holds what the command reads, and no weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rl_llm.cli.main import main
+from rl_llm.cli.parts import load_data, make_scheduler
+from rl_llm.config import dump_yaml, load_recipe
+from rl_llm.curriculum import store
+from rl_llm.curriculum.priors import evidence_for, read_priors
+from rl_llm.policy import load_tokenizer
+from rl_llm.records import Completion, Group, Score, ScoredGroup
+from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.trainer import checkpoint
+
+
+def scored(request, num_correct):
+    completion = Completion(
+        token_ids=(1,), logprobs=(0.0,), text="", finish_reason="stop", policy_version=0
+    )
+    count = request.num_completions
+    group = Group(problem=request.problem, prompt_ids=(0,), completions=(completion,) * count)
+    scores = [Score(total=0.0, parts={}, correct=n < num_correct) for n in range(count)]
+    return ScoredGroup(group=group, scores=tuple(scores))
+
+
+@pytest.fixture
+def run_dir(small):
+    """A run with a checkpoint after step 2, of which step 1 solved everything and step 2 nothing;
+    what it drew, and what it believes, as (scheduler, folder)."""
+    recipe = load_recipe(small)
+    encoder = PromptEncoder(load_tokenizer(recipe.model.path))
+    scheduler = make_scheduler(recipe, load_data(recipe, encoder))
+    for step, num_correct in ((1, 4), (2, 0)):
+        groups = [scored(request, num_correct) for request in scheduler.plan(step)]
+        scheduler.observe(groups, step=step)
+    folder = small.parent / "runs" / "small"
+    saved = folder / "checkpoints" / "step-000002"
+    saved.mkdir(parents=True)
+    rest = store.save(saved / "curriculum.parquet", scheduler.row_names, scheduler.state_dict())
+    state = {"format": checkpoint.FORMAT, "counters": {"step": 2}, "curriculum": rest}
+    (saved / "state.json").write_text(json.dumps(state))
+    (folder / "resolved.yaml").write_text(dump_yaml(recipe))
+    return scheduler, folder
+
+
+def test_every_problem_of_the_run_is_written_with_what_is_believed_of_it(run_dir, capsys):
+    scheduler, folder = run_dir
+    assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
+    num_visited = np.count_nonzero(scheduler.visits_N)
+    assert capsys.readouterr().out == (
+        f"beliefs after step 2: 60 problems, {num_visited} of them visited\n"
+        "written: beliefs.parquet\n"
+    )
+    table = pq.read_table("beliefs.parquet")
+    believed = scheduler.beliefs()
+    np.testing.assert_array_equal(table["a"].to_numpy(), np.asarray(believed.a, np.float64))
+    np.testing.assert_array_equal(table["b"].to_numpy(), np.asarray(believed.b, np.float64))
+    np.testing.assert_array_equal(table["visits"].to_numpy(), scheduler.visits_N)
+    assert table["key"].to_pylist() == [problem.key for problem in scheduler.problems]
+    assert set(table["level"].to_pylist()) == {"3", "5", "7"}
+    assert set(table["step"].to_pylist()) == {2}
+
+
+def test_what_was_written_is_a_prior_for_the_problems_of_the_run(run_dir):
+    scheduler, folder = run_dir
+    assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
+    evidence = evidence_for(scheduler.problems[::-1], read_priors("beliefs.parquet"), strength=100)
+    believed_N = np.asarray(scheduler.beliefs().a)[::-1]
+    np.testing.assert_allclose(evidence.correct_N, believed_N, rtol=1e-6)
+
+
+def test_the_weights_of_the_model_are_not_read(run_dir, repository):
+    _, folder = run_dir
+    model = folder.parent / "model"
+    shutil.copytree(repository / "data" / "models" / "carry-adder", model)
+    for weights in model.glob("*.safetensors"):
+        weights.unlink()
+    resolved = folder / "resolved.yaml"
+    resolved.write_text(resolved.read_text().replace("data/models/carry-adder", str(model)))
+    assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
+
+
+def test_a_folder_without_a_run_or_a_checkpoint_is_refused(run_dir, capsys, tmp_path):
+    _, folder = run_dir
+    assert main(["data", "beliefs", str(tmp_path), "--out", "b.parquet"]) == 2
+    assert "is not a run's folder" in capsys.readouterr().err
+    shutil.rmtree(folder / "checkpoints")
+    assert main(["data", "beliefs", str(folder), "--out", "b.parquet"]) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rl_llm.curriculum import BetaBelief, Outcomes, PoolBelief, PoolIndex, store
+from rl_llm.curriculum.priors import evidence_for, read_priors, write_beliefs
+from rl_llm.errors import DataError, InputError
+from rl_llm.records import Problem, content_key
+
+
+def problem(text, *, level=1, **meta):
+    return Problem(
+        key=content_key(text, "a"), prompt=text, answer="a", level=level, source="s", meta=meta
+    )
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return `(name, **columns) -> path`; prompts under `q` become keys."""
+
+    def make(name, *, q, **columns):
+        keys = [content_key(text, "a") for text in q]
+        pq.write_table(pa.table({"key": keys, **columns}), tmp_path / name)
+        return str(tmp_path / name)
+
+    return make
+
+
+def completions(evidence):
+    pairs = zip(evidence.correct_N.tolist(), evidence.wrong_N.tolist(), strict=True)
+    return [pytest.approx(pair) for pair in pairs]
+
+
+def test_a_prior_is_worth_its_completions_but_no_more_than_the_strength(write):
+    path = write("measured.parquet", q=["a", "b"], pass_rate=[0.75, 0.75], num_counted=[4, 64])
+    pool = [problem("b"), problem("new"), problem("a")]
+    evidence = evidence_for(pool, read_priors(path), strength=8.0)
+    assert completions(evidence) == [(6.0, 2.0), (0.0, 0.0), (3.0, 1.0)]
+
+
+def test_beliefs_are_worth_a_plus_b_and_bare_rates_the_strength(write):
+    believed = write("beliefs.parquet", q=["a"], a=[1.5], b=[4.5], pass_rate=[0.25])
+    bare = write("bare.parquet", q=["a"], pass_rate=[0.25])
+    for path, expected in ((believed, (1.5, 4.5)), (bare, (2.0, 6.0))):
+        evidence = evidence_for([problem("a")], read_priors([path]), strength=8.0)
+        assert completions(evidence) == [expected]
+
+
+def test_of_several_files_the_last_wins_for_a_key_that_stands_in_both(write):
+    old = write("old.parquet", q=["a", "b"], pass_rate=[0.0, 0.25])
+    new = write("new.parquet", q=["c", "a"], pass_rate=[0.5, 1.0])
+    evidence = evidence_for(
+        [problem(text) for text in "abc"], read_priors([old, new]), strength=4.0
+    )
+    assert completions(evidence) == [(4, 0), (1, 3), (2, 2)]
+    assert evidence.summary == "priors: 3 of 3 problems known from old.parquet, new.parquet"
+
+
+def test_rows_without_a_rate_or_without_a_counted_completion_say_nothing(write):
+    path = write("m.parquet", q=["a", "b"], pass_rate=[None, 0.5], num_counted=[0, 0])
+    evidence = evidence_for([problem("a"), problem("b")], read_priors(path), strength=8.0)
+    assert completions(evidence) == [(0, 0), (0, 0)]
+    assert evidence.summary == "priors: 0 of 2 problems known from m.parquet"
+
+
+def test_without_a_file_the_column_of_the_data_counts(write):
+    pool = [problem("a", pass_rate=0.25), problem("b"), problem("c", pass_rate=1)]
+    evidence = evidence_for(pool, None, strength=8.0)
+    assert completions(evidence) == [(2, 6), (0, 0), (8, 0)]
+    assert evidence.summary == "priors: 2 of 3 problems known from the column pass_rate"
+    named = evidence_for(
+        pool, read_priors(write("x.parquet", q=["b"], pass_rate=[0.5])), strength=2
+    )
+    assert completions(named) == [(0, 0), (1, 1), (0, 0)]
+
+
+@pytest.mark.parametrize("value", ["0.5", True, 50, -0.1, float("nan")])
+def test_a_column_that_holds_no_share_is_refused_with_the_key(value):
+    pool = [problem("a", pass_rate=0.5), problem("b", pass_rate=value)]
+    with pytest.raises(DataError, match=f"{content_key('b', 'a')}.*pass_rate={value!r}.*0 to 1"):
+        evidence_for(pool, None, strength=8.0)
+
+
+def test_files_that_hold_no_priors_are_refused_by_what_they_lack(write, tmp_path):
+    with pytest.raises(DataError, match=r"no/such\.parquet cannot be read as parquet"):
+        read_priors("no/such.parquet")
+    text = tmp_path / "text.parquet"
+    text.write_text("no parquet")
+    with pytest.raises(DataError, match=r"text\.parquet cannot be read as parquet"):
+        read_priors(str(text))
+    with pytest.raises(DataError, match=r"lacks pass_rate; .*data beliefs RUN"):
+        read_priors(write("state.parquet", q=["a"], visits=[1]))
+    with pytest.raises(DataError, match=f"pass_rate=62.5 of key {content_key('b', 'a')}"):
+        read_priors(write("percent.parquet", q=["a", "b"], pass_rate=[0.5, 62.5]))
+    with pytest.raises(DataError, match="'pass_rate' holds no numbers"):
+        read_priors(write("words.parquet", q=["a"], pass_rate=["half"]))
+    with pytest.raises(DataError, match="a key stands in more than one row"):
+        read_priors(write("twice.parquet", q=["a", "a"], pass_rate=[0.5, 0.5]))
+
+
+def test_beliefs_survive_edits_reordering_and_merging_of_data_sets(tmp_path):
+    def believe(texts, name, correct):
+        pool = [problem(text) for text in texts]
+        index = PoolIndex.of(pool)
+        belief = PoolBelief(index)
+        indices = np.arange(len(correct))
+        belief.observe(
+            Outcomes(
+                indices=indices,
+                num_correct=np.array(correct),
+                num_counted=np.full(len(correct), 8),
+                step=5,
+            )
+        )
+        visits_N = np.zeros(len(pool), np.uint16)
+        visits_N[indices] = 1
+        beta = belief.beta(slice(None))
+        write_beliefs(tmp_path / name, problems=pool, belief=beta, visits_N=visits_N, step=5)
+        return dict(zip(texts, np.stack([beta.a, beta.b], axis=1).tolist(), strict=True))
+
+    first = believe(["a", "b", "c"], "first.parquet", [0, 8])
+    second = believe(["x", "y", "z"], "second.parquet", [4, 4, 2])
+    merged = ["y", "new", "b", "x", "a"]  # c and z are gone, another order, one more
+    paths = [str(tmp_path / "first.parquet"), str(tmp_path / "second.parquet")]
+    evidence = evidence_for([problem(t) for t in merged], read_priors(paths), strength=100.0)
+    known = first | second | {"new": (0, 0)}
+    assert completions(evidence) == [tuple(known[text]) for text in merged]
+    assert evidence.num_known == 4
+    assert pq.read_table(tmp_path / "first.parquet").drop_columns(["a", "b"]).to_pylist()[1] == {
+        "key": content_key("b", "a"),
+        "source": "s",
+        "level": "1",
+        "pass_rate": pytest.approx(first["b"][0] / sum(first["b"])),
+        "visits": 1,
+        "step": 5,
+    }
+
+
+def test_a_pool_starts_with_what_another_run_believed(tmp_path):
+    pool = [problem("hard"), problem("easy"), problem("new")]
+    belief = BetaBelief(np.array([1.0, 9.0]), np.array([9.0, 1.0]))
+    path = tmp_path / "beliefs.parquet"
+    write_beliefs(path, problems=pool[:2], belief=belief, visits_N=np.ones(2, np.uint16), step=9)
+    evidence = evidence_for(pool, read_priors(str(path)), strength=5.0)
+    started = PoolBelief(PoolIndex.of(pool))
+    started.set_priors(evidence.correct_N, evidence.wrong_N)
+    # own evidence .5 of 5 and 4.5 of 5, beside 3 completions at the bucket's 1/2
+    np.testing.assert_allclose(started.beta(slice(None)).mean, [2 / 8, 6 / 8, 1 / 2], rtol=1e-6)
+
+
+def test_the_state_of_a_checkpoint_is_no_prior_and_the_message_names_the_way(tmp_path):
+    path = tmp_path / "curriculum.parquet"
+    store.save(path, ["k"], {"columns": {"visits": np.ones(1, np.uint16)}, "rest": {}})
+    with pytest.raises(DataError, match="`rl-llm data beliefs RUN` writes"):
+        read_priors(str(path))
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    belief = BetaBelief(np.ones(1), np.ones(1))
+    with pytest.raises(InputError, match=r"none/x\.parquet cannot be written"):
+        write_beliefs(
+            tmp_path / "none" / "x.parquet",
+            problems=[problem("a")],
+            belief=belief,
+            visits_N=np.ones(1, np.uint16),
+            step=1,
+        )
