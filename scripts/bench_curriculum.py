@@ -226,15 +226,21 @@ def show(given: argparse.Namespace) -> None:
         return
     tree = read_result() if given.stage == "measure" else {}
     if runs:
-        tree |= summary_of(runs) | provenance(_command(given))
+        try:
+            tree |= summary_of(runs) | provenance(_command(given))
+        except InputError as error:
+            if given.stage != "quick":
+                raise
+            print(f"a run this short tells too little: {error}")
+            return
     if "rows" not in tree:
         raise InputError(f"no runs of stage {given.stage} under {given.runs}; make some first")
     if given.stage == "measure":
         from bench_curriculum_plots import draw  # Matplotlib takes a second to import.
 
         tree = merge_result(tree)
-        write_between("curriculum", markdown(tree))
-        draw(tree, RESULT.parent)
+        pictures = [f"![{file.stem}](benchmarks/{file.name})" for file in draw(tree, RESULT.parent)]
+        write_between("curriculum", "\n\n".join([markdown(tree), *pictures]))
     print(markdown(tree))
 
 

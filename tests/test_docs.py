@@ -10,10 +10,11 @@ import yaml
 
 from rl_llm.cli.main import COMMANDS, main
 from rl_llm.config import NamedPart, Recipe, SourceUse, load_recipe, parse_recipe
-from rl_llm.curriculum import Outcomes, PoolIndex, Posterior, build_sampler
+from rl_llm.curriculum import Outcomes, PoolBelief, PoolIndex, Posterior, build_sampler
 from rl_llm.kl import Constant, GrpoD
 from rl_llm.plugins import resolve
 from rl_llm.problems import load_pool
+from rl_llm.records import Problem
 from rl_llm.scoring import read_examples, run_example
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +118,7 @@ def options(part: type) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "parts"), [("curriculum.md", [Posterior]), ("kl.md", [Constant, GrpoD])]
+    ("page", "parts"), [("curriculum.md", [PoolBelief, Posterior]), ("kl.md", [Constant, GrpoD])]
 )
 def test_the_page_gives_every_option_with_its_default(page, parts):
     rows = re.findall(r"\| `(\w+)` \| `([\w.]+)` \|", text_of(ROOT / "docs" / page))
@@ -141,9 +142,10 @@ def test_the_report_in_the_readme_is_a_small_picture():
 def test_the_sampler_in_the_docs_plans_learns_and_resumes(tmp_path):
     (source,) = blocks(ROOT / "docs" / "curriculum.md", "python")
     (tmp_path / "hardest.py").write_text(source, encoding="utf-8")
-    index = PoolIndex(bucket_ids=np.zeros(4, np.int32), bucket_names=("s/level=0",))
+    index = PoolIndex.of([Problem(key=str(i), prompt="q", answer="a") for i in range(4)])
     part = NamedPart(name=f"{tmp_path / 'hardest.py'}:Hardest", jitter=0.0)
-    first, second = (build_sampler(part, index=index, seed=0, group_size=8) for _ in range(2))
+    supplied = {"index": index, "belief": PoolBelief(index), "seed": 0, "group_size": 8}
+    first, second = (build_sampler(part, **supplied) for _ in range(2))
     solved = Outcomes(
         indices=np.array([0, 2]), num_correct=np.array([8, 8]), num_counted=np.array([8, 8]), step=1
     )

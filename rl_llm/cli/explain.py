@@ -170,9 +170,8 @@ def _print_history(console: Console, history: Sequence[LoggedDraw]) -> None:
     num_correct = sum(draw.num_correct for draw in history)
     num_counted = sum(draw.num_counted for draw in history)
     console.print(
-        f"history  drawn {len(history)} times, {num_correct} of {num_counted} completions correct"
-        if len(history) > 1
-        else f"history  drawn once, {num_correct} of {num_counted} completions correct"
+        f"history  drawn {_counted(len(history), 'time')}, {num_correct} of {num_counted} "
+        "completions correct"
     )
     table = Table()
     for heading in ("step", "round", "correct", "believed", "P(mixed)"):
@@ -201,9 +200,10 @@ def _now(found: Found, scheduler: Scheduler, *, step: int, group_size: int) -> l
     in_bucket = np.flatnonzero(scheduler.index.bucket_ids == found.bucket_id)
     rate = float((a_N[in_bucket] / (a_N[in_bucket] + b_N[in_bucket])).mean())
     num_visited = int(np.count_nonzero(scheduler.visits_N[in_bucket]))
+    num_problems = _counted(len(in_bucket), "problem")
     bucket = (
-        f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: {len(in_bucket)} problems, "
-        f"{num_visited} of them visited, believed pass rate {rate:.2f} on average"
+        f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: {num_problems}, "
+        f"{num_visited:,} of them visited, believed pass rate {rate:.2f} on average"
     )
     lines = [f"after step {step}, that of the newest checkpoint:"]
     if found.position is None:
@@ -219,6 +219,10 @@ def _now(found: Found, scheduler: Scheduler, *, step: int, group_size: int) -> l
     said = scheduler.explain(scheduler.problems[found.position].key, step=step + 1)
     named = zip(_NEXT_STEP_FACTS, said, strict=False)
     return [*lines, "", f"in step {step + 1}:", *(f"{name:<10} {fact}" for name, fact in named)]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _short(text: str) -> str:

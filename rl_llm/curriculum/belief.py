@@ -24,6 +24,7 @@ Singles = NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 MOST_PRIOR_COMPLETIONS = 64.0  # What a bucket's prior is worth at most: a few steps overrule it.
+_MOST_NEWTON_STEPS, _NEWTON_PRECISION = 40, 1e-10
 _MOST_LOGIT = 10.0  # Keeps rates and their differences within what numbers can tell apart.
 
 
@@ -37,14 +38,15 @@ class PoolBelief:
 
     The bucket's pass rate m is that of all its problems, drawn or not, although a sampler shows
     only those that it prefers: what moves m is how the drawn problems did *against what was
-    believed of them*. With n completions in a round, c the bucket's earlier ones discounted by
-    `bucket_decay` for each step that shows it, x the observed and e the expected share of correct
-    ones, gain g = n / (n + c + 1):
+    believed of them*. With n_i completions of problem i in a round, believed at the rate e_i, and c
+    the bucket's earlier completions, discounted by `bucket_decay` for each step that shows it, m
+    moves by the number of logits d that solves
 
-        logit m += logit(e + g (x - e)) - logit(e)
+        sum n_i sigmoid(logit e_i + d) + (c + 1) sigmoid(logit m + d) = correct + (c + 1) m
 
-    m starts at 1/2, and its logit stays within -10 and 10. Where nothing but m is known of the
-    drawn problems (e = m) this is the discounted mean (m (c + 1) + correct) / (n + c + 1).
+    the maximum likelihood of a common shift, where earlier completions count as c + 1 more at the
+    rate m. m starts at 1/2. Where nothing but m is known of the drawn problems (e_i = m) this is
+    the discounted mean (m (c + 1) + correct) / (n + c + 1).
 
     The model learns while a problem waits, so an old belief is too hard. Each problem therefore
     remembers its prior's logit as of its last visit; the belief of that visit moves by the drift
@@ -210,18 +212,17 @@ class PoolBelief:
         counted_K = np.bincount(bucket_ids, outcomes.num_counted, minlength=num_K)
         correct_K = np.bincount(bucket_ids, outcomes.num_correct, minlength=num_K)
         believed = self.beta(outcomes.indices)
-        a, b = np.asarray(believed.a, np.float64), np.asarray(believed.b, np.float64)
-        expected_K = np.bincount(bucket_ids, a / (a + b) * outcomes.num_counted, minlength=num_K)
-        seen_K = counted_K > 0
-        new_K = seen_K & (self._step_K != outcomes.step)
+        logits = np.log(np.asarray(believed.a, np.float64)) - np.log(np.asarray(believed.b))
+        new_K = (counted_K > 0) & (self._step_K != outcomes.step)
         self._counted_K[new_K] *= self._bucket_decay
         self._step_K[new_K] = outcomes.step
+        # What is known of a bucket weighs like one completion more than were counted, at its rate.
+        seen = np.concatenate([logits, self._logit_K])
+        weights = np.concatenate([outcomes.num_counted, self._counted_K + 1.0])
+        ids = np.concatenate([bucket_ids, np.arange(num_K)])
+        known_K = (self._counted_K + 1.0) * self.bucket_rates()
+        self._logit_K += _common_shift(seen, weights, ids, correct_K + known_K)
         self._counted_K += counted_K
-        counted = counted_K[seen_K]
-        expected = expected_K[seen_K] / counted
-        gain = counted / (self._counted_K[seen_K] + 1.0)
-        moved = expected + gain * (correct_K[seen_K] / counted - expected)
-        self._logit_K[seen_K] += _logit(moved) - _logit(expected)
         self._refresh_odds()
 
     def state_dict(self) -> StateDict:
@@ -262,6 +263,22 @@ def _as_slice(where: Indices | slice) -> Indices | slice:
     first, last = int(where[0]), int(where[-1])
     consecutive = last - first == len(where) - 1 and bool((where[1:] - where[:-1] == 1).all())
     return slice(first, last + 1) if consecutive else where
+
+
+def _common_shift(logits: Floats, weights: Floats, ids: Indices, total_K: Floats) -> Floats:
+    """Return for each bucket the shift (K) of its logits that makes weights * rates sum to its
+    total, by Newton's method; the sums rise with the shift, so there is one."""
+    num_K = len(total_K)
+    shift_K = np.zeros(num_K)
+    for _ in range(_MOST_NEWTON_STEPS):
+        rates = 1.0 / (1.0 + np.exp(-logits - shift_K[ids]))
+        excess_K = np.bincount(ids, weights * rates, num_K) - total_K
+        slope_K = np.bincount(ids, weights * rates * (1.0 - rates), num_K)
+        step_K = np.clip(excess_K / slope_K, -1.0, 1.0)
+        shift_K -= step_K
+        if np.abs(step_K).max(initial=0.0) < _NEWTON_PRECISION:
+            break
+    return shift_K
 
 
 def _logit(rates: Floats) -> Floats:

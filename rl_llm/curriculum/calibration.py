@@ -48,7 +48,8 @@ class Calibration:
         if not kept_N.any():
             return
         self._fade(outcomes.step)
-        rate_N, mixed_N = np.asarray(predicted)[kept_N], np.asarray(predicted_mixed)[kept_N]
+        rate_N = np.asarray(predicted, np.float64)[kept_N]
+        mixed_N = np.asarray(predicted_mixed, np.float64)[kept_N]
         correct_N, counted_N = outcomes.num_correct[kept_N], outcomes.num_counted[kept_N]
         wrong_N = counted_N - correct_N
         squared_N = correct_N * (1.0 - rate_N) ** 2 + wrong_N * rate_N**2

@@ -8,10 +8,12 @@ from rl_llm import plugins
 from rl_llm.config import NamedPart
 from rl_llm.config.curriculum import CurriculumSection
 from rl_llm.curriculum.belief import PoolBelief
+from rl_llm.curriculum.difficulty import DifficultySlopes
 from rl_llm.curriculum.gates import Gate, Informative, Range
 from rl_llm.curriculum.planner import Planner
 from rl_llm.curriculum.pool import PoolIndex
 from rl_llm.curriculum.prerequisites import Prerequisites
+from rl_llm.curriculum.priors import Evidence, evidence_for, read_priors
 from rl_llm.curriculum.probe import ProbeThenFinish
 from rl_llm.curriculum.quotas import Quotas
 from rl_llm.curriculum.samplers import SAMPLERS, Sampler
@@ -55,10 +57,15 @@ def build_scheduler(
     endless_keys = frozenset[str]().union(*(stream.keys for stream in streams))
     index = PoolIndex.of(problems, endless_keys=endless_keys)
     belief: PoolBelief = _build(PoolBelief, section.belief.model_dump(), "belief", index=index)
+    evidence = _prior_evidence(section, problems)
+    if evidence.num_known:
+        belief.set_priors(evidence.correct_N, evidence.wrong_N)
     return Scheduler(
         supply=supply,
         index=index,
         belief=belief,
+        slopes=DifficultySlopes.of(index, problems),
+        messages=[evidence.summary] if section.priors.path or evidence.num_known else [],
         planner=Planner(
             index=index,
             sampler=build_sampler(
@@ -111,6 +118,12 @@ def build_gates(parts: Sequence[NamedPart]) -> list[Gate]:
 
 def _build(target: Any, options: Mapping[str, Any], name: str, **supplied: Any) -> Any:
     return plugins.build(target, options, path=f"curriculum.{name}", **supplied)
+
+
+def _prior_evidence(section: CurriculumSection, problems: Sequence[Problem]) -> Evidence:
+    paths = section.priors.path
+    priors = None if paths is None else read_priors(paths)
+    return evidence_for(problems, priors, strength=section.priors.strength)
 
 
 def _build_standing(section: CurriculumSection, index: PoolIndex, belief: PoolBelief) -> Standing:

@@ -3,7 +3,7 @@
 Legend: N problems of the training pool, named by their position in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -112,26 +112,42 @@ class StepDraws:
         self._take(positions, "sampler")
 
     def first(self, count: int) -> Indices:
-        """Draw the first problems of a step: reviews that are due, and `anywhere` for the rest."""
+        """Draw the first problems of a step: reviews that are due, which count towards the quotas
+        of their sources, and `anywhere` for the rest."""
         reviews = self._planner.standing.due(self._step, count)
-        self._take(reviews[:count], "review")
-        return np.concatenate([reviews[:count], self.anywhere(count - len(reviews[:count]))])
+        reviews = reviews[~self._barred()[reviews]][:count]
+        self._take(reviews, "review")
+        return self._by_quotas(count, drawn=reviews)
 
     def anywhere(self, count: int) -> Indices:
         """Draw problems of the whole pool, by the quotas of their sources; fewer than `count` only
-        when the step has drawn every problem."""
-        chosen: list[Indices] = []
-        for source, share in self._planner.quotas.split(self._step, count).items():
-            chosen.append(self._choose(share, self._planner.quotas.mask(source)))
-        missing = count - sum(map(len, chosen))
-        if missing:  # A source has too few left: the others make up for it.
-            chosen.append(self._choose(missing))
-        missing = count - sum(map(len, chosen))
+        when the step has drawn every problem that is not locked."""
+        return self._by_quotas(count, drawn=np.empty(0, np.int64))
+
+    def _by_quotas(self, count: int, *, drawn: Indices) -> Indices:
+        """Return `count` problems, `drawn` and others, of which each source has its part."""
+        chosen, missing = [drawn], count - len(drawn)
+
+        def add(more: Indices) -> None:
+            nonlocal missing
+            chosen.append(more)
+            missing -= len(more)
+
+        quotas = self._planner.quotas
+        for source, share in quotas.split(self._step, count).items():
+            other_N = quotas.mask(source)
+            share -= int(np.count_nonzero(~other_N[drawn]))
+            add(self._choose(min(share, missing), other_N))
+        add(self._choose(missing))  # A source has too few left: the others make up for it.
         if missing:
-            spare = self._planner.standing.spare(self._step, self._drawn_N, missing)
+            spare = self._planner.standing.spare(self._step, self._barred(), missing)
             self._take(spare, "spare")
-            chosen.append(spare)
+            add(spare)
         return np.concatenate(chosen)
+
+    def _barred(self) -> NDArray[np.bool_]:
+        """Return which problems (N) must not be drawn, whoever asks: those drawn and locked."""
+        return self._drawn_N | self._planner.prerequisites.locked()
 
     def in_buckets(self, counts: Mapping[int, int]) -> Indices:
         """Draw so many problems of each bucket; fewer where a bucket has too few left."""
@@ -150,9 +166,9 @@ class StepDraws:
         if exclude_N.all():
             return np.empty(0, np.int64)
         sampler = self._planner.sampler
-        chosen = sampler.plan(self._step, count, round=self._calls, exclude=exclude_N)
+        planned = sampler.plan(self._step, count, round=self._calls, exclude=exclude_N)
         self._calls += 1
-        _check_plan(sampler, chosen, exclude_N, count)
+        chosen = _checked(sampler, planned, exclude_N, count)
         self._take(chosen, "sampler")
         return chosen
 
@@ -161,14 +177,17 @@ class StepDraws:
         self._reasons |= dict.fromkeys(chosen.tolist(), reason)
 
 
-def _check_plan(
-    sampler: Sampler, chosen: Indices, exclude_N: NDArray[np.bool_], count: int
-) -> None:
+def _checked(
+    sampler: Sampler, planned: Sequence[int] | Indices, exclude_N: NDArray[np.bool_], count: int
+) -> Indices:
     """Refuse a plan that breaks the promise of `Sampler.plan`; a sampler may be anybody's."""
+    chosen = np.asarray(planned, np.int64)
     distinct = len(np.unique(chosen)) == len(chosen)
-    if len(chosen) > count or not distinct or exclude_N[chosen].any():
+    inside = bool(((chosen >= 0) & (chosen < len(exclude_N))).all())
+    if len(chosen) > count or not distinct or not inside or exclude_N[chosen].any():
         raise PluginError(
             f"sampler {type(sampler).__name__} planned {chosen.tolist()[:20]} for {count} "
-            f"problems: at most {count} distinct positions are allowed, and none where `exclude` "
-            "is True"
+            f"problems: at most {count} distinct positions of the {len(exclude_N)} in the pool are "
+            "allowed, and none where `exclude` is True"
         )
+    return chosen

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probability
 from rl_llm.curriculum.calibration import Calibration
+from rl_llm.curriculum.difficulty import DifficultySlopes
 from rl_llm.curriculum.draw_record import Draw, Why
 from rl_llm.curriculum.gates import Gate, counted_scores
 from rl_llm.curriculum.planner import Planner
@@ -53,17 +54,20 @@ class Scheduler:
         supply: Supply,
         index: PoolIndex,
         belief: PoolBelief,
+        slopes: DifficultySlopes | None,
         planner: Planner,
         gates: Sequence[Gate],
         probing: ProbeThenFinish | None,
         shape: StepShape,
         seed: int,
+        messages: Sequence[str] = (),
     ) -> None:
         """Schedule `shape.num_problems` of the pool a step; `probing` None generates whole
         groups."""
         self._supply = supply
         self._index = index
         self._belief = belief
+        self._slopes = slopes
         self._planner = planner
         self._gates = tuple(gates)
         self._probing = probing
@@ -74,7 +78,7 @@ class Scheduler:
         self._bucket_of = {name: k for k, name in enumerate(index.bucket_names)}
         self._visits_N = np.zeros(index.num_problems, np.uint16)
         self._num_regressions = 0
-        self._messages: list[str] = []
+        self._messages = list(messages)
         self._draws = planner.begin(0)
         self._round = 0
         self._dropped: Counter[int] = Counter()
@@ -140,7 +144,8 @@ class Scheduler:
         rest = [
             self._request(problem, probing.num_rest, purpose="finish") for problem in call.finishing
         ]
-        return rest + self._requests(self._draws.first(call.num_probes), probing.num_init)
+        draw = self._draws.anywhere if self._round else self._draws.first
+        return rest + self._requests(draw(call.num_probes), probing.num_init)
 
     def _requests(self, chosen: Indices, num_completions: int | None = None) -> list[Request]:
         size = num_completions or self._shape.group_size
@@ -170,21 +175,24 @@ class Scheduler:
         informative = self._informative(before, scored)
         self._calibration.observe(np.asarray(before.mean), informative, outcomes)
         regressions = self._detector.observe(outcomes, before)
-        self._belief.observe(outcomes)
-        self._planner.observe(outcomes)
+        self._learn(outcomes)
         for found in regressions:
             self._planner.standing.alarm([found.bucket_id], step)
             self._messages.append(found.message)
         self._num_regressions += len(regressions)
-        visited = outcomes.indices[outcomes.num_counted > 0]
-        most = np.iinfo(self._visits_N.dtype).max
-        self._visits_N[visited] += self._visits_N[visited] < most
         draws = self._records(scored, outcomes.indices, before, informative)
         return draws
 
+    def _learn(self, outcomes: Outcomes) -> None:
+        """Let beliefs learn, and from them how a stated difficulty tells on the pass rate."""
+        self._belief.observe(outcomes)
+        if self._slopes is not None:
+            self._slopes.observe(outcomes, bucket_logits_K=self._belief.bucket_logits)
+            self._belief.set_offsets(self._slopes.offset_logit_N)
+
     def observe_evaluation(self, scored: Sequence[ScoredGroup], *, step: int) -> None:
         """Let beliefs, and nothing else, learn from training problems that were evaluated."""
-        self._belief.observe(self._outcomes(scored, step, self._supply.first_position_of))
+        self._learn(self._outcomes(scored, step, self._supply.first_position_of))
 
     def _outcomes(
         self,
@@ -241,10 +249,11 @@ class Scheduler:
 
     def _why(self, group: ScoredGroup, position: int) -> Why:
         reason = self._draws.reason(position)
-        if self._probing is None or reason == "review":
+        if self._probing is None:
             return reason
-        is_finish = group.group.problem.key in self._probing.finishing_keys
-        return "finish" if is_finish else "probe"
+        if group.group.problem.key in self._probing.finishing_keys:
+            return "finish"
+        return "probe" if reason == "sampler" else reason
 
     def conclude(self, scored: Sequence[ScoredGroup]) -> Concluded:
         """Tell the groups that are learnt from, those that every gate lets through, from those that
@@ -258,6 +267,11 @@ class Scheduler:
             passes = all(gate.admit(group) for gate in self._gates)
             (admitted if passes else dropped).append(group)
         self._dropped.update(self._bucket_of[bucket_name(g.group.problem)] for g in dropped)
+        outcomes = self._outcomes([*admitted, *dropped], self._draws.step)
+        self._planner.observe(outcomes)
+        visited = outcomes.indices[outcomes.num_counted > 0]
+        most = np.iinfo(self._visits_N.dtype).max
+        self._visits_N[visited] += self._visits_N[visited] < most
         held = set() if self._probing is None else set(self._probing.held_keys)
         keys = [group.group.problem.key for group in scored]
         self._supply.replace([self._supply.position_of(key) for key in keys if key not in held])
@@ -297,6 +311,7 @@ class Scheduler:
             "detector": self._detector,
             "supply": self._supply,
             **self._planner.stateful(),
+            **({} if self._slopes is None else {"difficulty": self._slopes}),
             **({} if self._probing is None else {"probing": self._probing}),
         }
 
@@ -320,5 +335,11 @@ class Scheduler:
                 for column, array in state["columns"].items()
                 if column.startswith(f"{name}.")
             }
-            part.load_state_dict({"columns": columns, "rest": state["rest"][name]})
+            own: StateDict = {"columns": columns, "rest": state["rest"][name]}
+            if isinstance(part, ProbeThenFinish):
+                part.load_state_dict(own, self._supply.problems)  # Loaded before: it stands first.
+            else:
+                part.load_state_dict(own)
+        if self._slopes is not None:
+            self._belief.set_offsets(self._slopes.offset_logit_N)
         self._draws = self._planner.begin(0)

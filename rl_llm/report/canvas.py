@@ -211,7 +211,8 @@ def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> 
 
 def _value_ticks(panel: Axes) -> MaxNLocator:
     """Return round ticks, fewer where the panel shares its figure with others."""
-    return MaxNLocator(nbins=5 if len(panel.figure.axes) == 1 else 3, steps=_ROUND_STEPS)
+    num_panels = len(panel.figure.axes)
+    return MaxNLocator(nbins=max(3, 6 - num_panels), steps=_ROUND_STEPS)
 
 
 def _to_inline_svg(figure: Figure) -> str:

@@ -78,8 +78,8 @@ _SECTIONS: dict[str, Sequence[Card]] = {
         ),
         Card(
             title="Learnt from and dropped",
-            caption="Share of each step's completions whose group passed the gates; completions "
-            "so far, and those of dropped groups among them.",
+            caption="Share of each step's completions that passed the gates; completions so far, "
+            "dropped ones among them.",
             plot=plots_curriculum.learnt_and_dropped,
         ),
         Card(
@@ -110,6 +110,7 @@ _SECTIONS: dict[str, Sequence[Card]] = {
             caption="Prompts retired as learnt and deferred as out of reach, groups drawn to "
             "review retired prompts, and buckets that wait for their prerequisites.",
             plot=plots_curriculum.standing,
+            wide=True,
         ),
     ),
     "Learning": (

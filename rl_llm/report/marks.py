@@ -14,12 +14,15 @@ _MOST_NAMED_PLACES = 24
 _MOST_LEVEL_LETTERS = 60
 
 
-def line(panel: Axes, series: Series, colour: str, text: str | None = None) -> None:
-    """Draw a series; a long one thin, with a running mean drawn bold over it."""
+def line(
+    panel: Axes, series: Series, colour: str, text: str | None = None, *, smooth: bool = True
+) -> None:
+    """Draw a series; a long one thin, with a running mean drawn bold over it, unless `smooth` is
+    False: what accumulates or moves in steps has no noise to take out."""
     if not series:
         return
     marker = "o" if len(series.steps) < 3 else None
-    if len(series.steps) < _SMOOTH_FROM:
+    if not smooth or len(series.steps) < _SMOOTH_FROM:
         panel.plot(series.steps, series.values, color=colour, marker=marker, ms=4, label=text)
         return
     panel.plot(series.steps, series.values, color=colour, lw=0.8, alpha=0.35)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import PowerNorm
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rl_llm.report.canvas import (
     BLUE,
@@ -93,15 +93,15 @@ def learnt_and_dropped(run: RunRecord) -> str:
     """The share of completions whose group was learnt from, and what has been dropped so far."""
     share = run.series("curriculum/admitted_share")
     spent, dropped = run.series("rollout/completions"), run.series("rollout/dropped_completions")
-    if not (share or dropped):
+    if not (share and dropped):
         return ""
     with canvas("yield", heights=(1, 1)) as drawn:
         top, bottom = drawn.panels
         line(top, share, BLUE)
         percent_axis(top, "learnt from")
         floor_share(top)
-        line(bottom, spent, GREEN, "generated")
-        line(bottom, dropped, ORANGE, "dropped")
+        line(bottom, spent, GREEN, "generated", smooth=False)
+        line(bottom, dropped, ORANGE, "dropped", smooth=False)
         from_zero(bottom, "completions")
         step_axis(bottom)
         legend_above(bottom)
@@ -140,7 +140,7 @@ def calibration(run: RunRecord) -> str:
         "of a pass rate": (run.series("curriculum/brier"), BLUE),
         "of a mixed group": (run.series("curriculum/informative_brier"), ORANGE),
     }
-    if not gap:
+    if not (gap and any(series for series, _ in errors.values())):
         return ""
     with canvas("calibration", heights=(1, 1)) as drawn:
         top, bottom = drawn.panels
@@ -194,18 +194,19 @@ def standing(run: RunRecord) -> str:
     )
     if not (retired or deferred):
         return ""
-    has_locked = locked.total > 0
-    with canvas("standing", heights=(1.6, 1, 1) if has_locked else (1.6, 1)) as drawn:
-        top, middle = drawn.panels[:2]
-        line(top, retired, GREEN, "retired")
-        line(top, deferred, ORANGE, "deferred")
+    below = [(reviews, "reviews\n/ step", BLUE, True)] if reviews else []
+    below += [(locked, "locked\nbuckets", PINK, False)] if locked.total > 0 else []
+    heights = (1.6, *[1.0] * len(below))
+    with canvas("standing", size=(WIDE[0], 3.6), heights=heights) as drawn:
+        top, *others = drawn.panels
+        line(top, retired, GREEN, "retired", smooth=False)
+        line(top, deferred, ORANGE, "deferred", smooth=False)
         from_zero(top, "prompts")
         legend_above(top)
-        line(middle, reviews, BLUE)
-        from_zero(middle, "reviews")
-        if has_locked:
-            line(drawn.panels[2], locked, PINK)
-            from_zero(drawn.panels[2], "locked\nbuckets")
+        for panel, (series, text, colour, smooth) in zip(others, below, strict=True):
+            line(panel, series, colour, smooth=smooth)
+            from_zero(panel, text)
+            panel.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         step_axis(drawn.panels[-1])
     return drawn.svg
 

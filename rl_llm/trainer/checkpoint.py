@@ -154,8 +154,11 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
+    """Say whether a run's length shows before its end: rates and beta may be scheduled over it, and
+    its last step finishes all probes."""
     constant_rate = recipe["optim"]["schedule"] == "constant"
-    return not (constant_rate and recipe["kl"]["controller"]["name"] == "constant")
+    constant_beta = recipe["kl"]["controller"]["name"] == "constant"
+    return not (constant_rate and constant_beta and recipe["curriculum"]["probe"] is None)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

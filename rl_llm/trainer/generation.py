@@ -32,6 +32,11 @@ class Harvest:
     score_s: float
 
     @property
+    def concluded(self) -> tuple[ScoredGroup, ...]:
+        """The groups whose fate the step decided."""
+        return (*self.admitted, *self.dropped)
+
+    @property
     def beliefs(self) -> dict[str, float]:
         """The pass rate that was believed of a problem, by key, when it was last drawn."""
         return {draw.key: draw.belief_a / (draw.belief_a + draw.belief_b) for draw in self.draws}

@@ -141,9 +141,9 @@ class Trainer:
         self._log_draws(harvest, step)
         with self._timed("update"):
             facts, row, samples = self._learn(harvest, step)
+        self._counters.count(step, harvest)
         with self._timed("publish"):
             self._publish()
-        self._counters.count(step, harvest)
         row = {
             "step": step,
             "step_s": time.perf_counter() - started,
@@ -161,7 +161,9 @@ class Trainer:
         lr = learning_rate(recipe.optim, step=step, total_steps=recipe.run.steps)
         advantages_PG = parts.algorithm.advantages(score_batch(harvest.admitted))
         facts = parts.policy.update(
-            train_groups(harvest.admitted, advantages_PG, parts.algorithm),
+            train_groups(
+                harvest.admitted, advantages_PG, parts.algorithm, version=self._counters.step
+            ),
             beta=beta,
             lr=lr,
             with_reference=parts.kl.needs_reference,

@@ -61,11 +61,11 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
     completions = [c for group in harvest.scored for c in group.group.completions]
     scores = [score for group in harvest.scored for score in group.scores]
     counted = [score for score in scores if score.error is None]
-    generated, admitted = _spent(harvest.scored), _spent(harvest.admitted)
+    tokens = _spent(harvest.scored).tokens
     return {
         "train/pass_rate": _mean([score.correct for score in counted]),
         "train/reward_mean": _mean([score.total for score in counted]),
-        "train/informative_share": _mean([_is_informative(group) for group in harvest.scored]),
+        "train/informative_share": _mean([_is_informative(group) for group in harvest.concluded]),
         "train/groups_admitted": len(harvest.admitted),
         "train/completions_masked": len(scores) - len(counted),
         "train/truncated_share": _mean([c.finish_reason == "length" for c in completions]),
@@ -75,10 +75,10 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
         "rollout/tokens": counters.tokens,
         "rollout/dropped_completions": counters.dropped_completions,
         "rollout/dropped_tokens": counters.dropped_tokens,
-        "rollout/tokens_per_s": generated.tokens / max(harvest.generate_s, 1e-9),
+        "rollout/tokens_per_s": tokens / max(harvest.generate_s, 1e-9),
         "rollout/refill_rounds": max(harvest.num_rounds - 1, 0),
-        "curriculum/admitted_share": admitted.completions / max(generated.completions, 1),
-        **_groups_by_bucket(harvest.scored),
+        "curriculum/admitted_share": _admitted_share(harvest),
+        **_groups_by_bucket(harvest.concluded),
         "time/generate_s": harvest.generate_s,
         "time/score_s": harvest.score_s,
     }
@@ -90,6 +90,8 @@ def update_row(facts: UpdateFacts, *, beta: float, lr: float, num_skipped: int) 
         "train/trained_tokens": facts.trained_tokens,
         "rollout/mismatch_mean_nats": facts.mismatch_mean_nats,
         "rollout/mismatch_max_nats": facts.mismatch_max_nats,
+        "rollout/stale_share": facts.stale_share,
+        "rollout/stale_nats_per_token": facts.stale_nats_per_token,
         "kl/ref_nats_per_token": facts.ref_nats_per_token,
         "kl/old_nats_per_token": facts.old_nats_per_token,
         "kl/beta": beta,
@@ -120,6 +122,13 @@ def _train_row(train: PassRate | None) -> Row:
     if train is None:
         return {}
     return {"eval/train_pass_rate": train.mean, "eval/train_pass_rate_se": train.standard_error}
+
+
+def _admitted_share(harvest: Harvest) -> float:
+    """Return the yield: of the completions of groups that were concluded, those of admitted
+    ones."""
+    admitted, dropped = _spent(harvest.admitted).completions, _spent(harvest.dropped).completions
+    return admitted / max(admitted + dropped, 1)
 
 
 def _groups_by_bucket(groups: Sequence[ScoredGroup]) -> Row:

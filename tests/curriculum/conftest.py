@@ -1,27 +1,32 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from rl_llm.records import (
-    Completion,
-    Group,
-    Problem,
-    Sampling,
-    Score,
-    ScoredGroup,
-    content_key,
-)
+from rl_llm.config.curriculum import CurriculumSection
+from rl_llm.curriculum import Rollouts, Scheduler, build_scheduler
+from rl_llm.plugins import load_module
+from rl_llm.records import Problem, Sampling, ScoredGroup
+
+_stage = load_module(Path(__file__).with_name("stage.py"))
+
+
+@pytest.fixture
+def stage() -> ModuleType:
+    """Return the module `stage.py`."""
+    return _stage
 
 
 @pytest.fixture
 def make_problems() -> Callable[..., list[Problem]]:
-    """Return `(count, level=..., first=0) -> problems` with prompts q0, q1, ..."""
+    """Return `(count, level=..., first=0, source="s") -> problems` with prompts q0, q1, ..."""
 
-    def make(count: int, *, level: int = 1, first: int = 0) -> list[Problem]:
-        prompts = [f"q{number}" for number in range(first, first + count)]
+    def make(count: int, *, level: int = 1, first: int = 0, source: str = "s") -> list[Problem]:
         return [
-            Problem(key=content_key(q, "a"), prompt=q, answer="a", level=level, source="s")
-            for q in prompts
+            _stage.make_problem(f"q{number}", level=level, source=source)
+            for number in range(first, first + count)
         ]
 
     return make
@@ -31,33 +36,42 @@ def make_problems() -> Callable[..., list[Problem]]:
 def score_group() -> Callable[..., ScoredGroup]:
     """Return `(problem, correct, totals=None, failed=()) -> scored group`: one completion per entry
     of `correct`; those at the positions `failed` have an error."""
-
-    def make(
-        problem: Problem,
-        correct: Sequence[bool | int],
-        *,
-        totals: Sequence[float] | None = None,
-        failed: Sequence[int] = (),
-        finish_reason: str = "stop",
-    ) -> ScoredGroup:
-        completion = Completion(
-            token_ids=(1,), logprobs=(0.0,), text="", finish_reason=finish_reason, policy_version=0
-        )
-        group = Group(problem=problem, prompt_ids=(0,), completions=(completion,) * len(correct))
-        scores = tuple(
-            Score(
-                total=float(good) if totals is None else totals[position],
-                parts={},
-                correct=bool(good),
-                error="reward timed out" if position in failed else None,
-            )
-            for position, good in enumerate(correct)
-        )
-        return ScoredGroup(group=group, scores=scores)
-
-    return make
+    return _stage.score_group
 
 
 @pytest.fixture
 def sampling() -> Sampling:
     return Sampling(temperature=1.0, max_new_tokens=4)
+
+
+@pytest.fixture
+def make_scheduler(sampling: Sampling) -> Callable[..., Scheduler]:
+    """Return `(problems, streams=(), num_problems=4, group_size=4, ...) -> scheduler`; further
+    arguments are the recipe's `curriculum` section, `sampler` also by its name alone."""
+
+    def make(
+        problems: list[Problem],
+        *,
+        streams: tuple[Any, ...] = (),
+        num_problems: int = 4,
+        group_size: int = 4,
+        last_step: int = 1000,
+        seed: int = 0,
+        **section: Any,
+    ) -> Scheduler:
+        if isinstance(name := section.get("sampler"), str):
+            section["sampler"] = {"name": name}
+        return build_scheduler(
+            CurriculumSection.model_validate(section),
+            problems=problems,
+            streams=streams,
+            rollouts=Rollouts(
+                num_problems=num_problems,
+                group_size=group_size,
+                sampling=sampling,
+                last_step=last_step,
+            ),
+            seed=seed,
+        )
+
+    return make

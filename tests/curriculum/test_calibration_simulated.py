@@ -16,6 +16,7 @@ simulator = load_module(Path(__file__).with_name("simulator.py"))
 
 BURN_IN, NUM_STEPS, SHIFT_STEP, SHIFTED = 50, 150, 75, 1
 SEEDS = range(5)
+DRIFT = 0.0075  # Buckets that start at .65, .28 and .07 end at about .94, .89 and .22.
 
 
 def expected_calibration_error(predicted, true):
@@ -62,7 +63,7 @@ def runs(**options):
     ]
 
 
-@pytest.mark.parametrize("learning_rate", [0.0, 0.01], ids=["no drift", "upwards drift"])
+@pytest.mark.parametrize("learning_rate", [0.0, DRIFT], ids=["no drift", "upwards drift"])
 def test_the_belief_is_calibrated_over_all_problems_and_over_those_never_drawn(learning_rate):
     errors, undrawn_errors, calibration, _ = runs(learning_rate=learning_rate)
     assert np.abs(errors[:, BURN_IN:].mean(axis=(0, 1))).max() < 0.05
@@ -74,14 +75,14 @@ def test_the_belief_is_calibrated_over_all_problems_and_over_those_never_drawn(l
 
 
 def test_the_belief_recovers_from_a_sudden_regression_within_30_steps():
-    errors, _, calibration, _ = runs(learning_rate=0.01, regression=-4.0)
+    errors, _, calibration, _ = runs(learning_rate=DRIFT, regression=-4.0)
     of_shifted = errors[:, :, SHIFTED].mean(axis=0)
     assert of_shifted[SHIFT_STEP] > 0.6
     assert abs(of_shifted[SHIFT_STEP + 20 : SHIFT_STEP + 31].mean()) < 0.05
     assert calibration[:, SHIFT_STEP + 30 :].max() < 0.05
 
 
-@pytest.mark.parametrize("learning_rate", [0.0, 0.01], ids=["no drift", "upwards drift"])
+@pytest.mark.parametrize("learning_rate", [0.0, DRIFT], ids=["no drift", "upwards drift"])
 def test_the_posterior_draws_at_least_twice_as_many_mixed_groups_as_uniform(learning_rate):
     *_, posterior = runs(learning_rate=learning_rate)
     *_, uniform = runs(learning_rate=learning_rate, uniform=True)

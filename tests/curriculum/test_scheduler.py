@@ -1,39 +1,26 @@
-import json
+"""What a step asks for, and what it draws in place of the groups that were dropped."""
 
-import numpy as np
+from collections import Counter
+
 import pytest
 
-from rl_llm.config import NamedPart
-from rl_llm.config.curriculum import CurriculumSection, RefillSection
-from rl_llm.curriculum import PoolIndex, Scheduler, build_scheduler, store
-from rl_llm.errors import DataError, PluginError
-
-
-@pytest.fixture
-def make_scheduler(sampling):
-    def make(problems, *, sampler="posterior", num_problems=4, max_rounds=2, seed=0, **options):
-        section = CurriculumSection(
-            sampler=NamedPart(name=sampler, **options),
-            refill=RefillSection(max_rounds=max_rounds),
-        )
-        return build_scheduler(
-            section,
-            problems=problems,
-            num_problems=num_problems,
-            group_size=4,
-            sampling=sampling,
-            seed=seed,
-        )
-
-    return make
+from rl_llm.curriculum import SAMPLERS
+from rl_llm.errors import DataError
 
 
 def keys(requests):
     return [request.problem.key for request in requests]
 
 
+def levels(requests):
+    return Counter(request.problem.level for request in requests)
+
+
+WRONG = [0, 0, 0, 0]
+
+
 def test_a_step_asks_for_whole_groups_of_distinct_problems(make_scheduler, make_problems, sampling):
-    requests = make_scheduler(make_problems(20)).plan(0)
+    requests = make_scheduler(make_problems(20)).plan(1)
     assert len(set(keys(requests))) == 4
     assert {request.num_completions for request in requests} == {4}
     assert {request.sampling for request in requests} == {sampling}
@@ -41,151 +28,14 @@ def test_a_step_asks_for_whole_groups_of_distinct_problems(make_scheduler, make_
 
 def test_every_request_has_its_own_stream(make_scheduler, make_problems):
     scheduler = make_scheduler(make_problems(4))
-    streams = [request.stream_key for step in range(3) for request in scheduler.plan(step)]
-    other_seed = [r.stream_key for r in make_scheduler(make_problems(4), seed=1).plan(0)]
+    streams = [request.stream_key for step in (1, 2, 3) for request in scheduler.plan(step)]
+    other_seed = [r.stream_key for r in make_scheduler(make_problems(4), seed=1).plan(1)]
     assert len({*streams, *other_seed}) == 16
-
-
-@pytest.mark.parametrize("sampler", ["posterior", "uniform"])
-def test_refill_is_bounded_and_draws_only_problems_new_to_the_step(
-    make_scheduler, make_problems, sampler
-):
-    scheduler = make_scheduler(make_problems(20), sampler=sampler, max_rounds=2)
-    planned = scheduler.plan(0)
-    first = scheduler.refill(0, round=1, num_missing=3)
-    second = scheduler.refill(0, round=2, num_missing=2)
-    assert [len(planned), len(first), len(second)] == [4, 3, 2]
-    assert len({*keys(planned), *keys(first), *keys(second)}) == 9
-    assert scheduler.refill(0, round=3, num_missing=2) == []
-
-
-def test_nothing_missing_means_no_refill(make_scheduler, make_problems):
-    scheduler = make_scheduler(make_problems(20))
-    scheduler.plan(0)
-    assert scheduler.refill(0, round=1, num_missing=0) == []
-    assert scheduler.refill(0, round=1, num_missing=-1) == []
-
-
-@pytest.mark.parametrize("sampler", ["posterior", "uniform"])
-def test_refill_ends_with_the_pool_and_the_next_step_may_draw_all_again(
-    make_scheduler, make_problems, sampler
-):
-    scheduler = make_scheduler(make_problems(5), sampler=sampler)
-    scheduler.plan(0)
-    assert len(scheduler.refill(0, round=1, num_missing=4)) == 1
-    assert scheduler.refill(0, round=2, num_missing=3) == []
-    assert len(scheduler.plan(1)) == 4
 
 
 def test_a_pool_smaller_than_the_step_gives_every_problem_once(make_scheduler, make_problems):
     problems = make_problems(3)
-    assert sorted(keys(make_scheduler(problems).plan(0))) == sorted(p.key for p in problems)
-
-
-def test_beliefs_learn_from_dropped_groups_and_from_correctness_alone(
-    make_scheduler, make_problems, score_group
-):
-    problems = make_problems(2)
-    scheduler = make_scheduler(problems, prior_strength=2.0)
-    scored = [score_group(problems[0], [0, 0, 0, 0], totals=[0.1, 0.0, 1.0, 1.0])]
-    assert scheduler.admit(scored) == []
-    scheduler.observe(scored, step=0)
-    # bucket .5/5 = .1: a = 2 * .1, b = 2 * .9 + 4
-    assert scheduler.belief_of(problems[0].key) == pytest.approx(0.2 / 6.0)
-    assert scheduler.belief_of(problems[1].key) == pytest.approx(0.1)
-
-
-def test_completions_with_failed_rewards_count_in_neither_s_nor_g(
-    make_scheduler, make_problems, score_group
-):
-    problems = make_problems(1)
-    scheduler = make_scheduler(problems, prior_strength=2.0)
-    scheduler.observe([score_group(problems[0], [1, 1, 1, 0], failed=[1, 2])], step=0)
-    # 1 of 2: the bucket stays at 1.5/3
-    assert scheduler.belief_of(problems[0].key) == pytest.approx(0.5)
-
-
-def test_a_group_without_any_working_reward_is_no_visit(make_scheduler, make_problems, score_group):
-    problems = make_problems(2)
-    scheduler = make_scheduler(problems)
-    scheduler.observe([score_group(problems[0], [0, 0], failed=[0, 1])], step=0)
-    assert scheduler.metrics() == {"curriculum/visited_share": 0.0, "curriculum/belief_mean": 0.5}
-
-
-def test_admit_keeps_the_order_of_the_informative_groups(
-    make_scheduler, make_problems, score_group
-):
-    a, b, c = make_problems(3)
-    scored = [score_group(c, [0, 1]), score_group(a, [1, 1]), score_group(b, [1, 0])]
-    kept = make_scheduler([a, b, c]).admit(scored)
-    assert [group.group.problem for group in kept] == [c, b]
-
-
-def test_histogram_and_metrics_describe_the_whole_pool(make_scheduler, make_problems, score_group):
-    problems = make_problems(3) + make_problems(1, level=2, first=3)
-    scheduler = make_scheduler(problems, prior_strength=2.0)
-    assert scheduler.belief_histogram() == [0, 0, 0, 0, 0, 4, 0, 0, 0, 0]
-    scheduler.observe([score_group(problems[3], [1, 1, 1, 1])], step=0)
-    # bucket 4.5/5 = .9: (1.8 + 4) / 6 = .967
-    assert scheduler.belief_histogram() == [0, 0, 0, 0, 0, 3, 0, 0, 0, 1]
-    assert scheduler.metrics() == pytest.approx(
-        {"curriculum/visited_share": 0.25, "curriculum/belief_mean": (1.5 + 5.8 / 6) / 4}
-    )
-
-
-def test_a_sampler_without_beliefs_reports_none(make_scheduler, make_problems):
-    problems = make_problems(3)
-    scheduler = make_scheduler(problems, sampler="uniform")
-    assert scheduler.belief_of(problems[0].key) is None
-    assert scheduler.belief_histogram() == [0] * 10
-    assert scheduler.metrics() == {"curriculum/visited_share": 0.0}
-
-
-@pytest.mark.parametrize("sampler", ["posterior", "uniform"])
-def test_a_resumed_run_plans_refills_and_believes_the_same(
-    make_scheduler, make_problems, score_group, tmp_path, sampler
-):
-    problems = make_problems(15) + make_problems(15, level=2, first=15)
-
-    def play(scheduler, steps):
-        seen = []
-        for step in steps:
-            requests = scheduler.plan(step)
-            requests += scheduler.refill(step, round=1, num_missing=2)
-            correct = [[int(k) % 3 == 0 for k in r.problem.prompt[1:].zfill(4)] for r in requests]
-            scheduler.observe(
-                [score_group(r.problem, c) for r, c in zip(requests, correct, strict=True)],
-                step=step,
-            )
-            seen.append([(r.problem.key, r.stream_key) for r in requests])
-        return seen, scheduler.belief_histogram(), scheduler.metrics()
-
-    whole = make_scheduler(problems, sampler=sampler)
-    play(whole, range(7))
-    path = tmp_path / "curriculum.parquet"
-    rest = json.loads(json.dumps(store.save(path, whole.keys, whole.state_dict())))
-    resumed = make_scheduler(problems, sampler=sampler)
-    resumed.load_state_dict(store.load(path, resumed.keys, rest))
-    assert play(resumed, range(7, 12)) == play(whole, range(7, 12))
-
-
-def test_an_edited_pool_keeps_what_is_known_by_key(
-    make_scheduler, make_problems, score_group, tmp_path
-):
-    old = make_problems(1, level=2) + make_problems(3, first=1)
-    before = make_scheduler(old)
-    before.observe(
-        [score_group(p, [k < 1, k < 2, k < 3, k < 4]) for k, p in enumerate(old)], step=0
-    )
-    path = tmp_path / "curriculum.parquet"
-    rest = store.save(path, before.keys, before.state_dict())
-    edited = [old[3], old[2], *make_problems(1, level=9, first=50), old[0]]  # old[1] is gone
-    after = make_scheduler(edited)
-    after.load_state_dict(store.load(path, after.keys, rest))
-    for problem in (old[0], old[2], old[3]):
-        assert after.belief_of(problem.key) == before.belief_of(problem.key)
-    assert after.belief_of(edited[2].key) == 0.5
-    assert after.metrics()["curriculum/visited_share"] == 0.75
+    assert sorted(keys(make_scheduler(problems).plan(1))) == sorted(p.key for p in problems)
 
 
 def test_an_empty_pool_and_a_doubled_problem_are_refused(make_scheduler, make_problems):
@@ -196,27 +46,137 @@ def test_an_empty_pool_and_a_doubled_problem_are_refused(make_scheduler, make_pr
         make_scheduler([*problems, problems[0]])
 
 
-def test_a_sampler_that_repeats_a_problem_is_caught(make_problems, sampling):
-    class Repeats:
-        def plan(self, step, num_problems, *, round=0, exclude=None):
-            return np.zeros(num_problems, np.int64)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_refill_is_bounded_and_draws_only_problems_new_to_the_step(
+    make_scheduler, make_problems, sampler
+):
+    scheduler = make_scheduler(make_problems(20), sampler=sampler, refill={"max_rounds": 2})
+    planned = scheduler.plan(1)
+    first = scheduler.refill(1, round=1, num_missing=3)
+    second = scheduler.refill(1, round=2, num_missing=2)
+    assert [len(planned), len(first), len(second)] == [4, 3, 2]
+    assert len({*keys(planned), *keys(first), *keys(second)}) == 9
+    assert scheduler.refill(1, round=3, num_missing=2) == []
 
-    scheduler = Scheduler(
-        problems=make_problems(3),
-        sampler=Repeats(),
-        gates=[],
-        num_problems=2,
-        group_size=4,
-        sampling=sampling,
-        seed=0,
-        max_refill_rounds=0,
+
+def test_nothing_missing_means_no_refill(make_scheduler, make_problems):
+    scheduler = make_scheduler(make_problems(20), refill={"max_rounds": 2})
+    scheduler.plan(1)
+    assert scheduler.refill(1, round=1, num_missing=0) == []
+    assert scheduler.refill(1, round=1, num_missing=-1) == []
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_refill_ends_with_the_pool_and_the_next_step_may_draw_all_again(
+    make_scheduler, make_problems, sampler
+):
+    scheduler = make_scheduler(make_problems(5), sampler=sampler, refill={"max_rounds": 9})
+    scheduler.plan(1)
+    assert len(scheduler.refill(1, round=1, num_missing=4)) == 1
+    assert scheduler.refill(1, round=2, num_missing=3) == []
+    assert len(scheduler.plan(2)) == 4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_within_bucket_a_dropped_group_is_replaced_from_its_own_bucket(
+    make_scheduler, make_problems, stage, sampler
+):
+    problems = make_problems(30) + make_problems(30, level=2, first=30)
+    scheduler = make_scheduler(
+        problems, sampler=sampler, num_problems=8, refill={"max_rounds": 5}, defer=None
     )
-    with pytest.raises(PluginError, match=r"Repeats planned \[0, 0\] for 2 problems"):
-        scheduler.plan(0)
+    requests = scheduler.plan(1)
+    for round in range(1, 4):
+        stage.answer_all(scheduler, requests, WRONG, step=1)
+        refill = scheduler.refill(1, round=round, num_missing=8)
+        assert levels(refill) == levels(requests)
+        requests = refill
 
 
-def test_buckets_are_source_times_level(make_problems):
-    problems = make_problems(2) + make_problems(1, level=2, first=2) + make_problems(1, first=3)
-    index = PoolIndex.of(problems)
-    assert index.bucket_names == ("s/level=1", "s/level=2")
-    assert index.bucket_ids.tolist() == [0, 0, 1, 0]
+def test_a_refill_is_for_what_the_last_round_dropped_alone(
+    make_scheduler, make_problems, score_group
+):
+    problems = make_problems(40) + make_problems(40, level=2, first=40)
+    scheduler = make_scheduler(problems, num_problems=16, refill={"max_rounds": 2})
+    marks = {1: [0, 0, 0, 0], 2: [0, 1, 0, 1]}
+    requests = scheduler.plan(1)
+    num_dropped = levels(requests)[1]
+    for round in (1, 2):
+        scored = [score_group(r.problem, marks[r.problem.level]) for r in requests]
+        scheduler.observe(scored, step=1)
+        scheduler.conclude(scored)
+        requests = scheduler.refill(1, round=round, num_missing=num_dropped)
+        assert 0 < levels(requests)[1] == num_dropped == len(requests)
+
+
+def test_within_pool_a_dropped_group_is_replaced_by_the_sampler_alone(
+    make_scheduler, make_problems, stage
+):
+    # One problem of level 1 and 50 of level 2: in a bucket, level 1 would be looked for first.
+    problems = make_problems(2) + make_problems(50, level=2, first=2)
+    drawn = {}
+    for within in ("bucket", "pool"):
+        scheduler = make_scheduler(
+            problems,
+            num_problems=1,
+            sampler="uniform",
+            refill={"max_rounds": 1, "within": within},
+        )
+        for step in range(1, 200):
+            requests = scheduler.plan(step)
+            if requests[0].problem.level == 1:
+                break
+        stage.answer_all(scheduler, requests, WRONG, step=step)
+        drawn[within] = scheduler.refill(step, round=1, num_missing=1)[0].problem.level
+    assert drawn == {"bucket": 1, "pool": 2}
+
+
+def test_a_bucket_with_too_few_left_is_made_up_for_from_elsewhere(
+    make_scheduler, make_problems, stage
+):
+    problems = make_problems(3) + make_problems(3, level=2, first=3)
+    scheduler = make_scheduler(problems, num_problems=4, refill={"max_rounds": 1})
+    planned = scheduler.plan(1)
+    stage.answer_all(scheduler, planned, WRONG, step=1)
+    refill = scheduler.refill(1, round=1, num_missing=4)
+    assert {*keys(planned), *keys(refill)} == {p.key for p in problems}
+
+
+@pytest.mark.parametrize("pool_size", [5, 9, 40])
+@pytest.mark.parametrize("max_rounds", [0, 1, 20])
+def test_every_group_ends_up_admitted_or_dropped_and_none_in_both(
+    make_scheduler, make_problems, stage, pool_size, max_rounds
+):
+    """With 5 and 9 problems the pool runs out in the middle of a refill."""
+    scheduler = make_scheduler(
+        make_problems(pool_size), refill={"max_rounds": max_rounds}, last_step=3
+    )
+    world = stage.World(lambda problem, step: (0.0, 0.5, 1.0)[int(problem.prompt[1:]) % 3])
+    for step in (1, 2, 3):
+        played = stage.play_step(scheduler, world, step, num_wanted=4)
+        ended = [g.group.problem.key for g in [*played.admitted, *played.dropped]]
+        assert sorted(ended) == sorted(played.keys) and len(set(ended)) == len(ended)
+        kept = {g.group.problem.key for g in played.admitted}
+        mixed = [g for g in played.scored if len({s.correct for s in g.scores}) == 2]
+        assert kept == {g.group.problem.key for g in mixed}
+
+
+def test_what_was_drawn_of_a_stream_is_replaced_and_the_next_step_asks_for_fresh_problems(
+    make_scheduler, stage
+):
+    stream = stage.ScriptedStream("flow", size=6)
+    scheduler = make_scheduler(stream.batch(0), streams=(stream,), num_problems=6)
+    world = stage.World(lambda problem, step: 0.5)
+    asked = [stage.play_step(scheduler, world, step, num_wanted=6).keys for step in range(1, 6)]
+    assert len({key for keys in asked for key in keys}) == 30
+    assert {problem.key for problem in scheduler.problems}.isdisjoint(asked[-1])
+
+
+def test_a_slot_is_drawn_once_in_a_step_though_a_fresh_problem_stands_in_it(make_scheduler, stage):
+    stream = stage.ScriptedStream("flow", size=6)
+    scheduler = make_scheduler(
+        stream.batch(0), streams=(stream,), num_problems=4, refill={"max_rounds": 5}
+    )
+    played = stage.play_step(scheduler, stage.World(lambda *_: 0.0), 1, num_wanted=4)
+    assert [len(requests) for requests in played.rounds] == [4, 2]
+    assert sorted(played.keys) == sorted(problem.key for problem in stream.batch(0))

@@ -2,10 +2,17 @@ import re
 
 import pytest
 
-from rl_llm.report import plots
-from rl_llm.report.canvas import label, spread
-from rl_llm.report.marks import running_mean, step_edges
-from rl_llm.report.read import read_run
+from rl_llm.report import plots, plots_curriculum
+from rl_llm.report.canvas import BLUE, GREEN, canvas, label, spread
+from rl_llm.report.marks import line, running_mean, stack_bars, step_edges
+from rl_llm.report.read import Series, read_run
+
+PLOTS = {
+    name: value
+    for module in (plots, plots_curriculum)
+    for name, value in vars(module).items()
+    if getattr(value, "__module__", "") == module.__name__ and name[0] != "_" and callable(value)
+}
 
 
 def words(svg):
@@ -61,14 +68,14 @@ def test_a_reward_is_drawn_under_its_own_name(make_run):
 
 
 def test_the_heatmap_holds_the_beliefs_as_an_image_and_their_mean_as_a_line(whole_run):
-    svg = plots.belief_heatmap(read_run(whole_run))
+    svg = plots_curriculum.belief_heatmap(read_run(whole_run))
     assert "data:image/png;base64," in svg
     assert {"believed pass rate", "share of the pool", "mean over the pool"} <= set(words(svg))
 
 
 def test_a_sampler_without_beliefs_gets_no_heatmap(make_run):
     rows = [{"step": step, "curriculum/belief_histogram": [0] * 10} for step in (1, 2)]
-    assert plots.belief_heatmap(read_run(make_run(rows))) == ""
+    assert plots_curriculum.belief_heatmap(read_run(make_run(rows))) == ""
 
 
 def test_completions_spent_are_zero_before_the_first_step(make_run):
@@ -82,25 +89,17 @@ def test_completions_spent_are_zero_before_the_first_step(make_run):
 
 def test_every_plot_is_empty_for_a_run_that_wrote_nothing_for_it(make_run):
     run = read_run(make_run([{"step": 0}]))
-    drawn = [value for name, value in vars(plots).items() if is_plot(name, value)]
-    assert len(drawn) == 15
-    assert [plot(run) for plot in drawn] == [""] * 15
+    assert len(PLOTS) == 21
+    assert [plot(run) for plot in PLOTS.values()] == [""] * 21
 
 
 def test_every_plot_takes_one_row_and_a_long_run(make_run, rows):
     long = [{**rows[-1], "step": step} for step in range(300)]
     for count, chosen in enumerate(([rows[-1]], long)):
         run = read_run(make_run(chosen, name=f"run-{count}"))
-        for name, plot in vars(plots).items():
-            if is_plot(name, plot) and name not in (
-                "pass_rate_per_level",
-                "pass_rate_per_completion",
-            ):
+        for name, plot in PLOTS.items():
+            if name not in ("pass_rate_per_level", "pass_rate_per_completion"):
                 assert plot(run).startswith("<svg "), name
-
-
-def is_plot(name, value):
-    return callable(value) and getattr(value, "__module__", "") == plots.__name__ and name[0] != "_"
 
 
 def test_names_that_plots_cannot_hold_are_made_harmless():
@@ -121,7 +120,7 @@ def test_any_level_name_can_be_drawn(make_run, level):
 
 def test_two_plots_of_a_page_share_no_id(whole_run):
     run = read_run(whole_run)
-    svgs = [plot(run) for name, plot in vars(plots).items() if is_plot(name, plot)]
+    svgs = [plot(run) for plot in PLOTS.values()]
     ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in svgs]
     assert sum(map(len, ids)) == len(set().union(*ids)) > 0
 
@@ -135,6 +134,30 @@ def test_labels_move_apart_by_the_gap_and_stay_inside():
 
 def test_a_running_mean_shrinks_its_window_at_the_ends():
     assert list(running_mean([0.0, 3.0, 6.0, 9.0])) == [1.5, 3.0, 6.0, 7.5]
+
+
+def test_bars_stack_over_the_steps_of_all_and_a_series_without_a_step_counts_nought_there():
+    first, second = Series(steps=(1, 2), values=(4.0, 2.0)), Series(steps=(2, 3), values=(3.0, 1.0))
+    with canvas("stack") as drawn:
+        stack_bars(drawn.panels[0], {"first": (first, BLUE), "second": (second, GREEN)})
+        bars = [(bar.get_y(), bar.get_height()) for bar in drawn.panels[0].patches]
+    assert bars == [(0, 4), (0, 2), (0, 0), (4, 0), (2, 3), (0, 1)]
+
+
+def test_bars_of_a_long_run_are_means_over_stretches():
+    series = Series(steps=tuple(range(1, 162)), values=(1.0, 2.0, 3.0) * 53 + (4.0, 6.0))
+    with canvas("stack") as drawn:
+        stack_bars(drawn.panels[0], {"all": (series, BLUE)})
+        heights = [bar.get_height() for bar in drawn.panels[0].patches]
+    assert heights == [2.0] * 53 + [5.0]  # 161 steps, 3 to a bar
+
+
+def test_what_accumulates_is_drawn_as_it_is_however_long_the_run():
+    series = Series(steps=tuple(range(100)), values=tuple(map(float, range(100))))
+    with canvas("lines") as drawn:
+        line(drawn.panels[0], series, BLUE, smooth=False)
+        (only,) = drawn.panels[0].lines
+    assert list(only.get_ydata()) == list(series.values)
 
 
 def test_cells_are_centred_on_uneven_steps():

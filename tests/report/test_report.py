@@ -74,7 +74,7 @@ def test_every_section_and_every_plot_appear_for_a_whole_run(whole_run):
         *("Held-out problems", "Curriculum", "Learning", "Cost", "Completions before and after"),
         *("Training completions of step 16", "Recipe"),
     ]
-    assert page.count("<svg ") == 15
+    assert page.count("<svg ") == 21
     assert "Not drawn" not in page
 
 
@@ -268,7 +268,7 @@ def test_a_browser_decodes_every_image_and_draws_every_plot(whole_run, tmp_path,
     policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
     probe.write_text(policy.sub("", page).replace("</body>", PROBE))
     title, _ = browse(probe, tmp_path, width=width)
-    assert title == "images 2 broken 0 plots 15 flat 0 wide false"
+    assert title == "images 2 broken 0 plots 21 flat 0 wide false"
 
 
 @pytest.mark.slow

@@ -53,7 +53,11 @@ def test_steps_may_differ_where_nothing_is_scheduled_over_them(tmp_path):
 
 @pytest.mark.parametrize(
     "scheduled",
-    [{"optim": {"schedule": "cosine"}}, {"kl": {"controller": {"name": "grpo_d"}}}],
+    [
+        {"optim": {"schedule": "cosine"}},
+        {"kl": {"controller": {"name": "grpo_d"}}},
+        {"curriculum": {"probe": {"completions": 4}}},
+    ],
 )
 def test_steps_may_not_differ_where_something_is(tmp_path, scheduled):
     with pytest.raises(CheckpointError, match=r"run.steps: 10 in the checkpoint, 20 in the recipe"):

@@ -27,9 +27,16 @@ WRONG = Score(total=0.1, parts={"exact": 0.0, "format": 1.0}, correct=False)
 FAILED = Score(total=0.0, parts={}, correct=False, error="boom")
 
 
-def harvest(*groups, admitted=()):
+def harvest(*groups, admitted=(), dropped=None):
+    """Bring groups; those that are not admitted are dropped, unless it says which."""
     return Harvest(
-        scored=groups, admitted=admitted, beliefs={}, num_rounds=2, generate_s=0.5, score_s=0.1
+        scored=groups,
+        draws=(),
+        admitted=admitted,
+        dropped=tuple(g for g in groups if g not in admitted) if dropped is None else dropped,
+        num_rounds=2,
+        generate_s=0.5,
+        score_s=0.1,
     )
 
 
@@ -60,7 +67,7 @@ def test_counters_accumulate():
     assert (counters.completions, counters.tokens, counters.step) == (4, 8, 2)
 
 
-def test_completions_of_groups_that_were_not_admitted_are_counted_as_dropped():
+def test_completions_of_dropped_groups_are_counted_apart_and_among_all():
     counters = Counters()
     kept = scored_group("p", RIGHT, WRONG)
     for step in (1, 2):
@@ -82,6 +89,14 @@ def test_a_step_counts_its_groups_by_source_and_level():
         "curriculum/groups/sums/level=2": 2,
         "curriculum/groups/sums/level=10": 1,
     }
+
+
+def test_the_yield_counts_a_group_where_it_is_concluded_whatever_of_it_was_generated_before():
+    whole, waiting = scored_group("p", RIGHT, WRONG, WRONG, WRONG), scored_group("q", RIGHT, WRONG)
+    finish, dropped = scored_group("p", WRONG, WRONG), scored_group("r", WRONG, WRONG)
+    brought = harvest(finish, waiting, dropped, admitted=(whole,), dropped=(dropped,))
+    row = harvest_row(brought, Counters())
+    assert row["curriculum/admitted_share"] == pytest.approx(4 / 6)
 
 
 def test_a_step_without_a_group_has_a_yield_of_nought():

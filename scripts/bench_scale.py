@@ -1,0 +1,143 @@
+"""What scheduling costs by the size of the pool, on one core, without a model.
+
+python scripts/bench_scale.py [--sizes 10000 100000 1000000]
+
+The scheduler is that of a recipe without a `curriculum` section: the default sampler with
+retirement, deferral, calibration and the regression detector. Writes the key `scale` of
+docs/benchmarks/curriculum.json, and its table.
+"""
+
+import argparse
+import gc
+import json
+import os
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench_curriculum_docs import merge_result, provenance, scale_markdown, write_between
+
+from rl_llm.config.curriculum import CurriculumSection
+from rl_llm.curriculum import Scheduler, store
+from rl_llm.curriculum.compose import Rollouts, build_scheduler
+from rl_llm.records import Completion, Group, Problem, Request, Sampling, Score, ScoredGroup
+from rl_llm.seeds import derive_rng
+
+GROUP_SIZE, GROUPS_PER_STEP, NUM_BUCKETS = 8, 1_024, 64
+STEPS = 20
+TARGETS = {"plan_ms": 50, "observe_ms": 5, "bytes_per_problem": 64, "save_s": 1, "load_s": 1}
+
+_ANSWER = Completion(
+    token_ids=(1,), logprobs=(-1.0,), text="", finish_reason="stop", policy_version=0
+)
+_SCORES = tuple(Score(total=float(ok), parts={}, correct=ok) for ok in (False, True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every size, print the table, and write it down."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--dry", action="store_true", help="print alone")
+    given = parser.parse_args(arguments)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    sizes = {str(size): measure(size) for size in given.sizes}
+    about = provenance("python scripts/bench_scale.py")
+    scale = {**about, "targets": TARGETS, **sizes[str(max(given.sizes))], "sizes": sizes}
+    print(scale_markdown(scale))
+    if not given.dry:
+        merge_result({"scale": scale})
+        write_between("scale", scale_markdown(scale))
+    return 0
+
+
+def measure(num_problems: int) -> dict[str, float]:
+    """Return medians over steps in ms, seconds for a checkpoint, and bytes a problem."""
+    problems = [
+        Problem(key=f"{i:032x}", prompt="", answer="", level=i % NUM_BUCKETS, source="scale")
+        for i in range(num_problems)
+    ]
+    scheduler, num_bytes = _build(problems)
+    plan_ms, observe_ms = [], []
+    for step in range(1, STEPS + 1):
+        requests, elapsed_ms = _timed(partial(scheduler.plan, step))
+        plan_ms.append(elapsed_ms)
+        groups = _simulated(requests, step)
+        _, elapsed_ms = _timed(partial(scheduler.observe, groups, step=step))
+        observe_ms.append(elapsed_ms)
+        scheduler.conclude(groups)
+    save_s, load_s = _save_and_load(scheduler, _build(problems)[0])
+    return {
+        "plan_ms": round(median(plan_ms), 3),
+        "observe_ms": round(median(observe_ms), 3),
+        "bytes_per_problem": round(num_bytes / num_problems, 1),
+        "save_s": round(save_s, 3),
+        "load_s": round(load_s, 3),
+    }
+
+
+def _build(problems: Sequence[Problem]) -> tuple[Scheduler, int]:
+    """Return a scheduler, and the bytes that it holds beside the problems themselves."""
+    gc.collect()
+    tracemalloc.start()
+    scheduler = build_scheduler(
+        CurriculumSection(),
+        problems=problems,
+        rollouts=Rollouts(
+            num_problems=GROUPS_PER_STEP,
+            group_size=GROUP_SIZE,
+            sampling=Sampling(temperature=1.0, max_new_tokens=1),
+            last_step=10**6,
+        ),
+        seed=0,
+    )
+    gc.collect()
+    num_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return scheduler, num_bytes
+
+
+def _simulated(requests: Sequence[Request], step: int) -> list[ScoredGroup]:
+    """Answer requests with a pass rate that falls with the level."""
+    rng = derive_rng("bench_scale", step)
+    return [
+        ScoredGroup(
+            group=Group(
+                problem=request.problem, prompt_ids=(), completions=(_ANSWER,) * GROUP_SIZE
+            ),
+            scores=tuple(_SCORES[rng.random() * NUM_BUCKETS > rate] for _ in range(GROUP_SIZE)),
+        )
+        for request in requests
+        for rate in [int(request.problem.level)]
+    ]
+
+
+def _save_and_load(scheduler: Scheduler, fresh: Scheduler) -> tuple[float, float]:
+    """Return the seconds that a checkpoint of the curriculum takes, and those to take it up."""
+    with tempfile.TemporaryDirectory(prefix="bench_scale-") as scratch:
+        file = Path(scratch) / "curriculum.parquet"
+
+        def save() -> str:
+            return json.dumps(store.save(file, scheduler.row_names, scheduler.state_dict()))
+
+        rest, save_ms = _timed(save)
+
+        def load() -> None:
+            fresh.load_state_dict(store.load(file, fresh.row_names, json.loads(rest)))
+
+        _, load_ms = _timed(load)
+    return save_ms / 1000, load_ms / 1000
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    found = call()
+    return found, (time.perf_counter() - started) * 1000
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

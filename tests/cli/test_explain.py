@@ -1,0 +1,218 @@
+"""`rl-llm data explain` as a user runs it, on a run whose completions are scripted."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from rl_llm.cli.main import main
+from rl_llm.cli.parts import load_data, make_scheduler
+from rl_llm.config import dump_yaml, load_recipe
+from rl_llm.curriculum import store
+from rl_llm.policy import load_tokenizer
+from rl_llm.records import Completion, Group, Score, ScoredGroup, content_key
+from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.trainer import Counters, JsonlSink, RunFolder
+from rl_llm.trainer.checkpoint import FORMAT
+from rl_llm.trainer.draws import draw_rows
+from rl_llm.trainer.generation import Harvest
+
+RECIPE = """
+run: {{name: told, steps: 9}}
+model: {{path: data/models/carry-adder}}
+data:
+  train: {train}
+  eval: [{{use: jsonl, path: {folder}/test.jsonl}}]
+rewards: [{{use: exact_answer}}]
+curriculum:
+  belief: {{prior_strength: 2.0}}
+  defer: {{after: 2, first_steps: 4, most_steps: 64}}
+  prerequisites: {prerequisites}
+rollout: {{problems_per_step: 3, group_size: 4, max_new_tokens: 8}}
+algorithm: {{name: grpo}}
+"""
+PROMPTS = {"1+1=": 1, "2+2=": 1, "3+3=": 1, "4+4=": 2}
+CORRECT = {"1+1=": (1, 1, 0, 0), "2+2=": (0, 0, 0, 0)}
+
+
+def key_of(prompt):
+    return content_key(prompt, "0")
+
+
+def scored(request, correct):
+    completion = Completion(
+        token_ids=(1,), logprobs=(0.0,), text="", finish_reason="stop", policy_version=0
+    )
+    group = Group(
+        problem=request.problem, prompt_ids=(2,), completions=(completion,) * len(correct)
+    )
+    scores = tuple(Score(total=float(good), parts={}, correct=bool(good)) for good in correct)
+    return ScoredGroup(group=group, scores=scores)
+
+
+def simulate(folder, recipe, *, num_steps):
+    """Leave in a folder what a run of so many steps leaves that `explain` reads."""
+    tokenizer = load_tokenizer(recipe.model.path)
+    encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
+    scheduler = make_scheduler(recipe, load_data(recipe, encoder))
+    run = RunFolder(folder)
+    sink = JsonlSink(run.draws, last_step=-1)
+    for step in range(1, num_steps + 1):
+        requests = scheduler.plan(step)
+        groups = [scored(r, CORRECT.get(r.problem.prompt, (1, 0, 0, 0))) for r in requests]
+        draws = scheduler.observe(groups, step=step)
+        ended = scheduler.conclude(groups)
+        harvest = Harvest(
+            scored=tuple(groups),
+            draws=tuple(draws),
+            admitted=tuple(ended.finished),
+            dropped=tuple(ended.dropped),
+            num_rounds=1,
+            generate_s=1.0,
+            score_s=0.0,
+        )
+        for row in draw_rows(harvest, step=step):
+            sink.write(row)
+    sink.close()
+    saved = run.checkpoints / f"step-{num_steps:06d}"
+    saved.mkdir(parents=True)
+    rest = store.save(saved / "curriculum.parquet", scheduler.row_names, scheduler.state_dict())
+    state = {"format": FORMAT, "counters": asdict(Counters(step=num_steps)), "curriculum": rest}
+    (saved / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    run.resolved.write_text(dump_yaml(recipe), encoding="utf-8")
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    def write(*, train, prerequisites="{}"):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        rows = {
+            "train": [{"prompt": p, "answer": "0", "level": k} for p, k in PROMPTS.items()],
+            "test": [{"prompt": [{"role": "user", "content": "9+9="}], "answer": "0"}],
+        }
+        for name, lines in rows.items():
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        file = tmp_path / "recipe.yaml"
+        train = train.format(folder=folder)
+        file.write_text(RECIPE.format(folder=folder, train=train, prerequisites=prerequisites))
+        template = "model.chat_template='{% for m in messages %}{{ m.content }}{% endfor %}'"
+        return load_recipe(file, [template])
+
+    return write
+
+
+@pytest.fixture
+def run_dir(write_recipe, tmp_path):
+    """Three steps that draw the three problems of level 1; level 2 waits for it."""
+    train = "[{{use: jsonl, path: {folder}/train.jsonl, level: level}}]"
+    recipe = write_recipe(train=train, prerequisites="{train: in_order}")
+    folder = tmp_path / "told"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=3)
+    return folder
+
+
+@pytest.fixture
+def explain(capsys):
+    """Return what is printed, and fail unless the exit code is the expected one."""
+
+    def tell(run_dir, key, *, code=0):
+        assert main(["data", "explain", str(run_dir), key]) == code
+        printed = capsys.readouterr()
+        return printed.out if code == 0 else printed.err
+
+    return tell
+
+
+def cells(out):
+    """Return the cells of the history's table."""
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
+
+
+def test_the_history_says_what_was_believed_what_came_of_it_and_who_drew(run_dir, explain):
+    out = explain(run_dir, key_of("2+2=")[:12])
+    lines = out.splitlines()
+    assert lines[:4] == [
+        f"key      {key_of('2+2=')}",
+        "source   train, level 1",
+        "prompt   2+2=",
+        "answer   0",
+    ]
+    assert "history  drawn 3 times, 0 of 12 completions correct" in lines
+    table = cells(out)
+    # Before anything was seen: Beta(1, 1), so mixed with probability 1 - 2/5.
+    assert table[0] == ["1", "0", "0 of 4", "0.50", "0.60", "no", "sampler"]
+    assert [row[-1] for row in table] == ["sampler", "sampler", "spare"]
+    assert [float(row[3]) for row in table] == sorted([float(r[3]) for r in table], reverse=True)
+
+
+def test_a_problem_that_was_learnt_from_says_so(run_dir, explain):
+    assert [row[-2] for row in cells(explain(run_dir, "1+1="))] == ["yes"] * 3
+
+
+def test_a_deferred_problem_says_until_when_and_that_it_cannot_be_drawn(run_dir, explain):
+    out = explain(run_dir, "2+2=")
+    # Three all-wrong groups: twice the first wait of 4 steps, from step 3 on.
+    assert "in step 4:" in out
+    assert "standing   deferred until step 11: 3 groups in a row all wrong" in out
+    assert "next draw  it cannot be drawn now" in out
+
+
+def test_a_problem_of_a_locked_level_was_never_drawn_and_says_what_it_waits_for(run_dir, explain):
+    out = explain(run_dir, "4+4=")
+    assert "history  never drawn" in out
+    # Nothing but the prior: Beta(1, 1) leaves 2.5 % on either side.
+    assert (
+        "belief   pass rate 0.50, between 0.03 and 0.97 with probability 95 %; "
+        "a group of 4 would be mixed with probability 0.60"
+    ) in out
+    assert "bucket   train/level=2: 1 problem, 0 of them visited" in out
+    assert "its level  locked: opens when P(p > 0.5) > 0.8 for train/level=1" in out
+
+
+def test_a_problem_that_can_be_drawn_says_how_likely_that_is(run_dir, explain):
+    out = explain(run_dir, "3+3=")
+    assert "standing   active" in out
+    assert "of 2 (an even share is 0.5000)" in out
+
+
+def test_a_held_out_problem_is_found_by_its_last_turn_and_never_scheduled(run_dir, explain):
+    out = explain(run_dir, "9+9=")
+    assert "prompt   [user] 9+9=" in out
+    assert "held out: evaluated alone, never scheduled" in out
+    assert explain(run_dir, content_key([{"role": "user", "content": "9+9="}], "0")) == out
+
+
+def test_several_problems_are_refused_with_their_keys(run_dir, explain):
+    error = explain(run_dir, "", code=2)
+    assert error.startswith("error: '' means 4 problems (")
+    assert error.rstrip().endswith(", ...); give more digits of the key")
+    assert sorted(map(key_of, PROMPTS))[0] in error
+
+
+def test_an_unknown_prompt_names_the_nearest_and_an_unknown_key_an_example(run_dir, explain):
+    nearest = explain(run_dir, "2+2=?", code=2)
+    assert "its training pool holds 4 problems, the nearest prompt is " + key_of("2+2=") in nearest
+    example = explain(run_dir, "ffffffffff", code=2)
+    assert f"for example {key_of('1+1=')} ('1+1=')" in example
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, explain):
+    assert "is not a run's folder" in explain(tmp_path, "a", code=2)
+
+
+def test_what_a_stream_brought_earlier_has_a_history_and_a_bucket(write_recipe, tmp_path, explain):
+    train = "[{{use: arithmetic, levels: [3], size: 4, split: train, seed: 1, endless: true}}]"
+    recipe = write_recipe(train=train)
+    folder = tmp_path / "endless"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=2)
+    drawn = [json.loads(line) for line in (folder / "draws.jsonl").read_text().splitlines()]
+    out = explain(folder, drawn[0]["key"])
+    assert "prompt   of an endless stream, which has put another problem in its place" in out
+    assert cells(out) == [["1", "0", "1 of 4", "0.50", "0.60", "yes", "sampler"]]
+    assert "bucket   arithmetic/level=3: 4 problems" in out
+    assert "in step 3" not in out
