@@ -91,6 +91,23 @@ def noisy_solution(
     return _write_solution(left, right, shifts=shifts.tolist())
 
 
+def mistaken_solution(left: int, right: int, *, shifts: Sequence[int]) -> str:
+    """Return a worked solution in which step i's digit is `shifts[i]` too high, modulo 10.
+
+    A wrong step keeps its carry, and the answer is read off the steps.
+    """
+    return _write_solution(left, right, shifts=shifts)
+
+
+def step_operands(left: int, right: int) -> list[tuple[int, int, int]]:
+    """Return left digit, right digit and carry of every step, from the lowest digit up."""
+    operands, carry = [], 0
+    for left_digit, right_digit in zip(reversed(str(left)), reversed(str(right)), strict=True):
+        operands.append((int(left_digit), int(right_digit), carry))
+        carry = (int(left_digit) + int(right_digit) + carry) // 10
+    return operands
+
+
 def _check_options(levels: Sequence[int], size: int, eval_share: float) -> None:
     if not levels or len(set(levels)) < len(levels):
         raise ConfigError(f"levels={levels!r}: name at least one level, and each once")

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm import plugins
-from rl_llm.cli.parts import Data, Model, load_data, load_model, sampling_of
+from rl_llm.cli.parts import Data, Model, load_data, load_model, make_scheduler
 from rl_llm.config import Recipe, load_recipe, parse_recipe
-from rl_llm.curriculum import build_scheduler
 from rl_llm.policy import Ranks
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup
 from rl_llm.seeds import derive_rng
@@ -113,14 +112,7 @@ def load(recipe: Recipe) -> tuple[Ranks, Model, Data]:
 
 def planned_problems(recipe: Recipe, data: Data) -> list[Problem]:
     """Return the problems of every step in the order in which rl-llm draws them."""
-    scheduler = build_scheduler(
-        recipe.curriculum,
-        problems=data.train.problems,
-        num_problems=recipe.rollout.problems_per_step,
-        group_size=recipe.rollout.group_size,
-        sampling=sampling_of(recipe),
-        seed=recipe.run.seed,
-    )
+    scheduler = make_scheduler(recipe, data)
     steps = range(1, recipe.run.steps + 1)
     return [request.problem for step in steps for request in scheduler.plan(step)]
 

@@ -14,13 +14,13 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from make_tiny_model_warm_ups import LEVELS, WARM_UPS, WarmUp, arithmetic, draw_examples
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
@@ -28,13 +28,9 @@ from tokenizers.pre_tokenizers import Split
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rl_llm.plugins import resolve
 from rl_llm.records import Problem
-from rl_llm.seeds import derive_rng, derive_seed
+from rl_llm.seeds import derive_seed
 
-arithmetic = resolve("arithmetic", kind="data").module
-
-LEVELS = (1, 2, 3, 4, 5, 6, 7, 8)
 SPECIALS = ("<pad>", "<eos>", "<unk>")
 SYMBOLS = (*"0123456789+= ", "<think>", "</think>", "<answer>", "</answer>")
 BATCH_ROWS, ROWS_AT_ONCE = 64, 16
@@ -42,42 +38,6 @@ PEAK_LR, LR_WARMUP_STEPS = 2e-3, 50
 SAMPLES_PER_PROBLEM, PROBLEMS_PER_LEVEL, GROUP_SIZE = 64, 40, 8
 CARD_TEMPLATE = Path(__file__).with_name("tiny_model_card.md")
 HISTOGRAM_EDGES = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmUp:
-    """A supervised curriculum: level L is drawn with weight `level_decay**L`."""
-
-    name: str
-    purpose: str
-    level_decay: float
-    wrong_digit_rates: tuple[float, ...]
-    steps: int
-
-
-WARM_UPS = {
-    "sharpen": WarmUp(
-        name="sharpen",
-        purpose=(
-            "Every level is known, and the higher ones are blurred by noise: reinforcement "
-            "learning sharpens them within a minute or two. The quickstart trains it."
-        ),
-        level_decay=0.75,
-        wrong_digit_rates=(0.005, 0.01, 0.01, 0.03, 0.1, 0.22, 0.3, 0.38),
-        steps=2500,
-    ),
-    "frontier": WarmUp(
-        name="frontier",
-        purpose=(
-            "The highest levels were hardly ever shown: reinforcement learning has to carry the "
-            "frontier of what is solved upwards, level by level. Benchmarks of the curriculum "
-            "train it."
-        ),
-        level_decay=0.45,
-        wrong_digit_rates=(0.03,) * len(LEVELS),
-        steps=1500,
-    ),
-}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -119,22 +79,6 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCaus
         do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model
-
-
-def draw_examples(warm_up: WarmUp, *, seed: int) -> Iterator[tuple[str, str]]:
-    """Yield prompts of the training split with noisy solutions, without end."""
-    rng = derive_rng(seed, "warm-up", warm_up.name)
-    weights = warm_up.level_decay ** np.array(LEVELS)
-    while True:
-        level = int(rng.choice(LEVELS, p=weights / weights.sum()))
-        left, right = rng.integers(*arithmetic.operand_range(level), size=2).tolist()
-        problem = arithmetic.make_problem(left, right, level=level)
-        if arithmetic.split_of(problem) == "train":
-            rate = warm_up.wrong_digit_rates[level - 1]
-            yield (
-                problem.prompt,
-                arithmetic.noisy_solution(left, right, wrong_digit_rate=rate, rng=rng),
-            )
 
 
 def solution_loss(
@@ -306,11 +250,25 @@ def card_text(
         peak_lr=PEAK_LR,
         level_decay=warm_up.level_decay,
         rates=", ".join(map(str, warm_up.wrong_digit_rates)),
+        confusions=confusions_text(warm_up),
         samples=SAMPLES_PER_PROBLEM,
         num_problems=sum(map(len, correct_by_level.values())),
         group_size=GROUP_SIZE,
         level_table=level_table(correct_by_level),
         histogram_table=histogram_table(correct_by_level),
+    )
+
+
+def confusions_text(warm_up: WarmUp) -> str:
+    """Say which digit sums are confused; nothing where none are."""
+    if not warm_up.confused_share:
+        return ""
+    low, high = warm_up.confusion_rates
+    return (
+        f"\nBeside that, about {warm_up.confused_share:.0%} of the 200 digit sums (left + right + "
+        "carry) are confused:\neach of those is wrong at a rate of its own, evenly drawn between "
+        f"{low} and {high}, always by the\nsame digit. What is confused has to be learnt sum by "
+        "sum, and a problem is as hard as its sums."
     )
 
 

@@ -26,7 +26,8 @@ class TokenTerms:
     """What a per-token loss may look at: (B, T) each, in nats where they are logarithms.
 
     `logprobs_BT` carries the gradient; `old_logprobs_BT` is the policy that the update started
-    from, or, for rows that older weights drew, what their engine reported. `response_mask_BT` is True where the policy chose the token and learns from it.
+    from, or, for rows that older weights drew, what their engine reported. `response_mask_BT` is
+    True where the policy chose the token and learns from it.
     """
 
     logprobs_BT: Tensor

@@ -60,12 +60,11 @@ def build_scheduler(
     evidence = _prior_evidence(section, problems)
     if evidence.num_known:
         belief.set_priors(evidence.correct_N, evidence.wrong_N)
-    return Scheduler(
+    scheduler = Scheduler(
         supply=supply,
         index=index,
         belief=belief,
         slopes=DifficultySlopes.of(index, problems),
-        messages=[evidence.summary] if section.priors.path or evidence.num_known else [],
         planner=Planner(
             index=index,
             sampler=build_sampler(
@@ -88,9 +87,12 @@ def build_scheduler(
             max_refill_rounds=section.refill.max_rounds,
             refill_within_bucket=section.refill.within == "bucket",
             last_step=rollouts.last_step,
+            seed=seed,
         ),
-        seed=seed,
     )
+    if section.priors.path or evidence.num_known:
+        scheduler.say(evidence.summary)
+    return scheduler
 
 
 def build_sampler(

@@ -1,13 +1,11 @@
 """Why a problem was drawn, and what was believed of it then."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Why = Literal["sampler", "review", "spare", "probe", "finish"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Draw:
+class Draw(NamedTuple):
     """One problem of one round, before anything has learnt from its group.
 
     Beta(`belief_a`, `belief_b`) is the belief about its pass rate, `informative` the probability

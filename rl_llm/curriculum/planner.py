@@ -114,8 +114,7 @@ class StepDraws:
     def first(self, count: int) -> Indices:
         """Draw the first problems of a step: reviews that are due, which count towards the quotas
         of their sources, and `anywhere` for the rest."""
-        reviews = self._planner.standing.due(self._step, count)
-        reviews = reviews[~self._barred()[reviews]][:count]
+        reviews = self._planner.standing.due(self._step, count, exclude=self._barred())
         self._take(reviews, "review")
         return self._by_quotas(count, drawn=reviews)
 
@@ -133,12 +132,13 @@ class StepDraws:
             chosen.append(more)
             missing -= len(more)
 
-        quotas = self._planner.quotas
+        quotas, resting_N = self._planner.quotas, self._planner.unavailable(self._step)
         for source, share in quotas.split(self._step, count).items():
             other_N = quotas.mask(source)
             share -= int(np.count_nonzero(~other_N[drawn]))
-            add(self._choose(min(share, missing), other_N))
-        add(self._choose(missing))  # A source has too few left: the others make up for it.
+            add(self._choose(min(share, missing), resting_N, other_N))
+        # Where a source has too few left, the others make up for it.
+        add(self._choose(missing, resting_N))
         if missing:
             spare = self._planner.standing.spare(self._step, self._barred(), missing)
             self._take(spare, "spare")
@@ -151,18 +151,26 @@ class StepDraws:
 
     def in_buckets(self, counts: Mapping[int, int]) -> Indices:
         """Draw so many problems of each bucket; fewer where a bucket has too few left."""
+        bucket_ids, resting_N = (
+            self._planner.index.bucket_ids,
+            self._planner.unavailable(self._step),
+        )
         chosen = [
-            self._choose(count, self._planner.index.bucket_ids != bucket_id)
+            self._choose(count, resting_N, bucket_ids != bucket_id)
             for bucket_id, count in counts.items()
         ]
         return np.concatenate([np.empty(0, np.int64), *chosen])
 
-    def _choose(self, count: int, exclude_N: NDArray[np.bool_] | None = None) -> Indices:
-        """Ask the sampler for available problems that are not excluded."""
+    def _choose(
+        self, count: int, resting_N: NDArray[np.bool_], other_N: NDArray[np.bool_] | None = None
+    ) -> Indices:
+        """Ask the sampler for problems that the step has not drawn, none that rest or are of
+        others."""
         if count <= 0:
             return np.empty(0, np.int64)
-        exclude_N = self._drawn_N.copy() if exclude_N is None else exclude_N | self._drawn_N
-        exclude_N |= self._planner.unavailable(self._step)
+        exclude_N = resting_N | self._drawn_N
+        if other_N is not None:
+            exclude_N |= other_N
         if exclude_N.all():
             return np.empty(0, np.int64)
         sampler = self._planner.sampler

@@ -68,7 +68,10 @@ class Prerequisites:
     def locked(self) -> NDArray[np.bool_]:
         """Return which problems (N) belong to a locked level."""
         locked_K = self._opened_step_K == _LOCKED
-        return np.asarray(locked_K[self._index.bucket_ids])
+        if not locked_K.any():
+            return np.zeros(self._index.num_problems, np.bool_)
+        locked_N: NDArray[np.bool_] = locked_K.take(self._index.bucket_ids)
+        return locked_N
 
     def observe(self, step: int) -> None:
         """Open the levels whose parents are solved, after the belief has learnt."""

@@ -70,7 +70,9 @@ class Quotas:
             excluded_K = [name in self._shares for name in self._index.bucket_sources]
         else:
             excluded_K = [name != source for name in self._index.bucket_sources]
-        return np.array(excluded_K, np.bool_)[self._index.bucket_ids]
+        if not any(excluded_K):
+            return np.zeros(self._index.num_problems, np.bool_)
+        return np.array(excluded_K, np.bool_).take(self._index.bucket_ids)
 
 
 def _check_shares(shares: Mapping[str, float], sources: Mapping[str, None]) -> None:

@@ -4,8 +4,9 @@ Legend: N problems of the training pool, named by their position in it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat, starmap
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probabi
 from rl_llm.curriculum.calibration import Calibration
 from rl_llm.curriculum.difficulty import DifficultySlopes
 from rl_llm.curriculum.draw_record import Draw, Why
-from rl_llm.curriculum.gates import Gate, counted_scores
+from rl_llm.curriculum.gates import Gate
 from rl_llm.curriculum.planner import Planner
-from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict, bucket_name
+from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
 from rl_llm.curriculum.regression import RegressionDetector
 from rl_llm.curriculum.spread import gini
@@ -38,6 +39,7 @@ class StepShape:
     max_refill_rounds: int
     refill_within_bucket: bool
     last_step: int
+    seed: int
 
 
 class Scheduler:
@@ -59,8 +61,6 @@ class Scheduler:
         gates: Sequence[Gate],
         probing: ProbeThenFinish | None,
         shape: StepShape,
-        seed: int,
-        messages: Sequence[str] = (),
     ) -> None:
         """Schedule `shape.num_problems` of the pool a step; `probing` None generates whole
         groups."""
@@ -72,16 +72,15 @@ class Scheduler:
         self._gates = tuple(gates)
         self._probing = probing
         self._shape = shape
-        self._seed = seed
         self._detector = RegressionDetector(index)
         self._calibration = Calibration()
-        self._bucket_of = {name: k for k, name in enumerate(index.bucket_names)}
         self._visits_N = np.zeros(index.num_problems, np.uint16)
         self._num_regressions = 0
-        self._messages = list(messages)
+        self._messages: list[str] = []
         self._draws = planner.begin(0)
         self._round = 0
         self._dropped: Counter[int] = Counter()
+        self._position_of: dict[str, int] = {}  # Of all that the step may show.
 
     @property
     def row_names(self) -> list[str]:
@@ -113,11 +112,14 @@ class Scheduler:
         self._draws = self._planner.begin(step)
         self._round = 0
         self._dropped.clear()
+        self._position_of.clear()
         if self._probing is None:
             return self._requests(self._draws.first(self._shape.num_problems))
         self._probing.begin_step(is_last=step >= self._shape.last_step)
-        held = [self._supply.position_of(key) for key in self._probing.held_keys]
-        self._draws.withhold(np.array(held, np.int64))
+        held_keys = self._probing.held_keys
+        held = self._supply.positions_of(held_keys)
+        self._draws.withhold(held)
+        self._position_of |= zip(held_keys, held.tolist(), strict=True)
         return self._probe_requests(self._probing, self._probing.next_call())
 
     def refill(self, step: int, *, round: int, num_missing: int) -> list[Request]:
@@ -149,18 +151,19 @@ class Scheduler:
 
     def _requests(self, chosen: Indices, num_completions: int | None = None) -> list[Request]:
         size = num_completions or self._shape.group_size
-        problems = self._supply.problems
-        return [
-            self._request(problems[position], size, purpose="rollout")
-            for position in chosen.tolist()
-        ]
+        problems = [self._supply.problems[position] for position in chosen.tolist()]
+        keys = (problem.key for problem in problems)
+        self._position_of |= zip(keys, chosen.tolist(), strict=True)
+        return [self._request(problem, size, purpose="rollout") for problem in problems]
 
     def _request(self, problem: Problem, num_completions: int, *, purpose: str) -> Request:
         return Request(
             problem=problem,
             num_completions=num_completions,
             sampling=self._shape.sampling,
-            stream_key=derive_seed(self._seed, purpose, self._draws.step, self._round, problem.key),
+            stream_key=derive_seed(
+                self._shape.seed, purpose, self._draws.step, self._round, problem.key
+            ),
         )
 
     def observe(self, scored: Sequence[ScoredGroup], *, step: int) -> list[Draw]:
@@ -170,7 +173,8 @@ class Scheduler:
         Only `correct` counts. A completion whose reward failed counts in neither the correct ones
         nor the size of its group.
         """
-        outcomes = self._outcomes(scored, step)
+        keys = _keys(scored)
+        outcomes = _outcomes(scored, self._positions(keys), step)
         before = self._belief.beta(outcomes.indices)
         informative = self._informative(before, scored)
         self._calibration.observe(np.asarray(before.mean), informative, outcomes)
@@ -180,8 +184,16 @@ class Scheduler:
             self._planner.standing.alarm([found.bucket_id], step)
             self._messages.append(found.message)
         self._num_regressions += len(regressions)
-        draws = self._records(scored, outcomes.indices, before, informative)
-        return draws
+        facts = zip(
+            keys,
+            np.asarray(before.a).tolist(),
+            np.asarray(before.b).tolist(),
+            informative.tolist(),
+            self._reasons(keys, outcomes.indices),
+            repeat(self._round),
+            strict=False,  # The last one has no end.
+        )
+        return list(starmap(Draw, facts))
 
     def _learn(self, outcomes: Outcomes) -> None:
         """Let beliefs learn, and from them how a stated difficulty tells on the pass rate."""
@@ -192,23 +204,8 @@ class Scheduler:
 
     def observe_evaluation(self, scored: Sequence[ScoredGroup], *, step: int) -> None:
         """Let beliefs, and nothing else, learn from training problems that were evaluated."""
-        self._learn(self._outcomes(scored, step, self._supply.first_position_of))
-
-    def _outcomes(
-        self,
-        scored: Sequence[ScoredGroup],
-        step: int,
-        position_of: Callable[[str], int] | None = None,
-    ) -> Outcomes:
-        find = position_of or self._supply.position_of
-        counted = [counted_scores(group) for group in scored]
-        keys = [group.group.problem.key for group in scored]
-        return Outcomes(
-            indices=np.array([find(key) for key in keys], np.int64),
-            num_correct=np.array([sum(s.correct for s in scores) for scores in counted], np.int64),
-            num_counted=np.array([len(scores) for scores in counted], np.int64),
-            step=step,
-        )
+        positions = self._supply.first_positions_of(_keys(scored))
+        self._learn(_outcomes(scored, positions, step))
 
     def _informative(self, belief: BetaBelief, scored: Sequence[ScoredGroup]) -> NDArray[Any]:
         """Return the probability of every group to be mixed, at the size that it has."""
@@ -220,40 +217,20 @@ class Scheduler:
             found[where] = informative_probability(a[where], b[where], group_size=size)
         return found
 
-    def _records(
-        self,
-        scored: Sequence[ScoredGroup],
-        indices: Indices,
-        belief: BetaBelief,
-        informative: NDArray[Any],
-    ) -> list[Draw]:
-        believed = zip(
-            scored,
-            indices.tolist(),
-            np.asarray(belief.a).tolist(),
-            np.asarray(belief.b).tolist(),
-            informative.tolist(),
-            strict=True,
-        )
-        return [
-            Draw(
-                key=group.group.problem.key,
-                belief_a=a,
-                belief_b=b,
-                informative=mixed,
-                why=self._why(group, position),
-                round=self._round,
-            )
-            for group, position, a, b, mixed in believed
-        ]
+    def _positions(self, keys: Sequence[str]) -> Indices:
+        """Return where the problems of a round stand."""
+        return np.fromiter(map(self._position_of.__getitem__, keys), np.int64, len(keys))
 
-    def _why(self, group: ScoredGroup, position: int) -> Why:
-        reason = self._draws.reason(position)
+    def _reasons(self, keys: Sequence[str], positions: Indices) -> Iterable[Why]:
+        """Say why each problem of a round was asked for."""
+        reasons = map(self._draws.reason, positions.tolist())
         if self._probing is None:
-            return reason
-        if group.group.problem.key in self._probing.finishing_keys:
-            return "finish"
-        return "probe" if reason == "sampler" else reason
+            return reasons
+        finishing_keys = self._probing.finishing_keys
+        return [
+            "finish" if key in finishing_keys else "probe" if reason == "sampler" else reason
+            for key, reason in zip(keys, reasons, strict=True)
+        ]
 
     def conclude(self, scored: Sequence[ScoredGroup]) -> Concluded:
         """Tell the groups that are learnt from, those that every gate lets through, from those that
@@ -264,18 +241,30 @@ class Scheduler:
         admitted: list[ScoredGroup] = []
         dropped = list(ended.dropped)
         for group in ended.finished:
-            passes = all(gate.admit(group) for gate in self._gates)
-            (admitted if passes else dropped).append(group)
-        self._dropped.update(self._bucket_of[bucket_name(g.group.problem)] for g in dropped)
-        outcomes = self._outcomes([*admitted, *dropped], self._draws.step)
+            for gate in self._gates:
+                if not gate.admit(group):
+                    dropped.append(group)
+                    break
+            else:
+                admitted.append(group)
+        concluded = [*admitted, *dropped]
+        positions = self._positions(_keys(concluded))
+        dropped_ids = self._index.bucket_ids[positions[len(admitted) :]]
+        self._dropped.update(dropped_ids.tolist())
+        outcomes = _outcomes(concluded, positions, self._draws.step)
         self._planner.observe(outcomes)
         visited = outcomes.indices[outcomes.num_counted > 0]
         most = np.iinfo(self._visits_N.dtype).max
         self._visits_N[visited] += self._visits_N[visited] < most
-        held = set() if self._probing is None else set(self._probing.held_keys)
-        keys = [group.group.problem.key for group in scored]
-        self._supply.replace([self._supply.position_of(key) for key in keys if key not in held])
+        if self._supply.is_endless:
+            held = set() if self._probing is None else set(self._probing.held_keys)
+            shown = [key for key in _keys(scored) if key not in held]
+            self._supply.replace(self._positions(shown))
         return Concluded(finished=tuple(admitted), dropped=tuple(dropped))
+
+    def say(self, message: str) -> None:
+        """Add to what a person should know."""
+        self._messages.append(message)
 
     def take_messages(self) -> list[str]:
         """Return what a person should know of the last rounds, each once."""
@@ -343,3 +332,18 @@ class Scheduler:
         if self._slopes is not None:
             self._belief.set_offsets(self._slopes.offset_logit_N)
         self._draws = self._planner.begin(0)
+
+
+def _keys(scored: Sequence[ScoredGroup]) -> list[str]:
+    return [group.group.problem.key for group in scored]
+
+
+def _outcomes(scored: Sequence[ScoredGroup], positions: Indices, step: int) -> Outcomes:
+    """Count the completions of groups whose reward did not fail, and the correct ones."""
+    marks = [[score.correct for score in group.scores if score.error is None] for group in scored]
+    return Outcomes(
+        indices=positions,
+        num_correct=np.fromiter(map(sum, marks), np.int64, len(marks)),
+        num_counted=np.fromiter(map(len, marks), np.int64, len(marks)),
+        step=step,
+    )

@@ -146,8 +146,11 @@ class Standing:
         """Return which problems (N) are not drawn in this step but as a review or a last resort."""
         return self._retired_N | (self._deferred_until_N > step)
 
-    def due(self, step: int, num_problems: int) -> Indices:
-        """Return the retired problems to review in a step of `num_problems`, at most as many.
+    def due(
+        self, step: int, num_problems: int, *, exclude: NDArray[np.bool_] | None = None
+    ) -> Indices:
+        """Return the retired problems to review in a step of `num_problems`, at most as many, none
+        where `exclude` (N) is True.
 
         Those not visited for longest come first, ties by position. Over the steps 1 to t they are
         floor(`review_share` * `num_problems` * t), where so many are retired. Under an alarm,
@@ -157,11 +160,12 @@ class Standing:
             return np.empty(0, np.int64)
         per_step = self._retire.review_share * num_problems
         count = _floor(per_step * step) - _floor(per_step * (step - 1))
-        reviews = self._oldest(self._retired_N, min(count, num_problems))
+        retired_N = self._retired_N if exclude is None else self._retired_N & ~exclude
+        reviews = self._oldest(retired_N, min(count, num_problems))
         alarmed_K = self._alarm_until_K >= step
         if not alarmed_K.any():
             return reviews
-        waiting_N = self._retired_N & alarmed_K[self._index.bucket_ids]
+        waiting_N = retired_N & alarmed_K[self._index.bucket_ids]
         waiting_N[reviews] = False
         raised = max(1, num_problems * ALARM_SHARE_PERCENT // 100)
         more = self._oldest(waiting_N, min(raised, num_problems - len(reviews)))

@@ -12,9 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_llm.curriculum.pool import StateDict, bucket_name
+from rl_llm.curriculum.key_index import KeyIndex
+from rl_llm.curriculum.pool import Indices, StateDict, bucket_name
 from rl_llm.errors import CheckpointError, DataError
 from rl_llm.records import Problem
+
+_FINITE = -1
 
 
 class Stream(Protocol):
@@ -62,7 +65,7 @@ class _Source:
     come to the same batch soon."""
 
     stream: Stream
-    slots: list[int] = field(default_factory=list)
+    slots: Indices
     cursors: dict[str, _Cursor] = field(default_factory=dict)
     read: tuple[int, Mapping[str, list[Problem]]] = (0, {})
 
@@ -86,6 +89,8 @@ class Supply:
     bucket is tried again after as many draws as it has slots: a small level repeats itself.
 
     The same calls in the same order leave the same problems, on every rank and after a resume.
+
+    Memory: 12 bytes a problem while nothing is endless.
     """
 
     def __init__(self, problems: Sequence[Problem], streams: Sequence[Stream] = ()) -> None:
@@ -93,40 +98,54 @@ class Supply:
 
         Raises `DataError` for an empty pool and for a key that stands in it twice.
         """
-        self._first = problems
-        self._problems = list(problems)
-        self._position = _positions(problems)
-        self._sources = [_Source(stream) for stream in streams]
-        self._source_of: dict[int, _Source] = {}
-        self._drawn_from: dict[int, tuple[int, int]] = {}  # Slot -> batch and row, from batch 1 on.
-        self._first_slots: dict[str, int] = {}
-        for source in self._sources:
-            source.slots = sorted(
-                self._position[k] for k in source.stream.keys & self._position.keys()
+        if not problems:
+            raise DataError(
+                "the training pool is empty; give data.train a source that yields problems"
             )
-            for position in source.slots:
-                key, bucket = problems[position].key, bucket_name(problems[position])
-                self._source_of[position] = source
-                self._first_slots[key] = position
-                source.cursors.setdefault(bucket, _Cursor(bucket)).num_slots += 1
+        self._first = problems
+        self._index = KeyIndex(
+            problems
+        )  # Of what stood first; `_now` has what stands in its place.
+        self._now: dict[str, int] = {}
+        self._standing = list(problems) if streams else []
+        self._batch_N, self._row_N = np.zeros(
+            (2, len(self._standing)), np.int32
+        )  # From batch 1 on.
+        self._source_N = np.full(len(self._standing), _FINITE, np.int16)
+        self._sources = [self._source(number, stream) for number, stream in enumerate(streams)]
+
+    def _source(self, number: int, stream: Stream) -> _Source:
+        """Return a stream with its slots, which are marked with its number."""
+        found = self._index.find(list(stream.keys))
+        source = _Source(stream, slots=np.sort(found[found >= 0]))
+        self._source_N[source.slots] = number
+        for position in source.slots.tolist():
+            bucket = bucket_name(self._first[position])
+            source.cursors.setdefault(bucket, _Cursor(bucket)).num_slots += 1
+        return source
 
     @property
     def problems(self) -> Sequence[Problem]:
         """The problem that stands at every position now."""
-        return self._problems
+        return self._standing or self._first
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether any position gets fresh problems."""
+        return bool(self._sources)
 
     @property
     def row_names(self) -> list[str]:
         """What to name every position by in a checkpoint: the content key, and for a slot
         `SOURCE/level=LEVEL#NUMBER@SEED`, the same whatever problem it holds."""
-        if not self._source_of:
-            return list(self._position)
+        if not self._sources:
+            return [problem.key for problem in self._first]
         counted: dict[str, int] = defaultdict(int)
         names = []
-        for position, problem in enumerate(self._first):
+        for problem, number in zip(self._first, self._source_N.tolist(), strict=True):
             name = problem.key
-            if position in self._source_of:
-                bucket, seed = bucket_name(problem), self._source_of[position].stream.seed
+            if number != _FINITE:
+                bucket, seed = bucket_name(problem), self._sources[number].stream.seed
                 name = f"{bucket}#{counted[f'{bucket}@{seed}']}@{seed}"
                 counted[f"{bucket}@{seed}"] += 1
             names.append(name)
@@ -135,13 +154,33 @@ class Supply:
     def position_of(self, key: str) -> int:
         """Return where a problem stands now; `KeyError` when it stands nowhere, as one that was
         replaced."""
-        return self._position[key]
+        return int(self.positions_of([key])[0])
 
-    def first_position_of(self, key: str) -> int:
-        """Return where a problem stood in the pool as it was read, whatever stands there now: the
-        place of a problem that is measured over and over, as evaluations do."""
-        slot = self._first_slots.get(key)
-        return self._position[key] if slot is None else slot
+    def positions_of(self, keys: Sequence[str]) -> Indices:
+        """Return where problems stand now; `KeyError` when one stands nowhere."""
+        found = self._index.find(keys)
+        if self._now:
+            found[(found >= 0) & (self._batch_N[found] > 0)] = -1
+            found = np.array(
+                [self._now.get(k, p) for k, p in zip(keys, found.tolist(), strict=True)]
+            )
+        return _known(keys, found)
+
+    def first_positions_of(self, keys: Sequence[str]) -> Indices:
+        """Return where problems stood in the pool as it was read, whatever stands there now: the
+        places of problems that are measured over and over, as evaluations do.
+
+        What a stream brought later is where it stands now; `KeyError` when that is nowhere.
+        """
+        found = self._index.find(keys)
+        for number in np.flatnonzero(found < 0).tolist():
+            found[number] = self._now.get(keys[number], -1)
+        return _known(keys, found)
+
+    def _stands(self, key: str) -> bool:
+        """Tell whether a problem stands anywhere now."""
+        first = self._index.get(key)
+        return key in self._now or (first >= 0 and not self._batch_N[first])
 
     def replace(self, positions: Iterable[int]) -> None:
         """Give fresh problems to the slots among `positions`, in their order; the others keep
@@ -149,14 +188,16 @@ class Supply:
 
         Raises `DataError` when a stream cannot be read or brings a problem that is held out.
         """
+        if not self._sources:
+            return
         for position in map(int, positions):
-            if (source := self._source_of.get(position)) is None:
+            if (number := self._source_N[position]) == _FINITE:
                 continue
-            cursor = source.cursors[bucket_name(self._problems[position])]
+            source = self._sources[number]
+            cursor = source.cursors[bucket_name(self._standing[position])]
             fresh = self._next(source, cursor)
             if fresh is not None:
-                self._put(position, fresh)
-                self._drawn_from[position] = (cursor.batch, cursor.row - 1)
+                self._put(position, fresh, batch=cursor.batch, row=cursor.row - 1)
 
     def _next(self, source: _Source, cursor: _Cursor) -> Problem | None:
         """Move a bucket on to its next problem that does not stand in the pool, and return it; None
@@ -171,24 +212,22 @@ class Supply:
             while cursor.row < len(cursor.part):
                 problem = cursor.part[cursor.row]
                 cursor.row += 1
-                if problem.key not in self._position:
+                if not self._stands(problem.key):
                     return problem
             cursor.batch, cursor.row, cursor.part = cursor.batch + 1, 0, None
         cursor.wait = cursor.num_slots - 1
         return None
 
-    def _put(self, position: int, problem: Problem) -> None:
-        before = self._problems[position]
-        if self._position.get(before.key) == position:
-            del self._position[before.key]
-        self._problems[position] = problem
-        self._position[problem.key] = position
+    def _put(self, position: int, problem: Problem, *, batch: int, row: int) -> None:
+        before = self._standing[position]
+        if self._now.get(before.key) == position:
+            del self._now[before.key]
+        self._standing[position] = problem
+        self._now[problem.key] = position
+        self._batch_N[position], self._row_N[position] = batch, row
 
     def state_dict(self) -> StateDict:
         """Return where every slot's problem came from, and how far every stream was read."""
-        batch_N, row_N = np.zeros((2, len(self._problems) if self._sources else 0), np.int32)
-        for position, (batch, row) in self._drawn_from.items():
-            batch_N[position], row_N[position] = batch, row
         rest: dict[str, Any] = {
             source.stream.place: {
                 "digest": self._digest(source),
@@ -196,17 +235,17 @@ class Supply:
             }
             for source in self._sources
         }
-        columns = {"supply_batch": batch_N, "supply_row": row_N} if self._sources else {}
-        return {"columns": columns, "rest": rest}
+        columns = {"supply_batch": self._batch_N.copy(), "supply_row": self._row_N.copy()}
+        return {"columns": columns if self._sources else {}, "rest": rest}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Put every slot's problem back, by calling the sources again.
 
         Raises `CheckpointError` when a source gives other problems than it gave then.
         """
-        self._problems = list(self._first)
-        self._position = _positions(self._first)
-        self._drawn_from = {}
+        self._standing[:] = self._first if self._sources else []
+        self._now.clear()
+        self._batch_N[:] = self._row_N[:] = 0
         for source in self._sources:
             saved = state["rest"].get(source.stream.place)
             if saved is None:
@@ -225,33 +264,25 @@ class Supply:
     def _load_slots(self, source: _Source, state: StateDict) -> bool:
         """Fill the slots of a source, reading each batch once; False when a row is missing."""
         batch_N, row_N = (state["columns"][f"supply_{name}"] for name in ("batch", "row"))
-        for position in sorted(source.slots, key=lambda slot: (batch_N[slot], slot)):
+        for position in sorted(source.slots.tolist(), key=lambda slot: (batch_N[slot], slot)):
             batch, row = int(batch_N[position]), int(row_N[position])
             if batch == 0:
                 continue
             part = source.part(batch, bucket_name(self._first[position]))
             if row >= len(part):
                 return False
-            self._put(position, part[row])
-            self._drawn_from[position] = (batch, row)
+            self._put(position, part[row], batch=batch, row=row)
         return True
 
     def _digest(self, source: _Source) -> str:
         """Return a hash over what stands in the slots of a source, those still at batch 0 aside."""
-        standing = [self._problems[p].key for p in source.slots if p in self._drawn_from]
+        fresh = source.slots[self._batch_N[source.slots] > 0]
+        standing = [self._standing[position].key for position in fresh.tolist()]
         return hashlib.sha256(" ".join(standing).encode()).hexdigest()[:32]
 
 
-def _positions(problems: Sequence[Problem]) -> dict[str, int]:
-    """Return the position of every key."""
-    if not problems:
-        raise DataError("the training pool is empty; give data.train a source that yields problems")
-    positions: dict[str, int] = {}
-    for position, problem in enumerate(problems):
-        first = positions.setdefault(problem.key, position)
-        if first != position:
-            raise DataError(
-                f"problems {first} and {position} of the training pool have the same key "
-                f"{problem.key}; keep one"
-            )
-    return positions
+def _known(keys: Sequence[str], found: Indices) -> Indices:
+    """Return positions as they are, all of them 0 or more, or raise `KeyError`."""
+    if len(found) and found.min() < 0:
+        raise KeyError(keys[int(found.argmin())])
+    return found

@@ -1,14 +1,16 @@
+"""From the recipe's `curriculum` section to a scheduler, and what is refused on the way."""
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rl_llm.config import NamedPart
 from rl_llm.curriculum import (
     GATES,
     SAMPLERS,
-    Informative,
+    PoolBelief,
     PoolIndex,
-    Posterior,
-    Uniform,
     build_gates,
     build_sampler,
 )
@@ -18,9 +20,14 @@ OWN_SAMPLER = """
 from rl_llm.curriculum import Uniform
 
 class Last(Uniform):
-    def __init__(self, *, index, seed, group_size, shift: int = 0):
-        super().__init__(index=index, seed=seed, group_size=group_size)
+    def __init__(self, *, index, seed, shift: int = 0):
+        super().__init__(index=index, seed=seed)
         self.shift = shift
+
+class Curious(Uniform):
+    def __init__(self, *, belief, group_size, index, seed):
+        super().__init__(index=index, seed=seed)
+        self.given = (belief, group_size, index, seed)
 
 class Lazy:
     def plan(self, step, num_problems, *, round=0, exclude=None):
@@ -28,9 +35,18 @@ class Lazy:
 """
 
 
-def build(name, **options):
-    index = PoolIndex(bucket_ids=np.zeros(3, np.int32), bucket_names=("s/level=0",))
-    return build_sampler(NamedPart(name=name, **options), index=index, seed=0, group_size=8)
+@pytest.fixture
+def build(make_problems):
+    """Return `(sampler's name, **options) -> sampler` over a pool of 3."""
+    index = PoolIndex.of(make_problems(3))
+    belief = PoolBelief(index)
+
+    def make(name, **options):
+        part = NamedPart(name=name, **options)
+        return build_sampler(part, index=index, belief=belief, seed=5, group_size=8)
+
+    make.index, make.belief = index, belief
+    return make
 
 
 @pytest.fixture
@@ -40,17 +56,14 @@ def own_file(tmp_path):
     return path
 
 
-def test_every_name_in_the_tables_builds():
-    assert {name: type(build(name)) for name in SAMPLERS} == {
-        "posterior": Posterior,
-        "uniform": Uniform,
-    }
-    assert [type(gate) for gate in build_gates([NamedPart(name=name) for name in GATES])] == [
-        Informative
-    ]
+def test_every_name_in_the_tables_builds(build):
+    assert len(SAMPLERS) == 7
+    assert {name: type(build(name)) for name in SAMPLERS} == SAMPLERS
+    gates = build_gates([NamedPart(name=name) for name in GATES])
+    assert [type(gate) for gate in gates] == list(GATES.values())
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_an_unknown_name_is_answered_with_the_nearest(build):
     with pytest.raises(PluginError, match=r"curriculum\.sampler\.name='posteriour'.*'posterior'"):
         build("posteriour")
     with pytest.raises(PluginError, match=r"curriculum\.gates\.1\.name='informativ'"):
@@ -65,28 +78,133 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ({"floor": 2.0}, r"curriculum\.sampler: floor=2\.0: must be from 0 to 1"),
         ({"kernel": "round"}, r"curriculum\.sampler\.kernel='round'.*'flat' or 'variance'"),
         ({"seed": 3}, r"curriculum\.sampler\.seed: unknown option"),
+        ({"belief": {}}, r"curriculum\.sampler\.belief: unknown option"),
+        ({"prior_strength": 3.0}, r"curriculum\.sampler\.prior_strength: unknown option"),
     ],
 )
-def test_wrong_options_name_their_path_in_the_recipe(options, message):
+def test_wrong_options_name_their_path_in_the_recipe(build, options, message):
     with pytest.raises(ConfigError, match=message):
         build("posterior", **options)
 
 
-def test_a_class_of_ones_own_is_found_by_file(own_file):
+def test_wrong_options_of_a_gate_name_its_place_in_the_list():
+    with pytest.raises(ConfigError, match=r"curriculum\.gates\.1: low=0\.9 with high=0\.1"):
+        build_gates([NamedPart(name="informative"), NamedPart(name="range", low=0.9, high=0.1)])
+
+
+def test_a_class_of_ones_own_is_found_by_file(build, own_file):
     sampler = build(f"{own_file}:Last", shift=2)
     assert sampler.shift == 2
     assert sorted(sampler.plan(0, 3)) == [0, 1, 2]
 
 
-def test_a_class_that_is_missing_or_lacks_methods_is_refused(own_file):
+def test_a_sampler_is_given_what_it_names(build, own_file):
+    assert build(f"{own_file}:Curious").given == (build.belief, 8, build.index, 5)
+
+
+def test_a_class_that_is_missing_or_lacks_methods_is_refused(build, own_file):
     with pytest.raises(PluginError, match=r"defines no callable 'Lst' \(did you mean 'Last'\?\)"):
         build(f"{own_file}:Lst")
-    with pytest.raises(PluginError, match="has no observe, beliefs, state_dict, load_state_dict"):
+    with pytest.raises(PluginError, match="has no observe, state_dict, load_state_dict"):
         build(f"{own_file}:Lazy")
 
 
-def test_a_sampler_whose_state_no_checkpoint_can_hold_is_refused_at_once(own_file):
+def test_a_sampler_whose_state_no_checkpoint_can_hold_is_refused_at_once(build, own_file):
     with own_file.open("a") as file:
         file.write("class Forgetful(Last):\n    def state_dict(self):\n        return {}\n")
     with pytest.raises(PluginError, match=r"state_dict\(\) returned \{\}; it must return"):
         build(f"{own_file}:Forgetful")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"quotas": {"t": 0.5}}, r"curriculum\.quotas\.t: data\.train has no source 't'"),
+        ({"quotas": {"s": 0.5}}, r"curriculum\.quotas sum to 0\.5, and every source has one"),
+        ({"prerequisites": {"t": "in_order"}}, r"curriculum\.prerequisites\.t: data\.train has no"),
+        ({"prerequisites": {"s": {2: [9]}}}, r"curriculum\.prerequisites\.s: s has no level 9"),
+        ({"defer": {"first_steps": 9, "most_steps": 3}}, r"curriculum\.defer: most_steps=3"),
+    ],
+)
+def test_what_does_not_fit_the_pool_names_its_path_in_the_recipe(
+    make_scheduler, make_problems, section, message
+):
+    problems = make_problems(2) + make_problems(2, level=2, first=2)
+    with pytest.raises(ConfigError, match=message):
+        make_scheduler(problems, **section)
+
+
+def test_options_of_the_belief_reach_it(make_scheduler, make_problems, stage):
+    scheduler = make_scheduler(make_problems(2), belief={"prior_strength": 6.0})
+    assert (scheduler.beliefs().a + scheduler.beliefs().b).tolist() == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("is_off", [True, False])
+def test_null_turns_retirement_and_waits_off(make_scheduler, make_problems, stage, is_off):
+    quick = {
+        "retire": {"pass_rate": 0.5, "certainty": 0.6, "review_share": 0.0},
+        "defer": {"after": 1},
+    }
+    scheduler = make_scheduler(
+        make_problems(8), num_problems=8, **(dict.fromkeys(quick) if is_off else quick)
+    )
+    world = stage.World(lambda problem, step: int(problem.prompt[1:]) % 2, is_exact=True)
+    for step in (1, 2):
+        stage.play_step(scheduler, world, step, num_wanted=8)
+    metrics = scheduler.metrics(2)
+    resting = [metrics[f"curriculum/{name}_count"] for name in ("retired", "deferred")]
+    assert resting == ([0.0, 0.0] if is_off else [4.0, 4.0])
+
+
+def test_a_pass_rate_column_of_the_data_is_believed_from_the_start_and_said(make_scheduler, stage):
+    rated = stage.make_problem("q0", level=1, pass_rate=0.25)
+    unknown = stage.make_problem("q1", level=2)
+    scheduler = make_scheduler([rated, unknown], priors={"strength": 9.0})
+    # The bucket starts at (9 * .25 + .5) / 10 = .275; a = 3 * .275 + 2.25, b = 3 * .725 + 6.75.
+    assert scheduler.beliefs().a == pytest.approx([3.075, 1.5])
+    assert scheduler.beliefs().b == pytest.approx([8.925, 1.5])
+    assert scheduler.take_messages() == ["priors: 1 of 2 problems known from the column pass_rate"]
+    assert scheduler.visits_N.tolist() == [0, 0]
+
+
+def test_priors_of_a_file_replace_the_column_and_are_worth_what_they_were_measured_with(
+    make_scheduler, stage, tmp_path
+):
+    problems = [stage.make_problem(f"q{k}", level=k, pass_rate=0.9) for k in range(2)]
+    table = {"key": [problems[0].key], "pass_rate": [0.5], "num_counted": [4]}
+    pq.write_table(pa.table(table), tmp_path / "measured.parquet")
+    scheduler = make_scheduler(problems, priors={"path": str(tmp_path / "measured.parquet")})
+    assert scheduler.beliefs().a == pytest.approx([1.5 + 2.0, 1.5])
+    assert scheduler.take_messages() == ["priors: 1 of 2 problems known from measured.parquet"]
+
+
+def test_without_priors_nothing_is_said(make_scheduler, make_problems):
+    assert make_scheduler(make_problems(2)).take_messages() == []
+
+
+def test_a_stated_difficulty_is_put_to_use(make_scheduler, stage):
+    """Those drawn show that more difficulty means less solved; those not drawn are believed so."""
+    problems = [stage.make_problem(f"q{k}", difficulty=k % 2) for k in range(60)]
+    scheduler = make_scheduler(problems, num_problems=8)
+    world = stage.World(
+        lambda problem, step: 0.75 - 0.5 * problem.meta["difficulty"], is_exact=True
+    )
+    for step in (1, 2):
+        stage.play_step(scheduler, world, step, num_wanted=8)
+    mean_N = np.asarray(scheduler.beliefs().mean)
+    unseen_N = scheduler.visits_N == 0
+    assert unseen_N[0::2].any() and unseen_N[1::2].any()
+    easy, hard = mean_N[0::2][unseen_N[0::2]], mean_N[1::2][unseen_N[1::2]]
+    assert easy.min() > 0.6 and hard.max() < 0.4
+
+
+def test_streams_make_their_buckets_endless(make_scheduler, make_problems, stage):
+    stream = stage.ScriptedStream("flow", size=3)
+    scheduler = make_scheduler([*make_problems(2), *stream.batch(0)], streams=(stream,))
+    assert scheduler.index.bucket_names == ("s/level=1", "flow/level=1")
+    assert scheduler.index.endless_K.tolist() == [False, True]
+    assert [name[:14] for name in scheduler.row_names[2:]] == [
+        "flow/level=1#0",
+        "flow/level=1#1",
+        "flow/level=1#2",
+    ]

@@ -34,7 +34,9 @@ def test_completions_whose_reward_failed_do_not_make_a_difference(group):
 
 
 def test_the_dry_message_says_what_all_wrong_groups_may_come_from(group):
-    message = dry_message([group([0, 0], finish_reason="length"), group([0, 0])])
+    message = dry_message(
+        [group([0, 0], finish_reason="length"), group([0, 0])], when_dry="continue"
+    )
     assert "in 2 groups: rewards constant at 0; 2 groups all wrong, 0 all correct" in message
     assert "too hard" in message
     assert "2 of 4 completions ran into rollout.max_new_tokens" in message
@@ -42,6 +44,25 @@ def test_the_dry_message_says_what_all_wrong_groups_may_come_from(group):
 
 
 def test_the_dry_message_tells_a_mastered_pool_from_a_broken_reward(group):
-    assert "the pool is mastered" in dry_message([group([1, 1])] * 3)
-    assert "a broken reward (reward timed out)" in dry_message([group([0, 0], failed=[0, 1])])
-    assert "rewards from 0 to 0.1" in dry_message([group([0, 0], totals=[0.0, 0.1])])
+    def told(*groups):
+        return dry_message(groups, when_dry="continue")
+
+    assert "the pool is mastered" in told(*[group([1, 1])] * 3)
+    assert "a broken reward (reward timed out)" in told(group([0, 0], failed=[0, 1]))
+    assert "rewards from 0 to 0.1" in told(group([0, 0], totals=[0.0, 0.1]))
+
+
+def test_the_dry_message_names_the_cause_of_most_groups(group):
+    right, wrong, failed = group([1, 1]), group([0, 0]), group([0, 0], failed=[0, 1])
+    message = dry_message([right, right, wrong, failed], when_dry="continue")
+    assert "1 groups all wrong, 2 all correct, 1 without a working reward" in message
+    assert "Likely: the pool is mastered" in message
+
+
+def test_the_dry_message_ends_with_what_follows(group):
+    for scored in ([group([0, 0])], []):
+        goes_on = dry_message(scored, when_dry="continue")
+        stops = dry_message(scored, when_dry="stop")
+        assert goes_on.endswith("refill.when_dry=continue: the run goes on with the next step")
+        assert stops.endswith("refill.when_dry=stop: the run ends here")
+    assert "no group was scored" in goes_on

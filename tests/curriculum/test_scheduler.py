@@ -112,7 +112,7 @@ def test_a_refill_is_for_what_the_last_round_dropped_alone(
 def test_within_pool_a_dropped_group_is_replaced_by_the_sampler_alone(
     make_scheduler, make_problems, stage
 ):
-    # One problem of level 1 and 50 of level 2: in a bucket, level 1 would be looked for first.
+    # Two problems of level 1 and 50 of level 2.
     problems = make_problems(2) + make_problems(50, level=2, first=2)
     drawn = {}
     for within in ("bucket", "pool"):
@@ -180,3 +180,14 @@ def test_a_slot_is_drawn_once_in_a_step_though_a_fresh_problem_stands_in_it(make
     played = stage.play_step(scheduler, stage.World(lambda *_: 0.0), 1, num_wanted=4)
     assert [len(requests) for requests in played.rounds] == [4, 2]
     assert sorted(played.keys) == sorted(problem.key for problem in stream.batch(0))
+
+
+def test_an_evaluation_of_a_replaced_problem_teaches_its_bucket(make_scheduler, stage):
+    stream = stage.ScriptedStream("flow", size=6)
+    scheduler = make_scheduler(stream.batch(0), streams=(stream,), num_problems=6)
+    stage.play_step(scheduler, stage.World(lambda *_: 0.5, is_exact=True), 1, num_wanted=6)
+    assert scheduler.beliefs().mean == pytest.approx([0.5] * 6)
+    replaced = stream.batch(0)[0]
+    assert replaced.key not in {problem.key for problem in scheduler.problems}
+    scheduler.observe_evaluation([stage.score_group(replaced, [1, 1, 1, 1])], step=1)
+    assert (scheduler.beliefs().mean > 0.55).all()

@@ -23,7 +23,9 @@ def folder(request):
 
 @pytest.fixture(scope="module")
 def script():
-    return load_module(SCRIPT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # where its own imports lie when it is run
+        yield load_module(SCRIPT)
 
 
 def test_a_shipped_model_has_at_most_8_mb_of_float32_safetensors(folder):

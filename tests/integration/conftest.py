@@ -36,7 +36,7 @@ rollout: {problems_per_step: 4, group_size: 4, max_new_tokens: 96}
 algorithm: {name: grpo}
 kl: {controller: {name: grpo_d, min: 0.0, max: 0.02, valley: 0.3}}
 optim: {lr: 1.0e-3, tokens_per_micro_batch: 1024, updates_per_batch: 2, epochs: 2}
-eval: {every: 2}
+eval: {every: 2, train_problems: 4}
 checkpoint: {every: 2, keep: 2}
 tracking: [jsonl, tensorboard]
 """

@@ -55,6 +55,7 @@ def test_a_finished_run_holds_these_files_and_no_others(run_dir):
         "recipe.yaml",
         "resolved.yaml",
         "metrics.jsonl",
+        "draws.jsonl",
         "report.html",
         "checkpoints/step-N/state.json",
         "checkpoints/step-N/curriculum.parquet",

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
+from rl_llm.curriculum.samplers.memory import NOT_NOW, in_open_buckets, remembered
 from rl_llm.seeds import derive_rng
 
 _LEAST_BASE, _MOST_BASE = 0.05, 0.95  # Bounds of p_easy and p_hard, as the authors have them.
@@ -83,7 +83,7 @@ class Greso:
         taken_N = np.zeros_like(self._passed_N) if exclude is None else exclude.copy()
         chosen = self._take(num_problems, taken_N, rng)
         if len(chosen) < num_problems and not taken_N.all():
-            self._passed_N[:] = False
+            self._passed_N[in_open_buckets(self._index, exclude)] = False
             self._begin_epoch(self._epoch + 1)
             more = self._take(num_problems - len(chosen), taken_N, rng)
             rest = self._take_likeliest(num_problems - len(chosen) - len(more), taken_N)

@@ -21,3 +21,14 @@ def remembered(outcomes: Outcomes, index: PoolIndex) -> Outcomes:
     """
     endless = index.endless_K[index.bucket_ids[outcomes.indices]]
     return outcomes.where((outcomes.num_counted > 0) & ~endless)
+
+
+def in_open_buckets(index: PoolIndex, exclude: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Return which problems (N) belong to buckets of which not all are excluded.
+
+    Where one source or level is asked for at a time, an epoch ends for that one alone.
+    """
+    if exclude is None:
+        return np.ones(index.num_problems, np.bool_)
+    open_K = np.bincount(index.bucket_ids[~exclude], minlength=index.num_buckets) > 0
+    return open_K[index.bucket_ids]

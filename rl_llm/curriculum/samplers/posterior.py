@@ -14,9 +14,10 @@ from rl_llm.curriculum.belief import (
 )
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
+from rl_llm.curriculum.samplers.memory import eligible_positions
 from rl_llm.seeds import derive_rng
 
-_CHUNK = 1 << 14  # Problems scored at a time, so that intermediate values stay in the cache.
+_CHUNK = 1 << 15  # Problems scored at a time, so that intermediate values stay in the cache.
 _LEAST_SCORE = 1e-200  # Keeps the last resort possible: a draw of everything draws everything.
 
 
@@ -65,14 +66,14 @@ class Posterior:
         exclude: NDArray[np.bool_] | None = None,
     ) -> Indices:
         """Return problems drawn without replacement, most preferred first."""
-        eligible = self._eligible(exclude)
         rng = derive_rng(self._seed, "sampler", step, round)
-        return eligible[draw_without_replacement(self._shares(eligible), num_problems, rng=rng)]
+        drawn = draw_without_replacement(self._shares(exclude), num_problems, rng=rng)
+        return drawn if exclude is None else _positions_among(drawn, exclude)
 
     def explain(self, position: int, *, exclude: NDArray[np.bool_]) -> str:
         """Say how likely a problem is to be drawn next, and how that compares."""
-        eligible = self._eligible(exclude)
-        shares = self._shares(eligible)
+        eligible = eligible_positions(self._num_problems, exclude)
+        shares = self._shares(exclude)
         own = shares[eligible == position]
         if not own.size:
             return "it cannot be drawn now"
@@ -85,31 +86,37 @@ class Posterior:
             f"{1 / len(eligible):.4f})"
         )
 
-    def _eligible(self, exclude: NDArray[np.bool_] | None) -> Indices:
-        if exclude is None:
-            return np.arange(self._num_problems)
-        return np.flatnonzero(~exclude)
-
-    def _shares(self, eligible: Indices) -> Floats:
-        """Return the probability of every eligible problem to be the first one drawn."""
-        if not eligible.size:
-            return np.empty(0)
-        scores = self._scores(eligible)
+    def _shares(self, exclude: NDArray[np.bool_] | None) -> Floats:
+        """Return the probability of every problem that is not excluded to be the first one
+        drawn."""
+        scores = self._eligible_scores(exclude)
+        if not scores.size:
+            return scores
+        scores /= max(scores.max(), _LEAST_SCORE)
+        _raise_to(scores, 1.0 / self._temperature)
+        np.maximum(scores, _LEAST_SCORE, out=scores)
         scores *= (1.0 - self._floor) / scores.sum()
         scores += self._floor / scores.size
         return scores
 
-    def _scores(self, eligible: Indices) -> Floats:
-        """Return the scores as shares of the highest, never quite 0."""
-        scores = np.empty(len(eligible))
-        for start in range(0, len(eligible), _CHUNK):
-            where = eligible[start : start + _CHUNK]
-            belief = self._belief.beta(where)
+    def _eligible_scores(self, exclude: NDArray[np.bool_] | None) -> Floats:
+        """Return the scores, before the temperature, of the problems that are not excluded."""
+        if exclude is None or not exclude.any():
+            return self._scores(range(self._num_problems))
+        eligible_N = ~exclude
+        if np.count_nonzero(eligible_N) > self._num_problems // 2:
+            return self._scores(range(self._num_problems))[eligible_N]
+        return self._scores(np.flatnonzero(eligible_N))
+
+    def _scores(self, positions: Indices | range) -> Floats:
+        """Return the scores, before the temperature, of the whole pool or of some positions."""
+        scores = np.empty(len(positions))
+        for start in range(0, len(positions), _CHUNK):
+            chunk = slice(start, min(start + _CHUNK, len(positions)))
+            belief = self._belief.beta(chunk if isinstance(positions, range) else positions[chunk])
             informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
-            scores[start : start + _CHUNK] = informative * self._kernel(belief)
-        scores /= max(scores.max(), _LEAST_SCORE)
-        sharpened: Floats = _power(scores, 1.0 / self._temperature)
-        return np.maximum(sharpened, _LEAST_SCORE)
+            scores[chunk] = informative * self._kernel(belief)
+        return scores
 
     def observe(self, outcomes: Outcomes) -> None:
         """Learn nothing: the belief has learnt already."""
@@ -122,14 +129,22 @@ class Posterior:
         """Take over nothing."""
 
 
-def _power(values: Floats, exponent: float) -> Floats:
-    """Return values ** exponent; a whole small exponent by multiplication, which is much faster."""
-    if exponent in (1.0, 2.0, 4.0, 8.0):
-        while exponent > 1.0:
-            values, exponent = values * values, exponent / 2.0
-        return values
-    powered: Floats = values**exponent
-    return powered
+def _positions_among(ranks: Indices, exclude: NDArray[np.bool_]) -> Indices:
+    """Return the positions of the problems that have these ranks, from 0, among those that are not
+    excluded."""
+    excluded = np.flatnonzero(exclude)
+    num_before = excluded - np.arange(len(excluded))  # So many that are not come before each.
+    return ranks + np.searchsorted(num_before, ranks, side="right")
+
+
+def _raise_to(values: Floats, exponent: float) -> None:
+    """Raise values in place; to a whole small exponent by multiplication, which is much faster."""
+    if exponent not in (1.0, 2.0, 4.0, 8.0):
+        values **= exponent
+        return
+    while exponent > 1.0:
+        values *= values
+        exponent /= 2.0
 
 
 def _flat(belief: BetaBelief) -> Floats | float:

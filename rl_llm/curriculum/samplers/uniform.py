@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers.memory import NOT_NOW
+from rl_llm.curriculum.samplers.memory import NOT_NOW, in_open_buckets
 from rl_llm.seeds import derive_rng
 
 
@@ -17,6 +17,7 @@ class Uniform:
 
     def __init__(self, *, index: PoolIndex, seed: int) -> None:
         """Start before the first problem of epoch 0."""
+        self._index = index
         self._seed = seed
         self._drawn_N = np.zeros(index.num_problems, np.bool_)
         self._begin_epoch(0)
@@ -38,7 +39,7 @@ class Uniform:
         taken_N = np.zeros_like(self._drawn_N) if exclude is None else exclude.copy()
         chosen = self._take(num_problems, taken_N)
         if len(chosen) < num_problems and not taken_N.all():
-            self._drawn_N[:] = False
+            self._drawn_N[in_open_buckets(self._index, exclude)] = False
             self._begin_epoch(self._epoch + 1)
             rest = self._take(num_problems - len(chosen), taken_N)
             chosen = np.concatenate([chosen, rest])
