@@ -3,7 +3,8 @@
 python scripts/bench_scale.py [--sizes 10000 100000 1000000]
 
 The scheduler is that of a recipe without a `curriculum` section: the default sampler with
-retirement, deferral, calibration and the regression detector. Writes the key `scale` of
+retirement, deferral, calibration and the regression detector. `observe_ms` is what a step's groups
+cost, from beliefs that learn to gates that decide. Writes the key `scale` of
 docs/benchmarks/curriculum.json, and its table.
 """
 
@@ -25,7 +26,16 @@ from bench_curriculum_docs import merge_result, provenance, scale_markdown, writ
 from rl_llm.config.curriculum import CurriculumSection
 from rl_llm.curriculum import Scheduler, store
 from rl_llm.curriculum.compose import Rollouts, build_scheduler
-from rl_llm.records import Completion, Group, Problem, Request, Sampling, Score, ScoredGroup
+from rl_llm.records import (
+    Completion,
+    Group,
+    Problem,
+    Request,
+    Sampling,
+    Score,
+    ScoredGroup,
+    content_key,
+)
 from rl_llm.seeds import derive_rng
 
 GROUP_SIZE, GROUPS_PER_STEP, NUM_BUCKETS = 8, 1_024, 64
@@ -58,19 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(num_problems: int) -> dict[str, float]:
     """Return medians over steps in ms, seconds for a checkpoint, and bytes a problem."""
     problems = [
-        Problem(key=f"{i:032x}", prompt="", answer="", level=i % NUM_BUCKETS, source="scale")
+        Problem(
+            key=content_key(str(i), ""), prompt="", answer="", level=i % NUM_BUCKETS, source="scale"
+        )
         for i in range(num_problems)
     ]
-    scheduler, num_bytes = _build(problems)
+    num_bytes = _bytes_held(problems)
+    scheduler = _build(problems)
     plan_ms, observe_ms = [], []
     for step in range(1, STEPS + 1):
         requests, elapsed_ms = _timed(partial(scheduler.plan, step))
         plan_ms.append(elapsed_ms)
         groups = _simulated(requests, step)
-        _, elapsed_ms = _timed(partial(scheduler.observe, groups, step=step))
+        _, elapsed_ms = _timed(partial(_learn, scheduler, groups, step))
         observe_ms.append(elapsed_ms)
-        scheduler.conclude(groups)
-    save_s, load_s = _save_and_load(scheduler, _build(problems)[0])
+    save_s, load_s = _save_and_load(scheduler, _build(problems))
     return {
         "plan_ms": round(median(plan_ms), 3),
         "observe_ms": round(median(observe_ms), 3),
@@ -80,11 +92,20 @@ def measure(num_problems: int) -> dict[str, float]:
     }
 
 
-def _build(problems: Sequence[Problem]) -> tuple[Scheduler, int]:
-    """Return a scheduler, and the bytes that it holds beside the problems themselves."""
+def _bytes_held(problems: Sequence[Problem]) -> int:
+    """Return what a scheduler holds after a step, beside the problems themselves."""
     gc.collect()
     tracemalloc.start()
-    scheduler = build_scheduler(
+    scheduler = _build(problems)
+    _learn(scheduler, _simulated(scheduler.plan(1), 1), 1)
+    gc.collect()
+    num_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return num_bytes
+
+
+def _build(problems: Sequence[Problem]) -> Scheduler:
+    return build_scheduler(
         CurriculumSection(),
         problems=problems,
         rollouts=Rollouts(
@@ -95,10 +116,12 @@ def _build(problems: Sequence[Problem]) -> tuple[Scheduler, int]:
         ),
         seed=0,
     )
-    gc.collect()
-    num_bytes, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return scheduler, num_bytes
+
+
+def _learn(scheduler: Scheduler, groups: Sequence[ScoredGroup], step: int) -> None:
+    """Let a scheduler take in the groups of a step."""
+    scheduler.observe(groups, step=step)
+    scheduler.conclude(groups)
 
 
 def _simulated(requests: Sequence[Request], step: int) -> list[ScoredGroup]:

@@ -32,10 +32,9 @@ class Informative:
 
     def admit(self, scored_group: ScoredGroup) -> bool:
         """Return True when what is judged differs within the group."""
-        scores = counted_scores(scored_group)
         if self._of == "correct":
-            return len({score.correct for score in scores}) > 1
-        return len({score.total for score in scores}) > 1
+            return len({s.correct for s in scored_group.scores if s.error is None}) > 1
+        return len({s.total for s in scored_group.scores if s.error is None}) > 1
 
 
 class Range:

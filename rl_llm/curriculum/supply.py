@@ -94,7 +94,8 @@ class Supply:
     """
 
     def __init__(self, problems: Sequence[Problem], streams: Sequence[Stream] = ()) -> None:
-        """Start with the pool as it was read, which holds batch 0 of every stream.
+        """Start with the pool as it was read, which holds batch 0 of every stream; it is kept, not
+        copied, and must not change.
 
         Raises `DataError` for an empty pool and for a key that stands in it twice.
         """
@@ -103,20 +104,17 @@ class Supply:
                 "the training pool is empty; give data.train a source that yields problems"
             )
         self._first = problems
-        self._index = KeyIndex(
-            problems
-        )  # Of what stood first; `_now` has what stands in its place.
-        self._now: dict[str, int] = {}
+        self._first_index = KeyIndex(problems)
+        self._now: dict[str, int] = {}  # Where fresh problems stand.
+        # The rest is empty while nothing is endless. Batch 0 is what stood first.
         self._standing = list(problems) if streams else []
-        self._batch_N, self._row_N = np.zeros(
-            (2, len(self._standing)), np.int32
-        )  # From batch 1 on.
+        self._batch_N, self._row_N = np.zeros((2, len(self._standing)), np.int32)
         self._source_N = np.full(len(self._standing), _FINITE, np.int16)
         self._sources = [self._source(number, stream) for number, stream in enumerate(streams)]
 
     def _source(self, number: int, stream: Stream) -> _Source:
         """Return a stream with its slots, which are marked with its number."""
-        found = self._index.find(list(stream.keys))
+        found = self._first_index.find(list(stream.keys))
         source = _Source(stream, slots=np.sort(found[found >= 0]))
         self._source_N[source.slots] = number
         for position in source.slots.tolist():
@@ -158,12 +156,11 @@ class Supply:
 
     def positions_of(self, keys: Sequence[str]) -> Indices:
         """Return where problems stand now; `KeyError` when one stands nowhere."""
-        found = self._index.find(keys)
+        found = self._first_index.find(keys)
         if self._now:
             found[(found >= 0) & (self._batch_N[found] > 0)] = -1
-            found = np.array(
-                [self._now.get(k, p) for k, p in zip(keys, found.tolist(), strict=True)]
-            )
+            places = map(self._now.get, keys, found.tolist())
+            found = np.fromiter(places, np.int64, len(keys))
         return _known(keys, found)
 
     def first_positions_of(self, keys: Sequence[str]) -> Indices:
@@ -172,14 +169,14 @@ class Supply:
 
         What a stream brought later is where it stands now; `KeyError` when that is nowhere.
         """
-        found = self._index.find(keys)
+        found = self._first_index.find(keys)
         for number in np.flatnonzero(found < 0).tolist():
             found[number] = self._now.get(keys[number], -1)
         return _known(keys, found)
 
     def _stands(self, key: str) -> bool:
         """Tell whether a problem stands anywhere now."""
-        first = self._index.get(key)
+        first = self._first_index.get(key)
         return key in self._now or (first >= 0 and not self._batch_N[first])
 
     def replace(self, positions: Iterable[int]) -> None:

@@ -1,6 +1,7 @@
 """Endless positions: what replaces what was drawn, and that a resume goes on the same."""
 
 import json
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -108,7 +109,28 @@ def test_the_place_of_a_key_follows_what_stands_there():
     assert supply.position_of(key["c"]) == 1 and supply.position_of(key["x"]) == 2
     with pytest.raises(KeyError):
         supply.position_of(key["b"])
-    assert supply.first_position_of(key["b"]) == 1 and supply.first_position_of(key["x"]) == 2
+    assert supply.positions_of([key["x"], key["c"], key["a"]]).tolist() == [2, 1, 0]
+    with pytest.raises(KeyError, match=key["b"]):
+        supply.positions_of([key["a"], key["b"]])
+    assert supply.positions_of([]).dtype == supply.first_positions_of([]).dtype == np.int64
+
+
+def test_the_first_place_of_a_key_outlasts_its_replacement():
+    supply, _ = supply_of("ab", "cd", finite="x")
+    key = {prompt: problem(prompt).key for prompt in "abcdx"}
+    supply.replace([1])
+    assert supply.first_positions_of([key["x"], key["b"], key["c"]]).tolist() == [2, 1, 1]
+    with pytest.raises(KeyError, match=key["d"]):
+        supply.first_positions_of([key["a"], key["d"]])
+
+
+def test_a_problem_that_came_back_elsewhere_has_its_old_first_place_and_its_new_one():
+    supply, _ = supply_of("ab", "c", "a")
+    key = problem("a").key
+    supply.replace([0])
+    supply.replace([1])
+    assert standing(supply) == "ca"
+    assert supply.position_of(key) == 1 and supply.first_positions_of([key]).tolist() == [0]
 
 
 def test_a_level_that_brings_nothing_keeps_its_problems_and_waits_for_a_round_of_draws():
@@ -243,11 +265,23 @@ def test_two_streams_of_one_bucket_and_seed_name_their_slots_apart():
 
 
 def test_without_streams_rows_are_named_by_key_and_nothing_is_remembered():
-    supply = Supply([problem("a"), problem("b")])
+    pool = [problem("a"), problem("b")]
+    supply = Supply(pool)
     supply.replace([0, 1])
-    assert standing(supply) == "ab"
+    assert supply.problems is pool and standing(supply) == "ab"
+    assert not supply.is_endless
     assert supply.row_names == [problem("a").key, problem("b").key]
     assert supply.state_dict() == {"columns": {}, "rest": {}}
+
+
+def test_a_finite_pool_costs_12_bytes_a_problem():
+    pool = [problem(str(number)) for number in range(10_000)]
+    tracemalloc.start()
+    supply = Supply(pool)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert supply.position_of(pool[-1].key) == 9_999
+    assert held / len(pool) == pytest.approx(12, abs=1)
 
 
 def test_an_empty_pool_and_a_key_that_stands_twice_are_refused():

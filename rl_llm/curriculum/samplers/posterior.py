@@ -66,14 +66,15 @@ class Posterior:
         exclude: NDArray[np.bool_] | None = None,
     ) -> Indices:
         """Return problems drawn without replacement, most preferred first."""
+        eligible = eligible_positions(self._num_problems, exclude)
+        shares = self._shares(eligible, exclude)
         rng = derive_rng(self._seed, "sampler", step, round)
-        drawn = draw_without_replacement(self._shares(exclude), num_problems, rng=rng)
-        return drawn if exclude is None else _positions_among(drawn, exclude)
+        return eligible[draw_without_replacement(shares, num_problems, rng=rng)]
 
     def explain(self, position: int, *, exclude: NDArray[np.bool_]) -> str:
         """Say how likely a problem is to be drawn next, and how that compares."""
         eligible = eligible_positions(self._num_problems, exclude)
-        shares = self._shares(exclude)
+        shares = self._shares(eligible, exclude)
         own = shares[eligible == position]
         if not own.size:
             return "it cannot be drawn now"
@@ -86,27 +87,22 @@ class Posterior:
             f"{1 / len(eligible):.4f})"
         )
 
-    def _shares(self, exclude: NDArray[np.bool_] | None) -> Floats:
-        """Return the probability of every problem that is not excluded to be the first one
-        drawn."""
-        scores = self._eligible_scores(exclude)
-        if not scores.size:
-            return scores
+    def _shares(self, eligible: Indices, exclude: NDArray[np.bool_] | None) -> Floats:
+        """Return the probability of every eligible problem, one that is not excluded, to be the
+        first one drawn."""
+        if not eligible.size:
+            return np.empty(0)
+        if exclude is not None and eligible.size <= self._num_problems // 2:
+            scores = self._scores(eligible)
+        else:  # Quicker to read the pool in place, and then to pick.
+            scores = self._scores(range(self._num_problems))
+            scores = scores if exclude is None else scores[~exclude]
         scores /= max(scores.max(), _LEAST_SCORE)
         _raise_to(scores, 1.0 / self._temperature)
         np.maximum(scores, _LEAST_SCORE, out=scores)
         scores *= (1.0 - self._floor) / scores.sum()
         scores += self._floor / scores.size
         return scores
-
-    def _eligible_scores(self, exclude: NDArray[np.bool_] | None) -> Floats:
-        """Return the scores, before the temperature, of the problems that are not excluded."""
-        if exclude is None or not exclude.any():
-            return self._scores(range(self._num_problems))
-        eligible_N = ~exclude
-        if np.count_nonzero(eligible_N) > self._num_problems // 2:
-            return self._scores(range(self._num_problems))[eligible_N]
-        return self._scores(np.flatnonzero(eligible_N))
 
     def _scores(self, positions: Indices | range) -> Floats:
         """Return the scores, before the temperature, of the whole pool or of some positions."""
@@ -127,14 +123,6 @@ class Posterior:
 
     def load_state_dict(self, state: StateDict) -> None:
         """Take over nothing."""
-
-
-def _positions_among(ranks: Indices, exclude: NDArray[np.bool_]) -> Indices:
-    """Return the positions of the problems that have these ranks, from 0, among those that are not
-    excluded."""
-    excluded = np.flatnonzero(exclude)
-    num_before = excluded - np.arange(len(excluded))  # So many that are not come before each.
-    return ranks + np.searchsorted(num_before, ranks, side="right")
 
 
 def _raise_to(values: Floats, exponent: float) -> None:
