@@ -16,9 +16,9 @@ RECIPE = ROOT / "recipes" / "carry-adder-frontier" / "grpo-arithmetic.yaml"
 
 FREEZE_SEEDS = (100, 101, 102)
 MEASURED_SEEDS = tuple(range(8))
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
-LEARNING_RATE = 1e-3  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS.
-BUDGET = 16_384  # Completions of a run: what `uniform` generates in 128 steps.
+LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)
+LEARNING_RATE = 5e-4  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS.
+BUDGET = 12_288  # Completions of a run: what `uniform` generates in 384 steps.
 EVALUATE_EVERY = 1_024  # Completions from one evaluation to the next.
 QUICK_BUDGET = 6_144
 POOL_SEED = 1_000  # Added to a run's seed: the training pool differs from seed to seed.
@@ -26,7 +26,7 @@ BINS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)  # Of the histogram of 
 
 TASKS: dict[str, tuple[str, ...]] = {
     "pool": (),
-    "stream": ("data.train.0.endless=true",),
+    "stream": ("data.train.0.endless=true", "data.train.1.endless=true"),
 }
 
 _PLAIN = ("curriculum.retire=null", "curriculum.defer=null")
@@ -55,7 +55,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "probe": (
         _sampler("uniform"),
         *_MIXED_GROUPS,
-        "curriculum.probe={completions: 4, problems: 32}",
+        "curriculum.probe={completions: 4, problems: 6}",
         *_PLAIN,
     ),
     "posterior": (),
@@ -105,6 +105,7 @@ class Spec:
         shared = (
             f"run.seed={seed}",
             f"data.train.0.seed={POOL_SEED + seed}",
+            f"data.train.1.seed={POOL_SEED + seed}",
             f"optim.lr={self.lr!r}",
         )
         return load_recipe(RECIPE, (*shared, *TASKS[self.task], *ARMS[self.arm]))

@@ -30,9 +30,6 @@ class BeliefSection(Section):
     max_drift: Annotated[float, Field(ge=0, le=10)] = 2.0
     """By how many logits a belief may move with its bucket between two visits."""
 
-    transfer: Share = 0.5
-    """The part of its source's progress that a bucket takes part in while it is not shown."""
-
 
 class RefillSection(Section):
     """More prompts within a step, in place of groups that gates dropped."""

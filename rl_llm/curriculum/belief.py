@@ -48,11 +48,6 @@ class PoolBelief:
     rate m. m starts at 1/2. Where nothing but m is known of the drawn problems (e_i = m) this is
     the discounted mean (m (c + 1) + correct) / (n + c + 1).
 
-    A bucket that a round does not show takes part in what the others of its source learnt: it moves
-    by `transfer` times the mean of their shifts, weighted by completions, of which c / (n + c) is
-    progress and the rest is getting to know the bucket. Without that, nobody would look at a hard
-    level again before the floor does.
-
     The model learns while a problem waits, so an old belief is too hard. Each problem therefore
     remembers its prior's logit as of its last visit; the belief of that visit moves by the drift
     of that logit since, and keeps its strength. Evidence moves by at most `max_drift` either way
@@ -75,7 +70,6 @@ class PoolBelief:
         visit_decay: float = 0.9,
         bucket_decay: float = 0.9,
         max_drift: float = 2.0,
-        transfer: float = 0.5,
     ) -> None:
         """Start without evidence.
 
@@ -85,15 +79,11 @@ class PoolBelief:
         check_range("visit_decay", visit_decay, least=0.0, most=1.0)
         check_range("bucket_decay", bucket_decay, least=0.0, most=1.0)
         check_range("max_drift", max_drift, least=0.0, most=10.0)
-        check_range("transfer", transfer, least=0.0, most=1.0)
         self._index = index
         self._prior_strength = prior_strength
         self._visit_decay = visit_decay
         self._bucket_decay = bucket_decay
         self._max_drift = max_drift
-        self._transfer = transfer
-        sources = list(dict.fromkeys(index.bucket_sources))
-        self._source_K = np.array([sources.index(s) for s in index.bucket_sources], np.int64)
         self._correct_N = np.zeros(index.num_problems, np.float32)
         self._wrong_N = np.zeros(index.num_problems, np.float32)
         self._visit_logit_N = np.zeros(index.num_problems, np.float32)
@@ -231,20 +221,9 @@ class PoolBelief:
         weights = np.concatenate([outcomes.num_counted, self._counted_K + 1.0])
         ids = np.concatenate([bucket_ids, np.arange(num_K)])
         known_K = (self._counted_K + 1.0) * self.bucket_rates()
-        shift_K = _common_shift(seen, weights, ids, correct_K + known_K)
-        self._logit_K += np.where(counted_K > 0, shift_K, self._transferred(shift_K, counted_K))
+        self._logit_K += _common_shift(seen, weights, ids, correct_K + known_K)
         self._counted_K += counted_K
         self._refresh_odds()
-
-    def _transferred(self, shift_K: Floats, counted_K: Floats) -> Floats:
-        """Return by how much (K) buckets move with what their source showed of others; called
-        before a round's completions are added to the earlier ones."""
-        num_sources = int(self._source_K.max(initial=-1)) + 1
-        known_K = self._counted_K / np.maximum(self._counted_K + counted_K, 1.0)
-        moved = np.bincount(self._source_K, shift_K * counted_K * known_K, num_sources)
-        counted = np.bincount(self._source_K, counted_K, num_sources)
-        mean: Floats = moved / np.maximum(counted, 1.0)
-        return self._transfer * mean[self._source_K]
 
     def state_dict(self) -> StateDict:
         """Return copies of all evidence, buckets by name."""

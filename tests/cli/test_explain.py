@@ -25,7 +25,7 @@ data:
   eval: [{{use: jsonl, path: {folder}/test.jsonl}}]
 rewards: [{{use: exact_answer}}]
 curriculum:
-  belief: {{prior_strength: 2.0, transfer: 0.0}}
+  belief: {{prior_strength: 2.0}}
   defer: {{after: 2, first_steps: 4, most_steps: 64}}
   prerequisites: {prerequisites}
 rollout: {{problems_per_step: 3, group_size: 4, max_new_tokens: 8}}
