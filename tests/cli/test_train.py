@@ -55,7 +55,8 @@ def test_the_uniform_command_works_where_the_sampler_has_options(small, capsys):
 def test_without_held_out_problems_there_is_no_table_and_nothing_to_evaluate(
     small, capsys, read_metrics
 ):
-    assert main(["train", str(small), *QUICK, "data.eval=[]"]) == 0
+    alone = ["data.eval=[]", "eval.train_problems=0"]
+    assert main(["train", str(small), *QUICK, *alone]) == 0
     printed = capsys.readouterr().out
     assert "held-out pass rate" not in printed
     assert [words[0] for words in next_commands(printed)] == ["data", "train"]

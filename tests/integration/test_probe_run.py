@@ -25,6 +25,7 @@ PROBING = [
     "data.train.0.levels=[4,5,6]",
     "data.train.0.size=120",
     "data.eval=[]",
+    "eval.train_problems=0",
     "curriculum={sampler: {name: uniform}, probe: {completions: 2, problems: 10}}",
     "rollout.problems_per_step=3",
     "kl={controller: {name: constant}}",
@@ -111,11 +112,13 @@ def test_a_run_with_probes_counts_every_completion_once_and_each_keeps_its_own_p
     by_key = defaultdict(list)
     for group in drawn:
         by_key[group.problem.key].append(group)
+    num_alike = 0
     for group in admitted:
         probe, rest = by_key[group.problem.key]
         assert group.completions == probe.completions + rest.completions
         assert len(probe.completions) == len(rest.completions) == 2
-        assert probe.completions != rest.completions
+        num_alike += probe.completions == rest.completions
+    assert num_alike <= 1  # By chance; with one stream for both, those of the first step all would.
     spans = [[c.policy_version for c in group.completions] for group in admitted]
     assert all(a <= b for span in spans for a, b in pairwise(span))
     stale = [group for group, span in zip(admitted, spans, strict=True) if span[0] < span[-1]]

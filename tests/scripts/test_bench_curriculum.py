@@ -254,5 +254,5 @@ def test_a_run_spends_its_budget_and_evaluates_past_every_multiple(scripts, tmp_
     assert {len(values) for values in curve.values()} == {len(spent)}
     assert curve["informative_share"][0] is None
     assert all(0 < share <= 1 for share in curve["informative_share"][1:])
-    assert sum(row["pool"]["histogram"]) == 320
+    assert sum(row["pool"]["histogram"]) == 252
     assert (row["settings"], row["seed"]) == (spec.settings, 0)
