@@ -80,6 +80,7 @@ class Scheduler:
         self._draws = planner.begin(0)
         self._round = 0
         self._dropped: Counter[int] = Counter()
+        self._barren: set[int] = set()  # Buckets of which a refill of this step brought nothing.
         self._position_of: dict[str, int] = {}  # Of all that the step may show.
 
     @property
@@ -112,6 +113,7 @@ class Scheduler:
         self._draws = self._planner.begin(step)
         self._round = 0
         self._dropped.clear()
+        self._barren.clear()
         self._position_of.clear()
         if self._probing is None:
             return self._requests(self._draws.first(self._shape.num_problems))
@@ -126,7 +128,8 @@ class Scheduler:
         """Return `num_missing` requests for problems that this step has not drawn yet.
 
         `round` counts from 1. They come from the buckets of the groups that the gates dropped, or,
-        if so set, from the whole pool. The list is empty when nothing is missing, when `round` is
+        if so set, from the whole pool; so do those for a bucket of which a refill of this step has
+        brought nothing. The list is empty when nothing is missing, when `round` is
         past the bound, and when the step has drawn the whole pool. With probes, it holds what
         finishes a step that has finished nothing.
         """
@@ -136,7 +139,9 @@ class Scheduler:
             return self._probe_requests(self._probing, self._probing.next_call())
         if num_missing <= 0 or round > self._shape.max_refill_rounds:
             return []
-        wanted = list(self._dropped.elements()) if self._shape.refill_within_bucket else []
+        wanted = []
+        if self._shape.refill_within_bucket:
+            wanted = [k for k in self._dropped.elements() if k not in self._barren]
         self._dropped.clear()
         chosen = self._draws.in_buckets(Counter(wanted[:num_missing]))
         rest = self._draws.anywhere(num_missing - len(chosen))
@@ -249,8 +254,10 @@ class Scheduler:
                 admitted.append(group)
         concluded = [*admitted, *dropped]
         positions = self._positions(_keys(concluded))
-        dropped_ids = self._index.bucket_ids[positions[len(admitted) :]]
-        self._dropped.update(dropped_ids.tolist())
+        bucket_ids = self._index.bucket_ids[positions].tolist()
+        self._dropped.update(bucket_ids[len(admitted) :])
+        if self._round > 0:
+            self._barren |= {*bucket_ids[len(admitted) :]} - {*bucket_ids[: len(admitted)]}
         outcomes = _outcomes(concluded, positions, self._draws.step)
         self._planner.observe(outcomes)
         visited = outcomes.indices[outcomes.num_counted > 0]

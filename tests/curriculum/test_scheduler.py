@@ -86,27 +86,55 @@ def test_within_bucket_a_dropped_group_is_replaced_from_its_own_bucket(
         problems, sampler=sampler, num_problems=8, refill={"max_rounds": 5}, defer=None
     )
     requests = scheduler.plan(1)
-    for round in range(1, 4):
-        stage.answer_all(scheduler, requests, WRONG, step=1)
-        refill = scheduler.refill(1, round=round, num_missing=8)
-        assert levels(refill) == levels(requests)
-        requests = refill
+    stage.answer_all(scheduler, requests, WRONG, step=1)
+    assert levels(scheduler.refill(1, round=1, num_missing=8)) == levels(requests)
 
 
-def test_a_refill_is_for_what_the_last_round_dropped_alone(
-    make_scheduler, make_problems, score_group
-):
-    problems = make_problems(40) + make_problems(40, level=2, first=40)
-    scheduler = make_scheduler(problems, num_problems=16, refill={"max_rounds": 2})
-    marks = {1: [0, 0, 0, 0], 2: [0, 1, 0, 1]}
-    requests = scheduler.plan(1)
-    num_dropped = levels(requests)[1]
-    for round in (1, 2):
-        scored = [score_group(r.problem, marks[r.problem.level]) for r in requests]
+@pytest.fixture
+def answer(score_group):
+    """Score requests, observe and conclude: those for which `is_mixed` have two correct answers."""
+
+    def answer(scheduler, requests, is_mixed):
+        scored = [score_group(r.problem, [0, 1, 0, 1] if is_mixed(r) else WRONG) for r in requests]
         scheduler.observe(scored, step=1)
         scheduler.conclude(scored)
-        requests = scheduler.refill(1, round=round, num_missing=num_dropped)
-        assert 0 < levels(requests)[1] == num_dropped == len(requests)
+
+    return answer
+
+
+def is_level_2(request):
+    return request.problem.level == 2
+
+
+def test_a_refill_is_for_what_the_last_round_dropped_alone(make_scheduler, make_problems, answer):
+    problems = make_problems(40) + make_problems(40, level=2, first=40)
+    scheduler = make_scheduler(problems, num_problems=16, refill={"max_rounds": 3})
+    planned = scheduler.plan(1)
+    answer(scheduler, planned, is_level_2)
+    num_dropped = levels(planned)[1]
+    assert num_dropped > 2
+    first = scheduler.refill(1, round=1, num_missing=num_dropped)
+    assert levels(first) == {1: num_dropped}
+    answer(scheduler, first, lambda request: request is first[0])
+    assert levels(scheduler.refill(1, round=2, num_missing=num_dropped - 1)) == {1: num_dropped - 1}
+
+
+def test_a_bucket_of_which_a_refill_brought_nothing_is_drawn_from_no_further(
+    make_scheduler, make_problems, answer
+):
+    problems = make_problems(40) + make_problems(400, level=2, first=40)
+    scheduler = make_scheduler(
+        problems, sampler="uniform", num_problems=44, refill={"max_rounds": 2}
+    )
+    requests = scheduler.plan(1)
+    answer(scheduler, requests, is_level_2)
+    num_dropped = levels(requests)[1]
+    first = scheduler.refill(1, round=1, num_missing=num_dropped)
+    assert levels(first) == {1: num_dropped}
+    answer(scheduler, first, is_level_2)
+    second = scheduler.refill(1, round=2, num_missing=num_dropped)
+    assert len(second) == num_dropped > 2
+    assert levels(second)[1] < num_dropped / 2  # 1 in 11 of those left, by chance
 
 
 def test_within_pool_a_dropped_group_is_replaced_by_the_sampler_alone(
