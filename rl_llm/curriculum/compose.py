@@ -1,8 +1,11 @@
 """From the recipe's `curriculum` section to a scheduler."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from rl_llm import plugins
 from rl_llm.config import NamedPart
@@ -106,7 +109,7 @@ def build_sampler(
         methods=_SAMPLER_METHODS,
         offered={"index": index, "belief": belief, "seed": seed, "group_size": group_size},
     )
-    _check_state(sampler)
+    _check_state(sampler, index.num_problems)
     return sampler
 
 
@@ -149,11 +152,21 @@ def _build_probing(section: CurriculumSection, rollouts: Rollouts) -> ProbeThenF
     )
 
 
-def _check_state(sampler: Sampler) -> None:
+def _check_state(sampler: Sampler, num_problems: int) -> None:
     """Refuse a sampler whose state a checkpoint could not hold, before a run depends on it."""
     state = sampler.state_dict()
-    if not isinstance(state, dict) or set(state) != {"columns", "rest"}:
+    if not _can_be_saved(state, num_problems):
         raise PluginError(
             f"sampler {type(sampler).__name__}: state_dict() returned {state!r}; it must return "
             '{"columns": {name: array with a value for each problem}, "rest": {what JSON holds}}'
         )
+
+
+def _can_be_saved(state: Any, num_problems: int) -> bool:
+    if not isinstance(state, dict) or set(state) != {"columns", "rest"}:
+        return False
+    try:
+        json.dumps(state["rest"])
+    except (TypeError, ValueError):
+        return False
+    return all(np.shape(column) == (num_problems,) for column in state["columns"].values())

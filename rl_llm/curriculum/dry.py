@@ -46,6 +46,8 @@ def _likely_cause(
 ) -> str:
     """Name the causes of what most groups show."""
     most = max(num_wrong, num_right, num_failed)
+    if most == 0:
+        return "every group was mixed, and no gate let one through; look at curriculum.gates"
     if most == num_failed:
         errors = (score.error for group in scored for score in group.scores if score.error)
         return f"a broken reward ({next(errors, 'no message')})"

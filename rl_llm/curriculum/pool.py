@@ -3,6 +3,7 @@
 Legend: N problems of the training pool, named by their position in it; K buckets (source x level).
 """
 
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -61,6 +62,11 @@ class PoolIndex:
         )
         sources, levels = (tuple(parts) for parts in zip(*ids, strict=True)) if ids else ((), ())
         names = tuple(f"{source}/level={level}" for source, level in ids)
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(
+                f"{twice[0]} is written both as a number and as text in the data; write a level of "
+                "one source in one way"
+            )
         endless = np.fromiter((p.key in endless_keys for p in problems), np.bool_, len(problems))
         num_endless_K = np.bincount(bucket_ids[endless], minlength=len(ids))
         num_K = np.bincount(bucket_ids, minlength=len(ids))

@@ -39,7 +39,7 @@ class Regression:
         return (
             f"{self.bucket_name}: {100 * self.observed_rate:.0f} % of {self.num_completions} "
             f"completions correct where {100 * self.expected_rate:.0f} % were expected: the model "
-            "is losing what it had; review of its retired problems is raised"
+            "is losing what it had; what has retired of it is reviewed more often"
         )
 
 

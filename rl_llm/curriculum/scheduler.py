@@ -322,10 +322,15 @@ class Scheduler:
         return {"columns": columns, "rest": rest}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Take over what `state_dict` returned; the next call must be `plan`."""
+        """Take over what `state_dict` returned; the next call must be `plan`.
+
+        A part that the state does not know, because the data has changed since, starts anew.
+        """
         self._visits_N[:] = state["columns"]["visits"]
         self._num_regressions = state["rest"]["num_regressions"]
         for name, part in self._stateful().items():
+            if name not in state["rest"]:
+                continue
             columns = {
                 column.removeprefix(f"{name}."): array
                 for column, array in state["columns"].items()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rl_llm.errors import ConfigError
 from rl_llm.records import Level, Problem, Request, Sampling, ScoredGroup
 from rl_llm.seeds import derive_rng, derive_seed
-from rl_llm.trainer.generation import Generation
+from rl_llm.trainer.generation import Generation, refuse_unscored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ class Evaluator:
         """
         started = time.perf_counter()
         groups = tuple(self._generation(self._requests(step)))
+        refuse_unscored(groups)
         scored, scored_train = groups[: len(self._problems)], groups[len(self._problems) :]
         rates_N = _rates(scored)
         levels = [group.group.problem.level for group in scored]

@@ -61,9 +61,7 @@ class Generation:
         scored = {group.group.problem.key: group for group in self._rubric.score(waiting)}
         self.generate_s += waiting.elapsed_s
         self.score_s += time.perf_counter() - started - waiting.elapsed_s
-        groups = self._ranks.gather([scored[request.problem.key] for request in mine])
-        _refuse_unscored(groups)
-        return groups
+        return self._ranks.gather([scored[request.problem.key] for request in mine])
 
     def harvest(self, scheduler: Scheduler, step: int, *, num_wanted: int) -> Harvest:
         """Generate a step's groups, and refill what the gates dropped within the scheduler's
@@ -87,6 +85,7 @@ class Generation:
             requests = self._ranks.from_main(
                 scheduler.refill(step, round=num_rounds, num_missing=missing)
             )
+        refuse_unscored(scored)
         return Harvest(
             scored=tuple(scored),
             draws=tuple(draws),
@@ -98,8 +97,9 @@ class Generation:
         )
 
 
-def _refuse_unscored(groups: Sequence[ScoredGroup]) -> None:
-    """Stop a run whose rewards fail on everything: there is nothing to learn from or to measure."""
+def refuse_unscored(groups: Sequence[ScoredGroup]) -> None:
+    """Stop a run whose rewards fail on all of a step or an evaluation: there is nothing to learn
+    from or to measure."""
     scores = [score for group in groups for score in group.scores]
     if scores and all(score.error is not None for score in scores):
         raise RunError(

@@ -117,6 +117,21 @@ def test_a_sampler_whose_state_no_checkpoint_can_hold_is_refused_at_once(build, 
 
 
 @pytest.mark.parametrize(
+    "state", ['{"columns": {"w": np.zeros(7)}, "rest": {}}', '{"columns": {}, "rest": {1, 2}}']
+)
+def test_a_state_of_another_length_or_that_json_cannot_hold_is_refused_at_once(
+    build, own_file, state
+):
+    with own_file.open("a") as file:
+        file.write(
+            "import numpy as np\nclass Odd(Last):\n"
+            f"    def state_dict(self):\n        return {state}\n"
+        )
+    with pytest.raises(PluginError, match=r"with a value for each problem"):
+        build(f"{own_file}:Odd")
+
+
+@pytest.mark.parametrize(
     ("section", "message"),
     [
         ({"quotas": {"t": 0.5}}, r"curriculum\.quotas\.t: data\.train has no source 't'"),

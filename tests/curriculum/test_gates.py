@@ -59,6 +59,11 @@ def test_the_dry_message_names_the_cause_of_most_groups(group):
     assert "Likely: the pool is mastered" in message
 
 
+def test_the_dry_message_blames_the_gates_when_groups_were_mixed(group):
+    message = dry_message([group([0, 1])] * 2, when_dry="continue")
+    assert "Likely: every group was mixed, and no gate let one through" in message
+
+
 def test_the_dry_message_ends_with_what_follows(group):
     for scored in ([group([0, 0])], []):
         goes_on = dry_message(scored, when_dry="continue")

@@ -31,6 +31,12 @@ def test_a_bucket_of_both_kinds_is_refused(make_problems):
         PoolIndex.of(problems, endless_keys={problem.key for problem in problems[:2]})
 
 
+def test_a_level_that_is_a_number_here_and_text_there_is_refused(make_problems):
+    problems = make_problems(1) + make_problems(1, level="1", first=1)
+    with pytest.raises(DataError, match="s/level=1 is written both as a number and as text"):
+        PoolIndex.of(problems)
+
+
 def test_outcomes_can_be_narrowed_to_some_of_their_problems():
     outcomes = Outcomes(
         indices=np.array([7, 2, 5]),

@@ -141,7 +141,7 @@ def test_the_message_names_the_bucket_both_rates_and_what_is_done():
     )
     assert found.message == (
         "arithmetic/level=3: 61 % of 256 completions correct where 93 % were expected: the model "
-        "is losing what it had; review of its retired problems is raised"
+        "is losing what it had; what has retired of it is reviewed more often"
     )
 
 

@@ -218,3 +218,31 @@ def test_a_class_without_explain_is_left_out_of_it(make_scheduler, make_problems
     scheduler = make_scheduler(problems, sampler=f"{tmp_path / 'mute.py'}:Mute")
     assert scheduler.explain(problems[0].key, step=1) == ["active", "open"]
     assert hasattr(Uniform, "explain")
+
+
+def test_forecasts_are_judged_before_anything_has_learnt_from_the_round(
+    make_scheduler, make_problems, stage
+):
+    scheduler = make_scheduler(make_problems(1), num_problems=1)
+    stage.answer_all(scheduler, scheduler.plan(1), [1, 1, 1, 1], step=1)
+    # Believed at 1/2, all correct: (1 - 1/2)^2.
+    assert scheduler.metrics(1)["curriculum/brier"] == pytest.approx(0.25)
+
+
+def test_a_probe_is_expected_to_be_mixed_at_its_own_size(make_scheduler, make_problems, stage):
+    scheduler = make_scheduler(
+        make_problems(4), num_problems=1, last_step=9, probe={"completions": 2, "problems": 1}
+    )
+    requests = scheduler.plan(1)
+    [draw] = scheduler.observe([stage.score_group(requests[0].problem, [0, 1])], step=1)
+    # Beta(1.5, 1.5), two completions: 1 - 2 * (1.5 * 2.5) / (3 * 4).
+    assert draw.informative == pytest.approx(0.375)
+
+
+def test_a_part_that_the_state_does_not_know_starts_anew(make_scheduler, stage):
+    plain = [stage.make_problem(f"q{k}", level=1, source="s") for k in range(4)]
+    rated = [stage.make_problem(f"q{k}", level=1, source="s", difficulty=k) for k in range(4)]
+    before, after = make_scheduler(plain), make_scheduler(rated)
+    stage.answer_all(before, before.plan(1), [1, 0, 0, 0], step=1)
+    after.load_state_dict(before.state_dict())
+    assert after.beliefs().mean.tolist() == before.beliefs().mean.tolist()

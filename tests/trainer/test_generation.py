@@ -17,6 +17,7 @@ from rl_llm.records import (
     content_key,
 )
 from rl_llm.trainer import Generation
+from rl_llm.trainer.generation import refuse_unscored
 
 REQUESTS = [
     Request(
@@ -63,11 +64,18 @@ def test_groups_come_back_in_the_order_of_their_requests():
 
 
 def test_a_reward_that_fails_on_everything_stops_the_run_with_its_message():
-    generation = Generation(LastFirst(), Fails("abc"), Ranks())
+    groups = Generation(LastFirst(), Fails("abc"), Ranks())(REQUESTS)
     with pytest.raises(RunError, match=re.escape("none of 3 completions could be scored")) as error:
-        generation(REQUESTS)
+        refuse_unscored(groups)
     assert "boom" in str(error.value)
 
 
 def test_a_reward_that_fails_on_some_does_not():
-    assert prompts_of(Generation(LastFirst(), Fails("ab"), Ranks())(REQUESTS)) == ["a", "b", "c"]
+    groups = Generation(LastFirst(), Fails("ab"), Ranks())(REQUESTS)
+    refuse_unscored(groups)
+    assert prompts_of(groups) == ["a", "b", "c"]
+
+
+def test_a_single_request_whose_reward_fails_comes_back_as_a_group_that_counts_for_nothing():
+    [group] = Generation(LastFirst(), Fails("a"), Ranks())(REQUESTS[:1])
+    assert [score.error for score in group.scores] == ["boom"]
