@@ -165,7 +165,7 @@ def test_an_adapter_is_measured_in_place_of_the_bare_model(measure, tmp_path, re
 
 @pytest.mark.slow
 def test_a_measurement_that_is_interrupted_goes_on_to_the_same_file(small, program):
-    words = ["data", "measure", small, "--samples", "48", "--batch-problems", "2", "--out"]
+    words = ["data", "measure", small, "--samples", "16", "--batch-problems", "2", "--out"]
     whole = program(*words, "whole.parquet", folder=small.parent)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
