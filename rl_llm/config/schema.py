@@ -278,10 +278,13 @@ def _kl_faults(recipe: Recipe) -> Iterator[str]:
 def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
     probe, group_size = recipe.curriculum.probe, recipe.rollout.group_size
     if probe is not None and not 2 <= probe.completions < group_size:
+        way_out = (
+            f"use 2 to {group_size - 1}" if group_size > 3 else "use 2, and group_size 4 or more"
+        )
         yield (
             f"curriculum.probe.completions={probe.completions} with "
             f"rollout.group_size={group_size}: a probe takes at least 2 completions, to show both "
-            f"outcomes, and leaves some for later; use 2 to {group_size - 1}"
+            f"outcomes, and leaves some for later; {way_out}"
         )
     if probe is not None and recipe.curriculum.refill.max_rounds:
         yield (

@@ -23,10 +23,12 @@ def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy) -> str:
     num_wrong = sum(bool(c) and not any(s.correct for s in c) for c in all_counted)
     num_right = sum(bool(c) and all(s.correct for s in c) for c in all_counted)
     num_failed = sum(not c for c in all_counted)
+    num_mixed = len(scored) - num_wrong - num_right - num_failed
+    mixed = f", {num_mixed} mixed, which the gates dropped" if num_mixed else ""
     return (
         f"nothing to learn from in {len(scored)} groups: {_describe_totals(scored)}; "
         f"{num_wrong} groups all wrong, {num_right} all correct, {num_failed} without a working "
-        f"reward. Likely: {_likely_cause(scored, num_wrong, num_right, num_failed)}. "
+        f"reward{mixed}. Likely: {_likely_cause(scored, num_wrong, num_right, num_failed)}. "
         f"{_WHAT_FOLLOWS[when_dry]}"
     )
 
@@ -46,13 +48,16 @@ def _likely_cause(
 ) -> str:
     """Name the causes of what most groups show."""
     most = max(num_wrong, num_right, num_failed)
-    if most == 0:
-        return "every group was mixed, and no gate let one through; look at curriculum.gates"
+    if len(scored) - num_wrong - num_right - num_failed >= most:
+        return "curriculum.gates admits less than this pool gives; widen or remove a gate"
     if most == num_failed:
         errors = (score.error for group in scored for score in group.scores if score.error)
         return f"a broken reward ({next(errors, 'no message')})"
     if most == num_right:
-        return "the pool is mastered; add harder problems"
+        return (
+            "what can be drawn is mastered; add harder problems, or open levels that "
+            "curriculum.prerequisites keeps locked"
+        )
     completions = [c for group in scored for c in group.group.completions]
     num_cut = sum(completion.finish_reason == "length" for completion in completions)
     return (

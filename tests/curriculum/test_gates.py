@@ -47,7 +47,7 @@ def test_the_dry_message_tells_a_mastered_pool_from_a_broken_reward(group):
     def told(*groups):
         return dry_message(groups, when_dry="continue")
 
-    assert "the pool is mastered" in told(*[group([1, 1])] * 3)
+    assert "what can be drawn is mastered" in told(*[group([1, 1])] * 3)
     assert "a broken reward (reward timed out)" in told(group([0, 0], failed=[0, 1]))
     assert "rewards from 0 to 0.1" in told(group([0, 0], totals=[0.0, 0.1]))
 
@@ -56,12 +56,12 @@ def test_the_dry_message_names_the_cause_of_most_groups(group):
     right, wrong, failed = group([1, 1]), group([0, 0]), group([0, 0], failed=[0, 1])
     message = dry_message([right, right, wrong, failed], when_dry="continue")
     assert "1 groups all wrong, 2 all correct, 1 without a working reward" in message
-    assert "Likely: the pool is mastered" in message
+    assert "Likely: what can be drawn is mastered" in message
 
 
 def test_the_dry_message_blames_the_gates_when_groups_were_mixed(group):
     message = dry_message([group([0, 1])] * 2, when_dry="continue")
-    assert "Likely: every group was mixed, and no gate let one through" in message
+    assert "2 mixed, which the gates dropped. Likely: curriculum.gates admits less" in message
 
 
 def test_the_dry_message_ends_with_what_follows(group):
