@@ -155,6 +155,11 @@ def _column(problems: Sequence[Problem]) -> Floats:
 
 
 def _read(file: Path) -> Priors:
+    if not file.is_file():
+        raise DataError(
+            f"curriculum.priors.path: there is no file {str(file)!r} (looked from {Path.cwd()}); "
+            "`rl-llm data measure RECIPE --out FILE` makes one"
+        )
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:

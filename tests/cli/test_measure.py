@@ -163,9 +163,14 @@ def test_an_adapter_is_measured_in_place_of_the_bare_model(measure, tmp_path, re
     assert "adapter: None there, " in printed.err
 
 
+def heed_interrupts():
+    """Undo what a shell does to jobs in the background, which have SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.slow
 def test_a_measurement_that_is_interrupted_goes_on_to_the_same_file(small, program):
-    words = ["data", "measure", small, "--samples", "16", "--batch-problems", "2", "--out"]
+    words = ["data", "measure", small, "--samples", "8", "--batch-problems", "2", "--out"]
     whole = program(*words, "whole.parquet", folder=small.parent)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
@@ -175,6 +180,7 @@ def test_a_measurement_that_is_interrupted_goes_on_to_the_same_file(small, progr
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     parts = small.parent / "cut.parquet.parts"
     deadline = time.monotonic() + 120
