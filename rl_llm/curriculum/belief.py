@@ -32,9 +32,9 @@ class PoolBelief:
     """A discounted Beta for every problem of a pool, shrunk to its bucket and moved along with it.
 
     With m the bucket's pass rate, kappa `prior_strength`, lambda `visit_decay` and age counted in
-    visits of the problem:
+    visits of the problem, n counted completions being n / G of a visit:
 
-        a = kappa m + sum lambda^age s,   b = kappa (1 - m) + sum lambda^age (G - s)
+        a = kappa m + sum lambda^age s,   b = kappa (1 - m) + sum lambda^age (n - s)
 
     The bucket's pass rate m is that of all its problems, drawn or not, although a sampler shows
     only those that it prefers: what moves m is how the drawn problems did *against what was
@@ -49,7 +49,7 @@ class PoolBelief:
     the discounted mean (m (c + 1) + correct) / (n + c + 1).
 
     The model learns while a problem waits, so an old belief is too hard. Each problem therefore
-    remembers its prior's logit as of its last visit; the belief of that visit moves by the drift
+    remembers its bucket's logit as of its last visit; the belief of that visit moves by the drift
     of that logit since, and keeps its strength. Evidence moves by at most `max_drift` either way
     (at 0 the formula above holds as it stands), and is rebased in the same way at the next visit,
     before it is discounted. A problem that was never visited has the prior alone, and so has every
@@ -57,7 +57,8 @@ class PoolBelief:
 
     Two things may be known beforehand. `set_priors` starts with evidence from elsewhere.
     `set_offsets` gives every problem a prior of its own: its odds are the bucket's times
-    exp(offset), in place of m / (1 - m) above.
+    exp(offset), in place of m / (1 - m) above. Offsets say what a problem is, not what the model
+    has learnt since: a change of theirs moves priors and no evidence.
 
     Memory: 12 bytes a problem beside the index, and 4 more once there are offsets.
     """
@@ -66,12 +67,13 @@ class PoolBelief:
         self,
         index: PoolIndex,
         *,
+        group_size: int = 8,
         prior_strength: float = 3.0,
         visit_decay: float = 0.9,
         bucket_decay: float = 0.9,
         max_drift: float = 2.0,
     ) -> None:
-        """Start without evidence.
+        """Start without evidence. `group_size` completions are a whole visit.
 
         Raises `ConfigError` for a parameter out of range.
         """
@@ -80,6 +82,7 @@ class PoolBelief:
         check_range("bucket_decay", bucket_decay, least=0.0, most=1.0)
         check_range("max_drift", max_drift, least=0.0, most=10.0)
         self._index = index
+        self._group_size = group_size
         self._prior_strength = prior_strength
         self._visit_decay = visit_decay
         self._bucket_decay = bucket_decay
@@ -138,7 +141,7 @@ class PoolBelief:
         own = known[~self._index.endless_K[ids]]
         self._correct_N[own] = correct_N[own]
         self._wrong_N[own] = wrong_N[own]
-        self._visit_logit_N[own] = np.log(self._prior_odds(own))
+        self._visit_logit_N[own] = self._logit_K[self._index.bucket_ids[own]]
 
     def set_offsets(self, offset_logit_N: SomeFloats) -> None:
         """Take what every problem's prior has over its bucket's, in logits, from now on: within -10
@@ -156,9 +159,10 @@ class PoolBelief:
         consecutive, and some 16,000 at a time."""
         where = _as_slice(where)
         correct, wrong = _select(self._correct_N, where), _select(self._wrong_N, where)
-        prior_odds = self._prior_odds(where)
+        prior_odds = self._bucket_odds(where)
         drift_odds = np.exp(-_select(self._visit_logit_N, where))
         drift_odds *= prior_odds
+        self._apply_offsets(prior_odds, where)
         most = np.float32(np.exp(self._max_drift))
         np.clip(drift_odds, np.float32(1.0) / most, most, out=drift_odds)
         # The prior's odds at the visit were prior / drift. Below, a and b are those of the visit
@@ -178,12 +182,14 @@ class PoolBelief:
         b *= scale
         return BetaBelief(a, b)
 
-    def _prior_odds(self, where: Indices | slice) -> Singles:
-        """Return p / (1 - p) of the prior of each problem at `where`, in an array of its own."""
-        odds = self._odds_K.take(_select(self._index.bucket_ids, where))
+    def _bucket_odds(self, where: Indices | slice) -> Singles:
+        """Return m / (1 - m) for the bucket of each problem at `where`, in an array of its own."""
+        return self._odds_K.take(_select(self._index.bucket_ids, where))
+
+    def _apply_offsets(self, odds: Singles, where: Indices | slice) -> None:
+        """Turn the odds of buckets into those of their problems' priors, in place."""
         if self._offset_odds_N is not None:
             odds *= _select(self._offset_odds_N, where)
-        return odds
 
     def _refresh_odds(self) -> None:
         """Keep the bounds and the odds of the buckets in step with their logits."""
@@ -197,12 +203,14 @@ class PoolBelief:
         own = outcomes.where(~self._index.endless_K[self._index.bucket_ids[outcomes.indices]])
         where = own.indices
         before = self.beta(where)
-        odds = self._prior_odds(where)
+        odds = self._bucket_odds(where)
+        self._visit_logit_N[where] = np.log(odds)
+        self._apply_offsets(odds, where)
         old_correct = np.maximum(before.a - self._prior_strength * odds / (1.0 + odds), 0.0)
         old_wrong = np.maximum(before.b - self._prior_strength / (1.0 + odds), 0.0)
-        self._correct_N[where] = self._visit_decay * old_correct + own.num_correct
-        self._wrong_N[where] = self._visit_decay * old_wrong + own.num_counted - own.num_correct
-        self._visit_logit_N[where] = np.log(odds)
+        kept = self._visit_decay ** (own.num_counted / self._group_size)
+        self._correct_N[where] = kept * old_correct + own.num_correct
+        self._wrong_N[where] = kept * old_wrong + own.num_counted - own.num_correct
 
     def _observe_buckets(self, outcomes: Outcomes) -> None:
         """Move the buckets of a round by what surprised; those that this step shows for the first

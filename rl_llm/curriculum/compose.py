@@ -59,7 +59,13 @@ def build_scheduler(
     supply = Supply(problems, streams)
     endless_keys = frozenset[str]().union(*(stream.keys for stream in streams))
     index = PoolIndex.of(problems, endless_keys=endless_keys)
-    belief: PoolBelief = _build(PoolBelief, section.belief.model_dump(), "belief", index=index)
+    belief: PoolBelief = _build(
+        PoolBelief,
+        section.belief.model_dump(),
+        "belief",
+        index=index,
+        group_size=rollouts.group_size,
+    )
     evidence = _prior_evidence(section, problems)
     if evidence.num_known:
         belief.set_priors(evidence.correct_N, evidence.wrong_N)

@@ -25,13 +25,13 @@ def pool_belief(bucket_ids, *, endless=(), **options):
     return PoolBelief(index, **(defaults | options))
 
 
-def observe(belief, step, **correct_of_8):
+def observe(belief, step, num_counted=8, **num_correct):
     """`observe(belief, 0, p0=3)`: 3 of 8 completions of problem 0 are correct."""
     belief.observe(
         Outcomes(
-            indices=np.array([int(name[1:]) for name in correct_of_8], np.int64),
-            num_correct=np.array(list(correct_of_8.values()), np.int64),
-            num_counted=np.full(len(correct_of_8), 8, np.int64),
+            indices=np.array([int(name[1:]) for name in num_correct], np.int64),
+            num_correct=np.array(list(num_correct.values()), np.int64),
+            num_counted=np.full(len(num_correct), num_counted, np.int64),
             step=step,
         )
     )
@@ -121,6 +121,16 @@ def test_earlier_visits_fade_by_the_visit_decay():
     observe(belief, 1, p0=8)
     rate = belief.bucket_rates()[0]
     assert parameters(belief, 0) == pytest.approx((2 * rate + 9.5, 2 * (1 - rate) + 2.5), rel=1e-6)
+
+
+def test_a_visit_of_half_a_group_fades_the_earlier_ones_by_half_as_much():
+    belief = pool_belief([0], visit_decay=0.25)
+    observe(belief, 0, p0=8)
+    observe(belief, 1, num_counted=4, p0=0)
+    rate = belief.bucket_rates()[0]
+    # a whole visit leaves a quarter of the 8, this one the square root of that: a half
+    expected = (2 * rate + 4.0, 2 * (1 - rate) + 4.0)
+    assert parameters(belief, 0) == pytest.approx(expected, rel=1e-6)
 
 
 def test_buckets_fade_once_a_step_however_many_rounds_it_has():
@@ -264,11 +274,13 @@ def test_an_offset_multiplies_the_odds_of_the_prior():
     assert parameters(belief, 0) == pytest.approx((9.5, 0.5), rel=1e-6)
 
 
-def test_evidence_moves_with_a_later_change_of_its_offset():
+def test_a_later_change_of_offsets_moves_the_prior_and_no_evidence():
     belief = pool_belief([0, 0], max_drift=10.0)
     observe(belief, 0, p0=4, p1=4)
     belief.set_offsets(np.float32([math.log(4), -math.log(4)]))
-    assert parameters(belief, 0) == pytest.approx((8.0, 2.0), rel=1e-6)  # (5, 5), odds by 4
+    # the prior (1, 1) becomes (1.6, .4); the 4 correct and 4 wrong completions stay
+    assert parameters(belief, 0) == pytest.approx((5.6, 4.4), rel=1e-6)
+    assert parameters(belief, 1) == pytest.approx((4.4, 5.6), rel=1e-6)
 
 
 def test_state_brings_back_beliefs_with_priors_and_offsets_to_the_bit():
