@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_curriculum_arms import (
-    ARMS,
+    ALL_ARMS,
     ARMS_OF_TASK,
     BINS,
     BUDGET,
@@ -34,6 +34,7 @@ from bench_curriculum_arms import (
     QUICK_BUDGET,
     ROOT,
     TASKS,
+    VARIANTS,
     Spec,
 )
 from bench_curriculum_docs import (
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--stage", choices=STAGES, default="measure")
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
-    parser.add_argument("--arms", choices=list(ARMS), nargs="+", help="(default: the task's)")
+    parser.add_argument("--arms", choices=list(ALL_ARMS), nargs="+", help="(default: the task's)")
     parser.add_argument("--seeds", type=int, nargs="+", help="(default: the stage's)")
     parser.add_argument("--cores", type=int, help="runs at once, each on its core (default all)")
     parser.add_argument("--runs", type=Path, help=f"(default: {RUNS.relative_to(ROOT)})")
@@ -111,7 +112,8 @@ def planned(given: argparse.Namespace) -> Iterator[Spec]:
     if given.stage == "lr":
         tasks = ["pool"]
     for task in tasks:
-        arms = [arm for arm in ARMS_OF_TASK[task] if not given.arms or arm in given.arms]
+        arms = [*ARMS_OF_TASK[task], *(VARIANTS if given.stage == "freeze" else ())]
+        arms = [arm for arm in arms if not given.arms or arm in given.arms]
         for seed in seeds:
             if given.stage == "lr":
                 for lr in LEARNING_RATES:
@@ -253,7 +255,7 @@ def show(given: argparse.Namespace) -> None:
 
 def summary_of(runs: Sequence[Mapping[str, Any]]) -> Tree:
     """Return everything that follows from the runs of one stage."""
-    order = {arm: place for place, arm in enumerate(ARMS)}
+    order = {arm: place for place, arm in enumerate(ALL_ARMS)}
     ordered = sorted(runs, key=lambda run: (run["task"], order[run["arm"]], run["seed"]))
     levels = targets(ordered)
     rows = rows_of(ordered, levels)

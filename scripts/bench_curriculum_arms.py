@@ -62,6 +62,19 @@ ARMS: dict[str, tuple[str, ...]] = {
     "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
 }
+_DECAY = "curriculum.belief.visit_decay=0.6"
+# What the defaults of `posterior` were tried against, on the seeds for choosing settings alone.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "posterior, temperature .125": (_sampler("posterior", "temperature: 0.125"),),
+    "posterior, temperature .5": (_sampler("posterior", "temperature: 0.5"),),
+    "posterior, visit_decay .6": (_DECAY,),
+    "posterior, .125, floor .05, .6": (
+        _sampler("posterior", "temperature: 0.125, floor: 0.05"),
+        _DECAY,
+    ),
+    "posterior, no retire or defer": _PLAIN,
+}
+ALL_ARMS = ARMS | VARIANTS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
     "stream": ("uniform", "dynamic", "ladder", "posterior", "posterior-refill"),
@@ -84,7 +97,7 @@ class Spec:
     def name(self) -> str:
         """The run's name within its stage and task."""
         lr = f"-lr={self.lr:g}" if self.stage == "lr" else ""
-        return f"{self.arm}{lr}-{self.seed}"
+        return f"{self.arm.replace(', ', '-').replace(' ', '_')}{lr}-{self.seed}"
 
     def file(self, runs: Path) -> Path:
         """Return where the run's row lies."""
@@ -108,4 +121,4 @@ class Spec:
             f"data.train.1.seed={POOL_SEED + seed}",
             f"optim.lr={self.lr!r}",
         )
-        return load_recipe(RECIPE, (*shared, *TASKS[self.task], *ARMS[self.arm]))
+        return load_recipe(RECIPE, (*shared, *TASKS[self.task], *ALL_ARMS[self.arm]))
