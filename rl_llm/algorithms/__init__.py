@@ -2,32 +2,89 @@
 
 from collections.abc import Callable
 
-from rl_llm.algorithms.advantages import all_equal, group_advantages
-from rl_llm.algorithms.batch import Algorithm, ScoredBatch, TokenTerms, Totals
+from rl_llm.algorithms.a2c import a2c
+from rl_llm.algorithms.advantages import (
+    all_equal,
+    batch_advantages,
+    group_advantages,
+    leave_one_out,
+    normalise_then_sum,
+    overlong_penalty,
+)
+from rl_llm.algorithms.batch import Algorithm, CriticRules, ScoredBatch, TokenTerms, Totals
+from rl_llm.algorithms.cispo import cispo
+from rl_llm.algorithms.dapo import dapo
+from rl_llm.algorithms.dr_grpo import dr_grpo
+from rl_llm.algorithms.gae import gae, length_adaptive_lambda, moments, whiten
 from rl_llm.algorithms.grpo import grpo
+from rl_llm.algorithms.gspo import gspo
 from rl_llm.algorithms.logprobs import TokenLogprobs, dense_token_logprobs, token_logprobs
-from rl_llm.algorithms.losses import clipped_surrogate, is_clipped
+from rl_llm.algorithms.losses import (
+    cispo_loss,
+    clipped_surrogate,
+    is_clipped,
+    policy_gradient,
+    sequence_surrogate,
+    value_loss,
+)
 from rl_llm.algorithms.masked import REDUCTIONS, fixed_length, sequence_mean, token_mean
+from rl_llm.algorithms.ppo import ppo
+from rl_llm.algorithms.reinforce import reinforce
+from rl_llm.algorithms.reinforce_pp import reinforce_pp
+from rl_llm.algorithms.rloo import rloo
 
-ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"grpo": grpo}
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
+    "reinforce": reinforce,
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "dapo": dapo,
+    "gspo": gspo,
+    "cispo": cispo,
+    "rloo": rloo,
+    "reinforce_pp": reinforce_pp,
+    "a2c": a2c,
+    "ppo": ppo,
+}
 """Every built-in algorithm by the name that recipes use."""
 
 __all__ = [
     "ALGORITHMS",
     "REDUCTIONS",
     "Algorithm",
+    "CriticRules",
     "ScoredBatch",
     "TokenLogprobs",
     "TokenTerms",
     "Totals",
+    "a2c",
     "all_equal",
+    "batch_advantages",
+    "cispo",
+    "cispo_loss",
     "clipped_surrogate",
+    "dapo",
     "dense_token_logprobs",
+    "dr_grpo",
     "fixed_length",
+    "gae",
     "group_advantages",
     "grpo",
+    "gspo",
     "is_clipped",
+    "leave_one_out",
+    "length_adaptive_lambda",
+    "moments",
+    "normalise_then_sum",
+    "overlong_penalty",
+    "policy_gradient",
+    "ppo",
+    "reinforce",
+    "reinforce_pp",
+    "rloo",
     "sequence_mean",
+    "sequence_surrogate",
     "token_logprobs",
     "token_mean",
+    "value_loss",
+    "whiten",
 ]

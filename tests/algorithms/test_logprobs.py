@@ -94,3 +94,111 @@ def test_memory_on_the_way_back_does_not_grow_with_the_vocabulary():
             hidden, torch.randn(5000, 8), None, torch.zeros(64, dtype=torch.long), temperature=1.0
         )
     assert sum(saved) <= 2 * hidden.numel()
+
+
+def head(*, dtype=torch.float64):
+    """Hidden states, weights, a bias and targets: 7 positions, 3 features, 9 tokens."""
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=dtype) for shape in ((7, 3), (9, 3), (9,))
+    )
+    return hidden, weight, bias, torch.randint(0, 9, (7,), generator=generator)
+
+
+def test_an_entropy_has_no_gradient_unless_it_is_asked_for():
+    hidden, weight, bias, targets = head()
+    hidden.requires_grad_()
+    fused = token_logprobs(hidden, weight, bias, targets, temperature=1.0)
+    dense = dense_token_logprobs(hidden @ weight.T, targets, temperature=1.0)
+    assert not fused.entropy_N.requires_grad and not dense.entropy_N.requires_grad
+    assert fused.logprobs_N.requires_grad and dense.logprobs_N.requires_grad
+
+
+@pytest.mark.parametrize("chunk", [9, 27, 2**23])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_both_gradients_pass_a_check_against_finite_differences(monkeypatch, chunk, with_bias):
+    monkeypatch.setattr(logprobs, "MAX_LOGITS_PER_CHUNK", chunk)
+    hidden, weight, bias, targets = head()
+
+    def fused(hidden):
+        found = token_logprobs(
+            hidden,
+            weight,
+            bias if with_bias else None,
+            targets,
+            temperature=0.7,
+            entropy_gradient=True,
+        )
+        return found.logprobs_N, found.entropy_N
+
+    assert torch.autograd.gradcheck(fused, hidden.requires_grad_())
+
+
+@pytest.mark.parametrize("wanted", ["logprobs_N", "entropy_N"])
+def test_the_entropys_gradient_equals_autograds_alone_and_beside_the_logprobs(wanted):
+    hidden, weight, bias, targets = head()
+    upstream = torch.randn(7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mine, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    options = {"temperature": 1.3, "entropy_gradient": True}
+    fused = token_logprobs(mine, weight, bias, targets, **options)
+    dense = dense_token_logprobs(
+        torch.nn.functional.linear(theirs, weight, bias), targets, **options
+    )
+    torch.testing.assert_close(fused.entropy_N, dense.entropy_N)
+    for found in (fused, dense):
+        (getattr(found, wanted) * upstream).sum().backward(retain_graph=True)
+        (found.entropy_N * upstream + 2 * found.logprobs_N).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_two_logits_have_the_entropy_slope_that_is_worked_by_hand():
+    # logits h and 0: dH/dh = -h p (1 - p), which is -log 3 x 3/4 x 1/4 at h = log 3
+    hidden = torch.tensor([[math.log(3.0)]], requires_grad=True)
+    found = token_logprobs(
+        hidden,
+        torch.tensor([[1.0], [0.0]]),
+        None,
+        torch.tensor([0]),
+        temperature=1.0,
+        entropy_gradient=True,
+    )
+    found.entropy_N.sum().backward()
+    assert hidden.grad.item() == pytest.approx(-math.log(3) * 3 / 16)
+
+
+def test_the_entropys_gradient_changes_no_other_number():
+    hidden, weight, bias, targets = head(dtype=torch.float32)
+    found = []
+    for wanted in (False, True):
+        mine = hidden.clone().requires_grad_()
+        each = token_logprobs(mine, weight, bias, targets, temperature=0.9, entropy_gradient=wanted)
+        each.logprobs_N.sum().backward()
+        found.append((each.logprobs_N, each.entropy_N, mine.grad))
+    assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("wanted", "slopes"), [(False, 1), (True, 2)])
+def test_a_second_slope_is_kept_only_for_the_entropys_gradient(wanted, slopes):
+    hidden = torch.randn(64, 8, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
+        token_logprobs(
+            hidden,
+            torch.randn(500, 8),
+            None,
+            torch.zeros(64, dtype=torch.long),
+            temperature=1.0,
+            entropy_gradient=wanted,
+        )
+    assert saved == [hidden.numel()] * slopes
+
+
+def test_numbers_of_half_precision_are_worked_out_in_float32():
+    hidden, weight, _, targets = head(dtype=torch.bfloat16)
+    hidden.requires_grad_()
+    found = token_logprobs(hidden, weight, None, targets, temperature=1.0, entropy_gradient=True)
+    assert found.logprobs_N.dtype == found.entropy_N.dtype == torch.float32
+    (found.logprobs_N + found.entropy_N).sum().backward()
+    assert hidden.grad.dtype == torch.bfloat16 and hidden.grad.isfinite().all()
