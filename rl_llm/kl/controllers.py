@@ -1,8 +1,10 @@
-"""Controllers of the KL coefficient, beta: one small class each, with state for checkpoints."""
+"""What a controller of the KL coefficient, beta, is: what it learns from, what it promises, and the
+simplest one."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_llm.errors import ConfigError
 
@@ -11,9 +13,10 @@ from rl_llm.errors import ConfigError
 class KLFacts:
     """What a controller may learn from one update.
 
-    `ref_nats_per_token` and `ref_nats_per_response` are the divergence from the reference,
-    `old_nats_per_token` that from the policy that the update started from. `accuracy` is the share
-    of correct completions; `step` has just ended, of `total_steps`.
+    Two divergences, named apart: `ref_*` is that from the reference, `old_*` that from the policy
+    that the update started from. `against` says which of them the penalty is on. `accuracy` is the
+    share of correct completions; `step` has just ended, of `total_steps`. `trained_tokens` is None
+    where nobody counted; at 0 nothing was trained, so that the divergences mean nothing.
     """
 
     ref_nats_per_token: float
@@ -22,6 +25,19 @@ class KLFacts:
     accuracy: float
     step: int
     total_steps: int
+    old_nats_per_response: float = 0.0
+    against: Literal["ref", "old"] = "ref"
+    trained_tokens: int | None = None
+
+    @property
+    def nats_per_token(self) -> float:
+        """The divergence that the penalty is on, mean over tokens."""
+        return self.ref_nats_per_token if self.against == "ref" else self.old_nats_per_token
+
+    @property
+    def nats_per_response(self) -> float:
+        """The divergence that the penalty is on: summed over a response, mean over responses."""
+        return self.ref_nats_per_response if self.against == "ref" else self.old_nats_per_response
 
 
 class KLController(Protocol):
@@ -42,7 +58,7 @@ class KLController(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return what a resumed run needs, as JSON can hold it."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -50,13 +66,21 @@ class KLController(Protocol):
         ...
 
 
+@runtime_checkable
+class MovableController(KLController, Protocol):
+    """A controller whose next beta depends on its last, and which can be told another."""
+
+    def set_beta(self, beta: float) -> None:
+        """Go on from this beta, which is above 0: a guard has held the controller's own to it."""
+        ...
+
+
 class Constant:
     """The same beta at every step; 0 computes no reference at all."""
 
     def __init__(self, *, beta: float = 0.0, total_steps: int) -> None:
-        """Refuse a negative beta."""
-        if beta < 0:
-            raise ConfigError(f"beta={beta} rewards divergence; use 0 or more")
+        """Refuse a beta that is negative or infinite."""
+        check_beta("beta", beta)
         self.beta = beta
         self.needs_reference = beta > 0
 
@@ -71,48 +95,8 @@ class Constant:
         """Accept nothing."""
 
 
-class GrpoD:
-    """The dynamic KL of GRPO-D: from the middle down to `min`, then up to `max`.
-
-    With mid = (min + max) / 2, w = valley * total_steps and s steps done, beta is
-    mid - (mid - min) s / w for s <= w, then min + (max - min)(s - w) / (total_steps - w)
-    (OThink-MR1, arXiv:2503.16081, equation 3).
-    """
-
-    needs_reference = True
-
-    def __init__(
-        self, *, min: float = 0.0, max: float = 0.02, valley: float = 0.3, total_steps: int
-    ) -> None:
-        """Refuse bounds out of order and a valley outside (0, 1)."""
-        if not 0 <= min < max:
-            raise ConfigError(f"min={min} and max={max}: use 0 <= min < max")
-        if not 0 < valley < 1:
-            raise ConfigError(
-                f"valley={valley} is the share of the run at the lowest beta; use 0 to 1"
-            )
-        self._low, self._high, self._valley = min, max, valley
-        self._total_steps = total_steps
-        self._steps_done = 0
-
-    @property
-    def beta(self) -> float:
-        """The coefficient at the number of steps done so far."""
-        middle = (self._low + self._high) / 2
-        bottom_step = self._valley * self._total_steps
-        if self._steps_done <= bottom_step:
-            return middle - (middle - self._low) * self._steps_done / bottom_step
-        climbed = (self._steps_done - bottom_step) / (self._total_steps - bottom_step)
-        return self._low + (self._high - self._low) * min(climbed, 1.0)
-
-    def observe(self, facts: KLFacts) -> None:
-        """Count the step."""
-        self._steps_done = facts.step
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps done."""
-        return {"steps_done": self._steps_done}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the number of steps done."""
-        self._steps_done = int(state["steps_done"])
+def check_beta(name: str, beta: float) -> None:
+    """Refuse a coefficient that is negative, infinite or not a number; `name` is its option's."""
+    if not 0 <= beta < math.inf:
+        reason = "rewards divergence" if beta < 0 else "is no coefficient"
+        raise ConfigError(f"{name}={beta} {reason}; use a number of 0 or more, such as 0.02")

@@ -1,68 +1,123 @@
-"""Controllers against their equations."""
+"""What holds for every controller, the facts they learn from, and the constant."""
+
+import json
+import math
 
 import pytest
 
+from rl_llm.config import NamedPart
 from rl_llm.errors import ConfigError
-from rl_llm.kl import Constant, GrpoD, KLFacts
+from rl_llm.kl import CONTROLLERS, Constant, Guarded
+from rl_llm.plugins import build_named
+
+OPTIONS = {
+    "constant": {"beta": 0.1},
+    "grpo_d": {},
+    "grpo_d_rising": {},
+    "linear": {"start": 0.1, "end": 0.0},
+    "cosine": {"start": 0.1, "end": 0.0},
+    "target": {"nats_per_token": 0.05},
+    "ppo_penalty": {"nats_per_token": 0.05},
+    "accuracy": {},
+}
+
+each = pytest.mark.parametrize("name", CONTROLLERS)
 
 
-def facts(step, total_steps=100):
-    return KLFacts(
-        ref_nats_per_token=0.0,
-        ref_nats_per_response=0.0,
-        old_nats_per_token=0.0,
-        accuracy=0.5,
-        step=step,
-        total_steps=total_steps,
-    )
+def make(name):
+    return CONTROLLERS[name](**OPTIONS[name], total_steps=100)
 
 
-def beta_after(controller, step):
-    controller.observe(facts(step))
-    return controller.beta
+def course(facts, first, last):
+    """Return facts of the steps from first to last, each with divergences of its own."""
+    return [
+        facts(
+            step,
+            ref_nats_per_token=0.02 + 0.01 * (step % 7),
+            old_nats_per_token=0.5 if step % 5 == 0 else 0.01,
+            accuracy=step / 100,
+        )
+        for step in range(first, last + 1)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "start", "bottom", "end"),
-    [(0.04, 0.10, 0.07, 0.04, 0.10), (0.0, 0.02, 0.01, 0.0, 0.02)],
-)
-def test_grpo_d_falls_from_the_middle_to_min_at_30_percent_and_rises_to_max(
-    low, high, start, bottom, end
-):
-    controller = GrpoD(min=low, max=high, valley=0.3, total_steps=100)
-    assert controller.beta == pytest.approx(start)
-    assert beta_after(controller, 15) == pytest.approx((start + bottom) / 2)
-    assert beta_after(controller, 30) == pytest.approx(bottom)
-    assert beta_after(controller, 65) == pytest.approx((bottom + end) / 2)
-    assert beta_after(controller, 100) == pytest.approx(end)
+def betas(controller, course):
+    found = []
+    for facts in course:
+        controller.observe(facts)
+        found.append(controller.beta)
+    return found
 
 
-def test_grpo_d_never_passes_max():
-    assert beta_after(GrpoD(min=0.0, max=0.02, valley=0.3, total_steps=100), 130) == 0.02
+@each
+def test_a_recipe_can_name_every_controller(name, facts):
+    part = NamedPart.model_validate({"name": name, **OPTIONS[name]})
+    built = build_named(part, CONTROLLERS, path="kl.controller", total_steps=100)
+    assert betas(built, course(facts, 1, 9)) == betas(make(name), course(facts, 1, 9))
 
 
-def test_a_resumed_grpo_d_has_the_same_beta():
-    first = GrpoD(total_steps=100)
-    first.observe(facts(42))
-    second = GrpoD(total_steps=100)
-    second.load_state_dict(first.state_dict())
-    assert second.beta == first.beta != GrpoD(total_steps=100).beta
+def test_what_a_controller_refuses_names_its_place_in_the_recipe():
+    part = NamedPart.model_validate({"name": "target", "beta": 0.0, "nats_per_token": 0.05})
+    with pytest.raises(ConfigError, match=r"^kl\.controller: beta=0\.0: target multiplies beta"):
+        build_named(part, CONTROLLERS, path="kl.controller", total_steps=100)
 
 
-def test_constant_zero_needs_no_reference_and_another_constant_does():
+@each
+def test_a_controller_resumed_from_json_in_mid_run_goes_on_alike(name, facts):
+    first, second = make(name), make(name)
+    betas(first, course(facts, 1, 42))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rest = course(facts, 43, 80)
+    assert second.beta == first.beta
+    assert betas(second, rest) == betas(first, rest)
+
+
+@each
+def test_a_guarded_controller_resumed_from_json_in_mid_run_goes_on_alike(name, facts):
+    first, second = (Guarded(make(name), floor=0.004, ceiling=0.09, spike=1.2) for _ in range(2))
+    betas(first, course(facts, 1, 42))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rest = course(facts, 43, 80)
+    assert second.beta == first.beta
+    assert betas(second, rest) == betas(first, rest)
+
+
+@each
+def test_every_controller_but_the_constant_moves(name, facts):
+    assert (len(set(betas(make(name), course(facts, 1, 42)))) > 1) == (name != "constant")
+
+
+@each
+def test_a_beta_that_is_ever_above_0_needs_a_reference(name):
+    assert make(name).needs_reference
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_ramp_from_0_to_0_needs_no_reference(name):
+    assert not CONTROLLERS[name](start=0.0, end=0.0, total_steps=100).needs_reference
+
+
+def test_constant_zero_needs_no_reference_and_another_constant_does(facts):
     assert not Constant(beta=0.0, total_steps=1).needs_reference
-    assert Constant(beta=0.1, total_steps=1).needs_reference
-    assert beta_after(Constant(beta=0.1, total_steps=1), 1) == 0.1
+    constant = Constant(beta=0.1, total_steps=1)
+    assert constant.needs_reference
+    constant.observe(facts(1, ref_nats_per_token=9.0))
+    assert constant.beta == 0.1
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Constant(beta=-0.1, total_steps=1), "beta=-0.1"),
-        (lambda: GrpoD(min=0.1, max=0.1, total_steps=1), "min < max"),
-        (lambda: GrpoD(valley=1.0, total_steps=1), "valley=1.0"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(make, words):
-    with pytest.raises(ConfigError, match=words):
-        make()
+@pytest.mark.parametrize("beta", [-0.1, math.inf, math.nan])
+def test_a_beta_that_makes_no_sense_is_refused(beta):
+    with pytest.raises(ConfigError, match=f"^beta={beta} .*; use a number of 0 or more"):
+        Constant(beta=beta, total_steps=1)
+
+
+def test_the_divergence_of_the_penalty_is_that_from_what_it_is_against(facts):
+    measured = {
+        "ref_nats_per_token": 0.1,
+        "ref_nats_per_response": 2.0,
+        "old_nats_per_token": 0.3,
+        "old_nats_per_response": 6.0,
+    }
+    ref, old = facts(**measured), facts(**measured, against="old")
+    assert (ref.nats_per_token, ref.nats_per_response) == (0.1, 2.0)
+    assert (old.nats_per_token, old.nats_per_response) == (0.3, 6.0)
