@@ -106,16 +106,20 @@ class Score:
     """What the rewards say about one completion.
 
     `total` is the weighted sum that the policy learns from. `parts` holds each reward by name,
-    unweighted. `correct` is True when every reward on channel `correctness` reaches its
-    `correct_at`; beliefs learn from nothing else. `error` is the message of a reward that failed
-    under `on_error: mask`: such a completion counts in neither the successes nor the size of its
-    group.
+    unweighted, a reward per token as its sum; `held_back` names those of them that add 0, because
+    their `only_if` does not hold. `token_rewards` (T) is the weighted sum of the rewards per token,
+    which `total` includes; it is () where no reward is per token. `correct` is True when every
+    reward on channel `correctness` reaches its `correct_at`; beliefs learn from nothing else.
+    `error` is the message of a reward that failed under `on_error: mask`: such a completion counts
+    in neither the successes nor the size of its group.
     """
 
     total: float
     parts: Mapping[str, float]
     correct: bool
     error: str | None = None
+    token_rewards: tuple[float, ...] = ()
+    held_back: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

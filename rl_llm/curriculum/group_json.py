@@ -1,6 +1,7 @@
 """Scored groups as JSON, exactly: what was saved and read again is equal.
 
-A problem is not written, only found again by its key. Token ids and logprobs are one string each,
+A problem is not written, only found again by its key. Token ids, logprobs and rewards per token are
+one string each,
 because a list takes a line a number in an indented file.
 """
 
@@ -17,7 +18,7 @@ def to_json(scored: ScoredGroup) -> dict[str, Any]:
         "key": scored.group.problem.key,
         "prompt_ids": _words(scored.group.prompt_ids),
         "completions": [_completion_to_json(c) for c in scored.group.completions],
-        "scores": [asdict(score) for score in scored.scores],
+        "scores": [_score_to_json(score) for score in scored.scores],
     }
 
 
@@ -30,7 +31,7 @@ def from_json(saved: Mapping[str, Any], problem: Problem) -> ScoredGroup:
             prompt_ids=_ids(saved["prompt_ids"]),
             completions=tuple(_completion_from_json(each) for each in saved["completions"]),
         ),
-        scores=tuple(Score(**each) for each in saved["scores"]),
+        scores=tuple(_score_from_json(each) for each in saved["scores"]),
     )
 
 
@@ -44,6 +45,20 @@ def _completion_to_json(completion: Completion) -> dict[str, Any]:
 def _completion_from_json(saved: Mapping[str, Any]) -> Completion:
     logprobs = tuple(map(float, saved["logprobs"].split()))
     return Completion(**{**saved, "token_ids": _ids(saved["token_ids"]), "logprobs": logprobs})
+
+
+def _score_to_json(score: Score) -> dict[str, Any]:
+    return asdict(score) | {
+        "token_rewards": _words(score.token_rewards),
+        "held_back": list(score.held_back),
+    }
+
+
+def _score_from_json(saved: Mapping[str, Any]) -> Score:
+    # A checkpoint may be older than rewards per token.
+    token_rewards = tuple(map(float, saved.get("token_rewards", "").split()))
+    held_back = tuple(saved.get("held_back", ()))
+    return Score(**{**saved, "token_rewards": token_rewards, "held_back": held_back})
 
 
 def _words(numbers: tuple[int, ...] | tuple[float, ...]) -> str:

@@ -14,6 +14,7 @@ from rl_llm.scoring.examples import Example, read_examples, run_example
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
 from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns
 from rl_llm.scoring.signature import RewardSignature, read_signature
+from rl_llm.scoring.values import Value
 
 __all__ = [
     "Example",
@@ -23,6 +24,7 @@ __all__ = [
     "Reward",
     "RewardSignature",
     "Rubric",
+    "Value",
     "after_hashes",
     "between_tags",
     "boxed",

@@ -21,7 +21,8 @@ _GIVEN = {"prompt", "answer", "problem", *COMPLETION_INPUTS, *GROUP_INPUTS}
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Inputs and options of a reward by name, and what it should give: a list for a group."""
+    """Inputs and options of a reward by name, and what it should give: a tuple where that is a
+    number for each token, a list over the completions of a group."""
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
     expected: Any
@@ -70,8 +71,8 @@ def run_example(plugin: Plugin, example: Example) -> Outcome | list[Outcome]:
 def _group(given: Mapping[str, Any], meta: Mapping[str, Any]) -> Group:
     prompt, answer = given.get("prompt", ""), given.get("answer", "")
     problem = Problem(key=content_key(prompt, answer), prompt=prompt, answer=answer, meta=meta)
-    token_ids = tuple(range(given.get("token_count", 0)))
     truncated = given.get("truncated", False)
+    texts = given.get("completions", [given.get("completion", "")])
     completions = tuple(
         Completion(
             token_ids=token_ids,
@@ -80,6 +81,20 @@ def _group(given: Mapping[str, Any], meta: Mapping[str, Any]) -> Group:
             finish_reason=given.get("finish_reason", "length" if truncated else "stop"),
             policy_version=0,
         )
-        for text in given.get("completions", [given.get("completion", "")])
+        for text, token_ids in zip(texts, _token_ids(given, len(texts)), strict=True)
     )
     return Group(problem=given.get("problem", problem), prompt_ids=(), completions=completions)
+
+
+def _token_ids(given: Mapping[str, Any], num_completions: int) -> list[tuple[int, ...]]:
+    """Return the ids of each completion: those that the example gives, else `token_count` of any
+    kind."""
+    if "token_ids" not in given:
+        return [tuple(range(given.get("token_count", 0)))] * num_completions
+    ids = given["token_ids"] if "completions" in given else [given["token_ids"]]
+    if len(ids) != num_completions:
+        raise PluginError(
+            f"EXAMPLES: token_ids={given['token_ids']!r} with {num_completions} completions; give "
+            "a list of token ids for each completion"
+        )
+    return [tuple(each) for each in ids]

@@ -6,15 +6,15 @@ pickled, and it loads the function from its reference.
 
 import asyncio
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Literal, SupportsFloat, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rl_llm.plugins import resolve
 from rl_llm.records import Completion, Group, Problem, Prompt
 from rl_llm.scoring.signature import COMPLETION_INPUTS, GROUP_INPUTS, Style, callable_of
+from rl_llm.scoring.values import Value, read_value
 
 _MAX_MESSAGE_CHARS = 500
 
@@ -26,7 +26,7 @@ class Reward:
     """A plugin bound to its place in a recipe.
 
     `reference` finds the function in any process; `inputs` are the names it is passed; `options`
-    are checked and complete. The rest is what the rubric does with the number that comes back.
+    are checked and complete. The rest is what the rubric does with what comes back.
     """
 
     name: str
@@ -38,21 +38,23 @@ class Reward:
     channel: str = "correctness"
     correct_at: float = 1.0
     on_error: Literal["mask", "raise"] = "mask"
+    only_if: str | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A reward raised, or gave something that is not a finite number."""
+    """A reward raised, or gave something that is neither a finite number nor one for each token."""
 
     message: str
 
 
-Outcome = float | None | Failure
+Outcome = Value | None | Failure
 
 
 def call_reward(reward: Reward, group: Group) -> list[Outcome]:
     """Return one outcome for each completion of a group; nothing that a reward raises escapes.
 
+    An outcome is a number for the whole completion, or a tuple with one for each of its tokens;
     None means that the reward does not apply. An `async` reward is awaited for all completions of
     the group at once. A failure concerns its own completion, and the whole group only where the
     reward is called once a group.
@@ -62,12 +64,18 @@ def call_reward(reward: Reward, group: Group) -> list[Outcome]:
     if inspect.iscoroutinefunction(function):
         calls = [partial(_unwrap, result) for result in asyncio.run(_gather(calls))]
     if reward.style == "completion":
-        return [_attempt(partial(_call_one, call)) for call in calls]
+        return [
+            _attempt(partial(_call_one, call, len(each.token_ids)))
+            for call, each in zip(calls, group.completions, strict=True)
+        ]
     (call,) = calls
     values = _attempt(partial(_call_group, call, len(group.completions)))
     if isinstance(values, Failure):
         return [values] * len(group.completions)
-    return [_attempt(partial(_number, value)) for value in values]
+    return [
+        _attempt(partial(read_value, value, num_tokens=len(each.token_ids)))
+        for value, each in zip(values, group.completions, strict=True)
+    ]
 
 
 @cache
@@ -84,27 +92,15 @@ def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
         return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
 
 
-def _call_one(call: Callable[[], Any]) -> float | None:
-    return _number(call())
+def _call_one(call: Callable[[], Any], num_tokens: int) -> Value | None:
+    return read_value(call(), num_tokens=num_tokens)
 
 
 def _call_group(call: Callable[[], Any], num_completions: int) -> Sequence[Any]:
     values = list(call())
     if len(values) != num_completions:
-        raise ValueError(f"gave {len(values)} numbers for {num_completions} completions")
+        raise ValueError(f"gave {len(values)} values for {num_completions} completions")
     return values
-
-
-def _number(value: Any) -> float | None:
-    """Return a reward's value as a float; numpy's and torch's scalars are numbers, text is not."""
-    if value is None:
-        return None
-    if not isinstance(value, SupportsFloat):
-        raise TypeError(f"gave {value!r}, which is not a number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"gave {number}, which is not finite")
-    return number
 
 
 async def _gather(calls: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -133,6 +129,8 @@ def _completion_input(name: str, problem: Problem, completion: Completion) -> An
     match name:
         case "completion":
             return completion.text
+        case "token_ids":
+            return completion.token_ids
         case "token_count":
             return len(completion.token_ids)
         case "truncated":

@@ -9,8 +9,10 @@ from rl_llm.config import RewardUse
 from rl_llm.errors import ConfigError, PluginError, RunError
 from rl_llm.plugins import check_options, resolve
 from rl_llm.records import Group, Problem, Score, ScoredGroup
+from rl_llm.scoring.conditions import check_conditions, held_back
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
 from rl_llm.scoring.signature import callable_of, check_inputs, read_signature
+from rl_llm.scoring.values import part_of
 
 _logger = logging.getLogger(__name__)
 
@@ -31,9 +33,10 @@ class Rubric:
         """Yield every group with its scores, in the order in which groups come.
 
         A reward that gives None does not apply: it adds nothing to `total` and is missing from
-        `parts`. Where a reward fails under `on_error: mask`, or no reward on channel `correctness`
-        applies, the score has an `error`, total 0.0, and is not correct. Raises `RunError` where a
-        reward fails under `on_error: raise`.
+        `parts`. One whose `only_if` does not hold stands in `parts` and adds 0. Where a reward
+        fails under `on_error: mask`, or no reward on channel `correctness` applies, the score has
+        an `error`, total 0.0, and is not correct. Raises `RunError` where a reward fails under
+        `on_error: raise`.
         """
         for group in groups:
             outcomes = {reward.name: call_reward(reward, group) for reward in self.rewards}
@@ -61,24 +64,34 @@ class Rubric:
 
     def _score(self, outcomes: Mapping[str, Outcome], key: str) -> Score:
         """Put together what all rewards say about one completion."""
-        parts = {name: each for name, each in outcomes.items() if isinstance(each, float)}
+        parts = {n: part_of(v) for n, v in outcomes.items() if isinstance(v, float | tuple)}
         errors = [
             _describe(name, each, key)
             for name, each in outcomes.items()
             if isinstance(each, Failure)
         ]
-        given = [reward for reward in self.rewards if reward.name in parts]
         checks = [
             parts[reward.name] >= reward.correct_at
-            for reward in given
-            if reward.channel == "correctness"
+            for reward in self.rewards
+            if reward.channel == "correctness" and reward.name in parts
         ]
         if not checks and not errors:
             errors = [f"no reward on channel 'correctness' applies to problem {key}"]
         if errors:
             return Score(total=0.0, parts=parts, correct=False, error="; ".join(errors))
-        total = sum((reward.weight * parts[reward.name] for reward in given), start=0.0)
-        return Score(total=total, parts=parts, correct=all(checks))
+        waiting = held_back(self.rewards, parts)
+        weights = {
+            reward.name: 0.0 if reward.name in waiting else reward.weight
+            for reward in self.rewards
+            if reward.name in parts
+        }
+        return Score(
+            total=sum((weight * parts[name] for name, weight in weights.items()), start=0.0),
+            parts=parts,
+            correct=all(checks),
+            token_rewards=_token_rewards(outcomes, weights),
+            held_back=waiting,
+        )
 
 
 def build_rubric(uses: Sequence[RewardUse], *, columns: Collection[str]) -> Rubric:
@@ -86,7 +99,8 @@ def build_rubric(uses: Sequence[RewardUse], *, columns: Collection[str]) -> Rubr
 
     `columns` are the columns of the data that rewards may ask for (`common_columns`). Raises
     `PluginError` for a reward that cannot be found or asks for something that does not exist, and
-    `ConfigError` for options that its signature does not allow, or two rewards of one name.
+    `ConfigError` for options that its signature does not allow, two rewards of one name, or an
+    `only_if` that names no other reward or goes in a circle.
     """
     rewards: dict[str, Reward] = {}
     for index, use in enumerate(uses):
@@ -98,6 +112,7 @@ def build_rubric(uses: Sequence[RewardUse], *, columns: Collection[str]) -> Rubr
                 "its function another name"
             )
         rewards[reward.name] = reward
+    check_conditions(tuple(rewards.values()))
     return Rubric(tuple(rewards.values()))
 
 
@@ -125,7 +140,20 @@ def _bind(use: RewardUse, *, path: str, columns: Collection[str]) -> Reward:
         channel=use.channel,
         correct_at=use.correct_at,
         on_error=use.on_error,
+        only_if=use.only_if,
     )
+
+
+def _token_rewards(
+    outcomes: Mapping[str, Outcome], weights: Mapping[str, float]
+) -> tuple[float, ...]:
+    """Return the weighted sum, token by token, of the rewards that gave a number for each."""
+    weighted = [
+        [weights[name] * number for number in outcome]
+        for name, outcome in outcomes.items()
+        if isinstance(outcome, tuple)
+    ]
+    return tuple(map(sum, zip(*weighted, strict=True)))
 
 
 def _absolute(reference: str) -> str:

@@ -16,8 +16,8 @@ from rl_llm.plugins import Plugin
 Style = Literal["completion", "group", "trl"]
 
 PROBLEM_INPUTS = ("answer", "prompt", "problem")
-COMPLETION_INPUTS = ("completion", "token_count", "truncated", "finish_reason")
-GROUP_INPUTS = ("completions", "token_count", "truncated", "finish_reason")
+COMPLETION_INPUTS = ("completion", "token_ids", "token_count", "truncated", "finish_reason")
+GROUP_INPUTS = ("completions", "token_ids", "token_count", "truncated", "finish_reason")
 TRL_INPUTS = ("prompts", "completions", "completion_ids", "answer", "log_extra", "log_metric")
 
 _INPUTS: dict[Style, tuple[str, ...]] = {

@@ -109,8 +109,8 @@ def test_an_unknown_input_names_reward_parameter_nearest_match_and_all_inputs(us
     assert "'anwser'" in message
     assert "did you mean 'answer'?" in message
     assert (
-        "answer, completion, finish_reason, problem, prompt, token_count, truncated, unit"
-        in message
+        "answer, completion, finish_reason, problem, prompt, token_count, token_ids, truncated, "
+        "unit" in message
     )
 
 
@@ -177,7 +177,8 @@ def test_under_on_error_raise_a_failure_ends_the_run(use_reward, make_group):
         ("float('inf')", "gave inf, which is not finite"),
         ("10 ** 400", "OverflowError"),
         ("'1.0'", "gave '1.0', which is not a number"),
-        ("[1.0]", r"gave [1.0], which is not a number"),
+        ("b'abc'", "gave b'abc', which is not a number"),
+        ("{0: 1.0, 1: 1.0, 2: 1.0}", "which is not a number"),
     ],
 )
 def test_what_is_no_finite_number_is_a_failure(use_reward, make_group, value, error):
@@ -229,7 +230,7 @@ def r(completions, answer, token_count):
 def test_a_group_level_reward_that_gives_too_few_numbers_fails_the_group(use_reward, make_group):
     source = "def r(completions):\n    return [1.0]\n"
     rubric, [scores] = score([use_reward(source)], make_group("a", "b"))
-    assert all("gave 1 numbers for 2 completions" in each.error for each in scores)
+    assert all("gave 1 values for 2 completions" in each.error for each in scores)
     assert rubric.num_failures == {"r": 2}
 
 

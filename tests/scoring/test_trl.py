@@ -76,6 +76,15 @@ def test_none_leaves_the_reward_out(use_reward, make_group):
     assert [score.parts for score in scored.scores] == [{}, {"r": 1.0}]
 
 
+def test_a_list_in_the_place_of_a_number_has_one_for_each_token(use_reward, make_group):
+    source = (
+        "def r(completion_ids, **kwargs):\n    return [[float(i) for i in completion_ids[0]], 1]\n"
+    )
+    (scored,) = build_rubric([use_reward(source)], columns=()).score([make_group("7", "8")])
+    assert [score.token_rewards for score in scored.scores] == [(0.0, 1.0, 2.0), ()]
+    assert [score.total for score in scored.scores] == [3.0, 1.0]
+
+
 def test_an_object_that_asks_for_token_ids_alone_is_called(use_reward, make_group):
     source = """
 class Penalty:
