@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rl_llm.algorithms import Algorithm, grpo
 from rl_llm.cli.parts import build_engine
-from rl_llm.config import Recipe
+from rl_llm.config import KLSection, Recipe
 from rl_llm.policy import PolicyEngine, Ranks, add_lora, score_batch, train_groups
 from rl_llm.records import ScoredGroup
 from rl_llm.seeds import derive_rng, derive_seed
@@ -164,17 +164,18 @@ def own_moments(
                 "tokens_per_micro_batch": case.tokens_per_micro_batch,
             }
         ),
-        kl_estimator="k3",
-        temperature=recipe.rollout.temperature,
-        max_response_tokens=recipe.rollout.max_new_tokens,
+        kl=KLSection(estimator="k3"),
+        rollout=recipe.rollout,
         pad_id=0,
         ranks=ranks,
+        seed=recipe.run.seed,
     )
     advantages_PG = algorithm.advantages(score_batch(groups))
     handle = register_optimizer_step_pre_hook(witness.before_step)
     try:
         engine.update(
             train_groups(groups, advantages_PG, algorithm),
+            step=1,
             beta=case.beta,
             lr=FIRST_STEP[task.model],
             with_reference=case.beta > 0,

@@ -2,6 +2,7 @@
 
 from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import describe_invalid
+from rl_llm.config.kl import KLSection
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe
 from rl_llm.config.schema import (
     OptimSection,
@@ -12,6 +13,7 @@ from rl_llm.config.schema import (
 )
 
 __all__ = [
+    "KLSection",
     "NamedPart",
     "OptimSection",
     "Recipe",

@@ -5,9 +5,10 @@ from rl_llm.policy.model import add_lora, fingerprint, load_base, load_tokenizer
 from rl_llm.policy.pack import score_batch, train_groups
 from rl_llm.policy.ranks import Ranks
 from rl_llm.policy.schedule import learning_rate
-from rl_llm.policy.update import UpdateFacts
+from rl_llm.policy.update import CriticFacts, UpdateFacts
 
 __all__ = [
+    "CriticFacts",
     "PolicyEngine",
     "Ranks",
     "UpdateFacts",

@@ -1,9 +1,5 @@
-"""The trained policy: one frozen base with an adapter, and how a step's groups become an update.
+"""The trained policy: one frozen base with adapters, and how a step's groups become updates."""
 
-Legend: P prompts, G completions of each, B rows (completions), T response positions.
-"""
-
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +8,28 @@ import numpy as np
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import Tensor
 
-from rl_llm.algorithms import Algorithm, TokenTerms, Totals, is_clipped
-from rl_llm.config import OptimSection
-from rl_llm.errors import CheckpointError, RunError
-from rl_llm.kl import k3, loss_penalty
+from rl_llm.algorithms import Algorithm
+from rl_llm.config import KLSection, OptimSection, RolloutSection
+from rl_llm.errors import CheckpointError
+from rl_llm.policy.adapters import POLICY
+from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseScorer
-from rl_llm.policy.pack import TokenBatch, TrainGroup, balance, collate, count, pack
+from rl_llm.policy.objective import CriticObjective, PolicyObjective
+from rl_llm.policy.pack import TrainGroup
+from rl_llm.policy.penalty import Penalty
+from rl_llm.policy.prepare import Preparer
 from rl_llm.policy.ranks import Ranks
-from rl_llm.policy.update import TokenSums, UpdateFacts
-
-MAX_SKIPPED_IN_A_ROW = 5
+from rl_llm.policy.reference import Reference
+from rl_llm.policy.start import Part
+from rl_llm.policy.stepper import Stepper
+from rl_llm.policy.update import CriticSums, TokenSums, UpdateFacts
+from rl_llm.seeds import derive_seed
 
 
 class PolicyEngine:
-    """Trains the adapter; everything else in the model stays as it was loaded."""
+    """Trains the policy's adapter, and the critic's where the algorithm has one; everything else
+    in the model stays as it was loaded."""
 
     def __init__(
         self,
@@ -35,78 +37,154 @@ class PolicyEngine:
         *,
         algorithm: Algorithm,
         optim: OptimSection,
-        kl_estimator: str,
-        temperature: float,
-        max_response_tokens: int,
+        kl: KLSection,
+        rollout: RolloutSection,
         pad_id: int,
         ranks: Ranks,
+        seed: int,
     ) -> None:
-        """`temperature` is that of sampling: logprobs of a softer distribution are other
-        logprobs."""
+        """Logprobs are those of the distribution that `rollout` samples from. `seed` starts the
+        adapters that are put beside the policy's."""
         self._model = model
-        self._scorer = ResponseScorer(model.get_base_model(), temperature=temperature or 1.0)
         self._algorithm = algorithm
         self._optim = optim
-        self._kl_estimator = kl_estimator
-        self._max_response_tokens = max_response_tokens
-        self._pad_id = pad_id
+        self._kl = kl
         self._ranks = ranks
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=optim.lr, weight_decay=optim.weight_decay
+        policy = [p for p in model.parameters() if p.requires_grad]
+        self._scorer = ResponseScorer(
+            model.get_base_model(), temperature=rollout.temperature or 1.0
         )
-        self.num_skipped = 0
-        self._skipped_in_a_row = 0
+        self.reference = Reference(
+            model, **kl.reference.model_dump(), seed=derive_seed(seed, "reference")
+        )
+        self.critic = (
+            Critic(model, self._scorer, seed=derive_seed(seed, "critic"))
+            if algorithm.critic
+            else None
+        )
+        self._stepper = Stepper(
+            policy,
+            list(self.critic.parameters()) if self.critic else [],
+            optim=optim,
+            critic_lr=algorithm.critic.lr if algorithm.critic else optim.lr,
+            ranks=ranks,
+        )
+        self._prepare = Preparer(
+            scorer=self._scorer,
+            algorithm=algorithm,
+            optim=optim,
+            reference=self.reference,
+            critic=self.critic,
+            ranks=ranks,
+            max_response_tokens=rollout.max_new_tokens,
+            pad_id=pad_id,
+        )
+
+    @property
+    def num_skipped(self) -> int:
+        """Optimiser steps that were skipped so far, because something was not finite."""
+        return self._stepper.num_skipped
 
     def update(
         self,
         groups: Sequence[TrainGroup],
         *,
+        step: int,
         beta: float,
         lr: float,
         with_reference: bool,
         rng: np.random.Generator,
     ) -> UpdateFacts:
-        """Take every optimiser step that one batch of groups is due, and say what happened.
+        """Take every optimiser step that one batch of groups is due in `step`, counted from 1, and
+        say what happened.
 
         Every rank passes the same groups and trains on its share. `rng` shuffles groups into
         `optim.updates_per_batch` parts. Raises `RunError` after 5 skipped updates in a row.
         """
-        for settings in self._optimizer.param_groups:
-            settings["lr"] = lr
-        total = TokenSums(self._ranks.device)
-        norms = []
-        parts = [self._prepare(part) for part in self._split(groups, rng)]
-        if len(parts) * self._optim.epochs > 1:
-            parts = [self._with_old_logprobs(part) for part in parts]
-        for _ in range(self._optim.epochs):
-            for batches, totals in parts:
-                sums = TokenSums(self._ranks.device)
-                for batch, old_BT in batches:
-                    self._accumulate(
-                        batch, old_BT, totals, sums, beta=beta, with_reference=with_reference
-                    )
-                sums.reduce(self._ranks)
-                norm = self._step(totals, loss=sums.loss)
-                if norm is not None:
-                    norms.append(norm)
-                    total += sums
-        return total.facts(grad_norms=norms)
+        penalty = Penalty(
+            beta=beta,
+            estimator=self._kl.used_estimator,
+            placement=self._kl.placement,
+            against=self._kl.against,
+            measures_reference=with_reference and self._kl.against == "ref",
+        )
+        self._stepper.set_lr(lr)
+        parts = self._prepare(groups, penalty, rng) * self._optim.epochs
+        facts = self._take(parts, penalty, learns=self._policy_learns(step))
+        if self.reference.after_step(step):
+            self._stepper.forget()
+        return facts
+
+    def _take(self, parts: Sequence[Part], penalty: Penalty, *, learns: bool) -> UpdateFacts:
+        """Take one optimiser step for each part, until the policy has gone too far."""
+        objective = PolicyObjective(
+            scorer=self._scorer,
+            algorithm=self._algorithm,
+            reference=self.reference,
+            penalty=penalty,
+        )
+        device = self._ranks.device
+        total, critic_total = TokenSums(device), CriticSums(device)
+        norms: list[list[float]] = []
+        num_left_out = 0
+        for position, part in enumerate(parts):
+            sums, critic_sums = TokenSums(device), CriticSums(device)
+            for micro in part.micro_batches:
+                objective.accumulate(micro, part.totals, sums, learns=learns)
+            sums.reduce(self._ranks)
+            if self._is_too_far(sums):
+                self._stepper.drop()
+                num_left_out = len(parts) - position
+                break
+            self._teach_critic(part, critic_sums)
+            norm = self._stepper.step(
+                loss=sums.loss + critic_sums.loss,
+                num_tokens=part.totals.num_tokens,
+                moves_policy=learns,
+            )
+            if norm is not None:
+                norms.append(norm)
+                total += sums
+                critic_total += critic_sums
+        return total.facts(
+            grad_norms=[norm[0] for norm in norms],
+            num_left_out=num_left_out,
+            critic=critic_total.facts(norms) if self.critic else None,
+        )
+
+    def _teach_critic(self, part: Part, sums: CriticSums) -> None:
+        if self.critic is None:
+            return
+        objective = CriticObjective(critic=self.critic, algorithm=self._algorithm)
+        for micro in part.micro_batches:
+            objective.accumulate(micro, part.totals, sums)
+        sums.reduce(self._ranks)
+
+    def _policy_learns(self, step: int) -> bool:
+        """Say whether the critic's warm-up is over, if it has one."""
+        rules = self._algorithm.critic
+        return rules is None or step > rules.warmup_steps
+
+    def _is_too_far(self, sums: TokenSums) -> bool:
+        return self._kl.stop_at_old is not None and (sums.old_nats_per_token > self._kl.stop_at_old)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Return every parameter, frozen and trained."""
+        """Return every parameter of the model, frozen and trained."""
         return self._model.parameters()
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter in PEFT format."""
-        self._model.save_pretrained(str(folder), save_embedding_layers=False)
+        """Write the policy's adapter in PEFT format."""
+        self._model.save_pretrained(
+            str(folder), save_embedding_layers=False, selected_adapters=[POLICY]
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimiser and the counters; the adapter is saved by `save_adapter`."""
+        """Return the optimiser, the critic, the reference and the counters; the adapter is saved by
+        `save_adapter`."""
         return {
-            "optimizer": self._optimizer.state_dict(),
-            "num_skipped": self.num_skipped,
-            "skipped_in_a_row": self._skipped_in_a_row,
+            **self._stepper.state_dict(),
+            "reference": self.reference.state_dict(),
+            "critic": None if self.critic is None else self.critic.state_dict(),
         }
 
     def load(self, adapter_dir: Path, state: Mapping[str, Any]) -> None:
@@ -122,123 +200,7 @@ class PolicyEngine:
                 f"lacks, the first {outcome.unexpected_keys[0]}; resume with the model that it was "
                 "trained on"
             )
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.num_skipped = int(state["num_skipped"])
-        self._skipped_in_a_row = int(state["skipped_in_a_row"])
-
-    def _split(
-        self, groups: Sequence[TrainGroup], rng: np.random.Generator
-    ) -> list[list[TrainGroup]]:
-        """Shuffle groups into `updates_per_batch` parts of almost equal size; none is empty."""
-        num_parts = min(self._optim.updates_per_batch, len(groups))
-        if num_parts <= 1:
-            return [list(groups)] if groups else []
-        order = rng.permutation(len(groups))
-        return [[groups[i] for i in part] for part in np.array_split(order, num_parts)]
-
-    def _prepare(self, groups: Sequence[TrainGroup]) -> "_Part":
-        """Return this rank's micro-batches of one update, and the update's totals over all
-        ranks."""
-        totals = count(groups, max_response_tokens=self._max_response_tokens)
-        share = balance(groups, self._ranks.num_ranks)[self._ranks.rank]
-        micro_batches = pack(share, max_tokens=self._optim.tokens_per_micro_batch)
-        device = self._ranks.device
-        return [
-            (collate(b, pad_id=self._pad_id, device=device), None) for b in micro_batches
-        ], totals
-
-    @torch.no_grad()
-    def _with_old_logprobs(self, part: "_Part") -> "_Part":
-        """Fix the policy that the update starts from, before its first step moves it."""
-        batches, totals = part
-        return [(batch, self._scorer(batch).logprobs_BT) for batch, _ in batches], totals
-
-    def _accumulate(
-        self,
-        batch: TokenBatch,
-        old_BT: Tensor | None,
-        totals: Totals,
-        sums: TokenSums,
-        *,
-        beta: float,
-        with_reference: bool,
-    ) -> None:
-        """Add one micro-batch's share of the gradient, and of the sums behind the metrics."""
-        now = self._scorer(batch)
-        start_BT = now.logprobs_BT.detach() if old_BT is None else old_BT
-        terms = TokenTerms(
-            logprobs_BT=now.logprobs_BT,
-            old_logprobs_BT=behaviour_logprobs(batch, start_BT),
-            advantages_BT=batch.advantages_BT,
-            response_mask_BT=batch.response_mask_BT,
-        )
-        ref_BT = self._reference_logprobs(batch) if with_reference else None
-        loss_BT = self._algorithm.token_loss(terms)
-        policy_loss = self._algorithm.reduce(loss_BT, batch.response_mask_BT, totals)
-        loss = policy_loss
-        if ref_BT is not None and beta > 0:
-            penalty_BT = loss_penalty(
-                self._kl_estimator, terms.logprobs_BT, ref_BT, terms.old_logprobs_BT
-            )
-            loss = loss + beta * self._algorithm.reduce(penalty_BT, batch.response_mask_BT, totals)
-        loss.backward()
-        with torch.no_grad():
-            sums.add(
-                terms,
-                batch,
-                entropy_BT=now.entropy_BT,
-                ref_kl_BT=None if ref_BT is None else k3(terms.logprobs_BT, ref_BT),
-                clipped_BT=is_clipped(
-                    terms.logprobs_BT - terms.old_logprobs_BT,
-                    terms.advantages_BT,
-                    clip_low=self._algorithm.clip_low,
-                    clip_high=self._algorithm.clip_high,
-                ),
-                policy_loss=policy_loss,
-            )
-
-    @torch.no_grad()
-    def _reference_logprobs(self, batch: TokenBatch) -> Tensor:
-        """Return log ref: the same base with the adapter off."""
-        with self._model.disable_adapter():
-            return self._scorer(batch).logprobs_BT
-
-    def _step(self, totals: Totals, *, loss: float) -> float | None:
-        """Sum gradients over ranks, clip, and step; return the norm before clipping.
-
-        Where the loss or the gradient is not finite, the update is skipped and the answer is None.
-        """
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self._ranks.sum_in_place(gradients)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._optim.grad_clip))
-        is_finite = math.isfinite(norm) and math.isfinite(loss)
-        if is_finite:
-            self._optimizer.step()
-            self._skipped_in_a_row = 0
-        else:
-            self.num_skipped += 1
-            self._skipped_in_a_row += 1
-        self._optimizer.zero_grad(set_to_none=True)
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise RunError(
-                f"{self._skipped_in_a_row} updates in a row had a loss of {loss} and a gradient "
-                f"norm of {norm} over {totals.num_tokens} tokens and were skipped; lower optim.lr "
-                "or kl's coefficient, use model.dtype float32, and look for infinite rewards"
-            )
-        return norm if is_finite else None
-
-
-def behaviour_logprobs(batch: TokenBatch, start_BT: Tensor) -> Tensor:
-    """Return the logprobs (B, T) that ratios are taken to: those of the update's start, and for
-    stale rows the engine's own, because the weights that drew them are gone.
-
-    Rows that are not stale keep `start_BT` bit by bit, and with it a ratio of exactly 1 in the
-    first update.
-    """
-    return torch.where(batch.is_stale_B[:, None], batch.engine_logprobs_BT, start_BT)
-
-
-_Part = tuple[list[tuple[TokenBatch, Tensor | None]], Totals]
+        self._stepper.load_state_dict(state)
+        self.reference.load_state_dict(state["reference"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])

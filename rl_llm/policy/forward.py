@@ -8,6 +8,7 @@ Legend: P prompts, B rows, L prompt positions, T response positions, N real resp
 features (the hidden size, or the vocabulary where the model's own head runs).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,43 +46,67 @@ class ResponseScorer:
         self._head = _frozen_linear_head(model, self._decoder)
         self.shares_prompts = share_prompts and _has_plain_cache(model, self._decoder)
 
-    def __call__(self, batch: TokenBatch) -> ResponseLogprobs:
-        """Return log pi of every response token of a micro-batch, and the entropy at its
-        position."""
-        shared = self.shares_prompts
-        features_BTF = self._shared(batch) if shared else self._plain(batch)
+    def __call__(self, batch: TokenBatch, *, entropy_gradient: bool = False) -> ResponseLogprobs:
+        """Return log pi of every response token of a micro-batch, and the entropy at its position,
+        which has a gradient only if asked for."""
         mask_BT = batch.response_mask_BT
-        found = self._logprobs(features_BTF[mask_BT], batch.response_ids_BT[mask_BT])
+        features_NF = self._run(batch, self._logits if self._head is None else self._hidden)
+        found = self._logprobs(
+            features_NF, batch.response_ids_BT[mask_BT], entropy_gradient=entropy_gradient
+        )
         empty_BT = torch.zeros_like(mask_BT, dtype=torch.float32)
         return ResponseLogprobs(
             logprobs_BT=empty_BT.masked_scatter(mask_BT, found.logprobs_N),
             entropy_BT=empty_BT.masked_scatter(mask_BT, found.entropy_N),
         )
 
-    def _logprobs(self, features_NF: Tensor, targets_N: Tensor) -> TokenLogprobs:
+    @property
+    def hidden_size(self) -> int:
+        """The width of the last hidden states."""
+        return int(self._model.get_input_embeddings().weight.shape[1])
+
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        """Return the last hidden state (N, F) from which each response token was drawn, row by
+        row."""
+        return self._run(batch, self._hidden)
+
+    def _run(self, batch: TokenBatch, forward: "_Forward") -> Tensor:
+        """Return the features (N, F) at the response tokens."""
+        run = self._shared if self.shares_prompts else self._plain
+        return run(batch, forward)[batch.response_mask_BT]
+
+    def _logprobs(
+        self, features_NF: Tensor, targets_N: Tensor, *, entropy_gradient: bool
+    ) -> TokenLogprobs:
         if self._head is None:
-            return dense_token_logprobs(features_NF, targets_N, temperature=self._temperature)
+            return dense_token_logprobs(
+                features_NF,
+                targets_N,
+                temperature=self._temperature,
+                entropy_gradient=entropy_gradient,
+            )
         return token_logprobs(
             features_NF,
             self._head.weight,
             self._head.bias,
             targets_N,
             temperature=self._temperature,
+            entropy_gradient=entropy_gradient,
         )
 
-    def _features(self, *, last: int, **inputs: Any) -> Tensor:
-        """Return the features at the `last` positions."""
-        if self._head is None:
-            logits: Tensor = self._model(**inputs, logits_to_keep=last).logits
-            return logits
+    def _logits(self, *, last: int, **inputs: Any) -> Tensor:
+        logits: Tensor = self._model(**inputs, logits_to_keep=last).logits
+        return logits
+
+    def _hidden(self, *, last: int, **inputs: Any) -> Tensor:
         hidden: Tensor = self._decoder(**inputs).last_hidden_state
         return hidden[:, -last:]
 
-    def _shared(self, batch: TokenBatch) -> Tensor:
+    def _shared(self, batch: TokenBatch, forward: "_Forward") -> Tensor:
         """Return (B, T, F): run prompts once, then the responses on their repeated cache."""
         cache = DynamicCache(config=self._model.config)
         positions_PL = _positions(batch.prompt_mask_PL)
-        first_P1F = self._features(
+        first_P1F = forward(
             last=1,
             input_ids=batch.prompt_ids_PL,
             attention_mask=batch.prompt_mask_PL.long(),
@@ -101,7 +126,7 @@ class ResponseScorer:
         prompt_mask_BL = batch.prompt_mask_PL.repeat_interleave(repeats_P, dim=0)
         next_B = (positions_PL[:, -1] + 1).repeat_interleave(repeats_P)
         offsets_T = torch.arange(width - 1, device=next_B.device)
-        later_BTF = self._features(
+        later_BTF = forward(
             last=width - 1,
             input_ids=batch.response_ids_BT[:, :-1],
             attention_mask=torch.cat([prompt_mask_BL, batch.response_mask_BT[:, :-1]], 1).long(),
@@ -111,14 +136,14 @@ class ResponseScorer:
         )
         return torch.cat([first_B1F, later_BTF], dim=1)
 
-    def _plain(self, batch: TokenBatch) -> Tensor:
+    def _plain(self, batch: TokenBatch, forward: "_Forward") -> Tensor:
         """Return (B, T, F): run every row whole, its prompt included."""
         repeats_P = batch.rows_per_prompt_P
         prompt_ids_BL = batch.prompt_ids_PL.repeat_interleave(repeats_P, dim=0)
         prompt_mask_BL = batch.prompt_mask_PL.repeat_interleave(repeats_P, dim=0)
         mask = torch.cat([prompt_mask_BL, batch.response_mask_BT], dim=1)
         width = batch.response_ids_BT.shape[1]
-        features = self._features(
+        features = forward(
             last=width + 1,
             input_ids=torch.cat([prompt_ids_BL, batch.response_ids_BT], dim=1),
             attention_mask=mask.long(),
@@ -126,6 +151,10 @@ class ResponseScorer:
             use_cache=False,
         )
         return features[:, :-1]
+
+
+_Forward = Callable[..., Tensor]
+"""Returns the features (B, `last`, F) at the last positions of the inputs."""
 
 
 def _positions(mask: Tensor) -> Tensor:

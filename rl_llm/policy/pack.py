@@ -4,7 +4,7 @@ Legend: P prompts, G completions of each, B rows (completions), L prompt positio
 positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,19 +13,23 @@ from torch import Tensor
 from rl_llm.algorithms import Algorithm, ScoredBatch, Totals
 from rl_llm.records import ScoredGroup
 
+_ENDLESS = 2**31
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRow:
     """One completion to learn from: its tokens, the engine's logprobs of them, and its advantage.
 
     `is_stale` is True when weights older than those of the update's start drew it; its policy ratio
-    is then to the engine's logprobs, which alone say what those weights thought.
+    is then to the engine's logprobs, which alone say what those weights thought. `token_rewards`
+    (T) is that of its score: () where no reward is per token.
     """
 
     token_ids: tuple[int, ...]
     engine_logprobs: tuple[float, ...]
     advantage: float
     is_stale: bool = False
+    token_rewards: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,9 @@ class TokenBatch:
 
     The first `rows_per_prompt_P[0]` rows belong to prompt 0, and so on. `response_mask_BT` is True
     on real response tokens, the end-of-sequence token included. `is_stale_B` is that of
-    `TrainRow`.
+    `TrainRow`. `rewards_BT` is for algorithms with a critic, where `advantage` is the reward of the
+    whole completion: its rewards per token stand where they were given, the rest of it at the last
+    response token, and 0 outside the mask.
     """
 
     prompt_ids_PL: Tensor
@@ -58,19 +64,47 @@ class TokenBatch:
     advantages_BT: Tensor
     engine_logprobs_BT: Tensor
     is_stale_B: Tensor
+    rewards_BT: Tensor
 
 
-def score_batch(groups: Sequence[ScoredGroup]) -> ScoredBatch:
+def score_batch(
+    groups: Sequence[ScoredGroup],
+    *,
+    weights: Mapping[str, float] | None = None,
+    max_response_tokens: int | None = None,
+) -> ScoredBatch:
     """Return the rewards of groups of any sizes, padded to the largest; failed rewards do not
-    count."""
+    count.
+
+    `weights` names every reward with its weight; without it the parts are not known, and R is 0.
+    Without `max_response_tokens` it is the length of completions that ran into the limit, and where
+    none did, so many that every one is short beside it.
+    """
     largest = max((len(group.scores) for group in groups), default=1)
+    weights = {} if weights is None else weights
     rewards_PG = torch.zeros(len(groups), largest, dtype=torch.float64)
     counted_PG = torch.zeros(len(groups), largest, dtype=torch.bool)
+    parts_PGR = torch.zeros(len(groups), largest, len(weights), dtype=torch.float64)
+    lengths_PG = torch.zeros(len(groups), largest, dtype=torch.int64)
     for p, group in enumerate(groups):
-        for g, score in enumerate(group.scores):
-            rewards_PG[p, g] = score.total
-            counted_PG[p, g] = score.error is None
-    return ScoredBatch(rewards_PG=rewards_PG, counted_PG=counted_PG)
+        for g, (completion, score) in enumerate(
+            zip(group.group.completions, group.scores, strict=True)
+        ):
+            if score.error is None:
+                counted_PG[p, g] = True
+                rewards_PG[p, g] = score.total
+                lengths_PG[p, g] = len(completion.token_ids)
+                for r, (name, weight) in enumerate(weights.items()):
+                    if name not in score.held_back:
+                        parts_PGR[p, g, r] = weight * score.parts.get(name, 0.0)
+    return ScoredBatch(
+        rewards_PG=rewards_PG,
+        counted_PG=counted_PG,
+        parts_PGR=parts_PGR,
+        weights_R=torch.tensor(list(weights.values()), dtype=torch.float64),
+        lengths_PG=lengths_PG,
+        max_response_tokens=max_response_tokens or _longest_allowed(groups),
+    )
 
 
 def train_groups(
@@ -100,6 +134,7 @@ def train_groups(
                 engine_logprobs=completion.logprobs,
                 advantage=advantage,
                 is_stale=completion.policy_version < version,
+                token_rewards=score.token_rewards,
             )
             for completion, score, advantage in zip(
                 group.group.completions, group.scores, advantages, strict=False
@@ -173,7 +208,16 @@ def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) 
         advantages_BT=(advantages_B[:, None] * mask_BT).to(device),
         engine_logprobs_BT=_right_padded([r.engine_logprobs for r in rows], width, 0.0).to(device),
         is_stale_B=torch.tensor([row.is_stale for row in rows], device=device),
+        rewards_BT=_right_padded([_token_rewards(row) for row in rows], width, 0.0).to(device),
     )
+
+
+def _token_rewards(row: TrainRow) -> list[float]:
+    """Return a reward for each token of a row, `advantage` in all."""
+    rewards = list(row.token_rewards or (0.0,) * len(row.token_ids))
+    assert len(rewards) == len(row.token_ids), "the rubric gives one reward for each token"
+    rewards[-1] += row.advantage - sum(row.token_rewards)
+    return rewards
 
 
 def _right_padded(
@@ -192,6 +236,13 @@ def _cut(group: TrainGroup, max_tokens: int) -> list[TrainGroup]:
         else:
             runs.append([row])
     return [TrainGroup(prompt_ids=group.prompt_ids, rows=tuple(run)) for run in runs]
+
+
+def _longest_allowed(groups: Sequence[ScoredGroup]) -> int:
+    """Return the length at which completions were cut off, as far as these tell."""
+    completions = (completion for group in groups for completion in group.group.completions)
+    cut_off = (len(c.token_ids) for c in completions if c.finish_reason == "length")
+    return max(cut_off, default=_ENDLESS)
 
 
 def _longest(group: TrainGroup) -> int:

@@ -16,6 +16,22 @@ from rl_llm.policy.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
+class CriticFacts:
+    """What the critic's updates of one batch came to.
+
+    `explained_variance` is 1 - Var(target - value) / Var(target) over response tokens, of the
+    values from before the batch was learnt from: 1 is perfect, 0 is as good as a constant, and 0 is
+    also said where targets do not vary. `value_loss` is the mean over updates, `grad_norm` the
+    largest before clipping.
+    """
+
+    explained_variance: float
+    value_loss: float
+    value_mean: float
+    grad_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateFacts:
     """One batch's updates, averaged over their trained tokens; all 0 when nothing was trained.
 
@@ -27,6 +43,9 @@ class UpdateFacts:
     `stale_nats_per_token` estimates KL(mu || pi), how far the policy has come since. They are in
     neither `mismatch_*` nor `old_nats_per_token`, which ask whether the engine and the trainer
     agree about the same weights, and how far this batch's updates have moved the policy.
+
+    `num_updates` optimiser steps were taken, and `num_left_out` were not, because the policy had
+    gone too far from where it started. `critic` is None without one.
     """
 
     policy_loss: float
@@ -36,11 +55,15 @@ class UpdateFacts:
     ref_nats_per_token: float
     ref_nats_per_response: float
     old_nats_per_token: float
+    old_nats_per_response: float
     mismatch_mean_nats: float
     mismatch_max_nats: float
     stale_share: float
     stale_nats_per_token: float
     trained_tokens: int
+    num_updates: int
+    num_left_out: int
+    critic: CriticFacts | None
 
 
 class TokenSums:
@@ -48,7 +71,7 @@ class TokenSums:
 
     def __init__(self, device: torch.device) -> None:
         """Start at zero."""
-        self._sums = torch.zeros(10, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(11, dtype=torch.float64, device=device)
         self._mismatch_max = torch.zeros(1, dtype=torch.float64, device=device)
 
     def add(
@@ -73,7 +96,8 @@ class TokenSums:
         summed = [(clipped_BT.float(), mask_BT), (entropy_BT, mask_BT), (ref_kl, mask_BT)]
         summed += [(old_kl_BT, fresh_BT), (stale_kl_BT, stale_BT), (mismatch_BT, fresh_BT)]
         sums = [values.double().masked_fill(~where, 0.0).sum() for values, where in summed]
-        counts = [mask_BT.double().sum(), stale_BT.double().sum(), mask_BT.any(1).double().sum()]
+        counted = (mask_BT, stale_BT, mask_BT.any(1), fresh_BT.any(1))
+        counts = [where.double().sum() for where in counted]
         self._sums += torch.stack([policy_loss.double(), *sums, *counts])
         self._mismatch_max = torch.maximum(self._mismatch_max, mismatch_BT.max().double())
 
@@ -93,10 +117,17 @@ class TokenSums:
         self._mismatch_max = torch.maximum(self._mismatch_max, other._mismatch_max)
         return self
 
-    def facts(self, *, grad_norms: Sequence[float]) -> UpdateFacts:
+    @property
+    def old_nats_per_token(self) -> float:
+        """How far the policy has come, over fresh rows; see `UpdateFacts`."""
+        return float(self._sums[4] / (self._sums[7] - self._sums[8]).clamp(min=1.0))
+
+    def facts(
+        self, *, grad_norms: Sequence[float], num_left_out: int, critic: CriticFacts | None
+    ) -> UpdateFacts:
         """Divide; `grad_norms` holds one norm for each update that was taken."""
         loss, clipped, entropy, ref_kl, old_kl, stale_kl, mismatch, *counts = self._sums.tolist()
-        tokens, stale, rows = counts
+        tokens, stale, rows, fresh_rows = counts
         num_tokens, num_rows = max(tokens, 1.0), max(rows, 1.0)
         num_fresh, num_stale = max(tokens - stale, 1.0), max(stale, 1.0)
         return UpdateFacts(
@@ -107,9 +138,59 @@ class TokenSums:
             ref_nats_per_token=ref_kl / num_tokens,
             ref_nats_per_response=ref_kl / num_rows,
             old_nats_per_token=old_kl / num_fresh,
+            old_nats_per_response=old_kl / max(fresh_rows, 1.0),
             mismatch_mean_nats=mismatch / num_fresh,
             mismatch_max_nats=float(self._mismatch_max),
             stale_share=stale / num_tokens,
             stale_nats_per_token=stale_kl / num_stale,
             trained_tokens=int(tokens),
+            num_updates=len(grad_norms),
+            num_left_out=num_left_out,
+            critic=critic,
+        )
+
+
+class CriticSums:
+    """Adds up over micro-batches what `CriticFacts` divides."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start at zero."""
+        self._sums = torch.zeros(7, dtype=torch.float64, device=device)
+
+    def add(
+        self, values_BT: Tensor, targets_BT: Tensor, mask_BT: Tensor, *, value_loss: Tensor
+    ) -> None:
+        """Add one micro-batch."""
+        values, targets = values_BT[mask_BT].double(), targets_BT[mask_BT].double()
+        errors = targets - values
+        summed = (targets, targets.square(), errors, errors.square(), values)
+        count = values.new_tensor(len(values))
+        self._sums += torch.stack([value_loss.double(), count, *(each.sum() for each in summed)])
+
+    def reduce(self, ranks: Ranks) -> None:
+        """Add up over ranks."""
+        ranks.sum_in_place([self._sums])
+
+    @property
+    def loss(self) -> float:
+        """The sum of the value losses so far."""
+        return float(self._sums[0])
+
+    def __iadd__(self, other: "CriticSums") -> "CriticSums":
+        """Take in another's sums."""
+        self._sums += other._sums
+        return self
+
+    def facts(self, norms: Sequence[Sequence[float]]) -> CriticFacts:
+        """Divide; `norms` holds the policy's and the critic's norm for each update."""
+        loss, count, target, target_square, error, error_square, value = self._sums.tolist()
+        count = max(count, 1.0)
+        target_variance = target_square / count - (target / count) ** 2
+        error_variance = error_square / count - (error / count) ** 2
+        varies = target_variance > 1e-12
+        return CriticFacts(
+            explained_variance=1.0 - error_variance / target_variance if varies else 0.0,
+            value_loss=loss / max(len(norms), 1),
+            value_mean=value / count,
+            grad_norm=max((norm[1] for norm in norms), default=0.0),
         )

@@ -19,7 +19,7 @@ from rl_llm.kl import KLController
 from rl_llm.policy import PolicyEngine
 from rl_llm.trainer.metrics import Counters
 
-FORMAT = 2
+FORMAT = 3
 _PREFIX = "step-"
 
 
@@ -110,6 +110,11 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
         for path in sorted(saved.keys() | given.keys())
         if saved.get(path) != given.get(path) and path not in may_differ
     ]
+    if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
+        changes.append(
+            "  (run.steps may change where optim.schedule is constant, kl.controller is not "
+            "scheduled over the run, and curriculum.probe is null)"
+        )
     if changes:
         raise CheckpointError(
             f"{checkpoint} belongs to another recipe:\n" + "\n".join(changes) + "\n"
@@ -157,7 +162,12 @@ def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
     """Say whether a run's length shows before its end: rates and beta may be scheduled over it, and
     its last step finishes all probes."""
     constant_rate = recipe["optim"]["schedule"] == "constant"
-    constant_beta = recipe["kl"]["controller"]["name"] == "constant"
+    controller = recipe["kl"]["controller"]
+    needs_no_length = {"constant", "target", "ppo_penalty", "accuracy"}
+    is_short_ramp = (
+        controller["name"] in ("linear", "cosine") and controller.get("over") is not None
+    )
+    constant_beta = controller["name"] in needs_no_length or is_short_ramp
     return not (constant_rate and constant_beta and recipe["curriculum"]["probe"] is None)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ class Parts:
     algorithm: Algorithm
     scheduler: Scheduler
     generation: Generation
+    reward_weights: Mapping[str, float]
     evaluator: Evaluator
     engine: RolloutEngine
     policy: PolicyEngine
@@ -96,6 +97,7 @@ class Trainer:
         self._counters = parts.counters
         self._stop_requested = stop_requested
         self._seconds: dict[str, float] = {}
+        self._said_short = False
 
     @property
     def is_finished(self) -> bool:
@@ -151,7 +153,7 @@ class Trainer:
             **row,
             **parts.scheduler.metrics(step),
         }
-        parts.kl.observe(_kl_facts(facts, row, total_steps=parts.recipe.run.steps))
+        parts.kl.observe(_kl_facts(facts, row, parts.recipe))
         return row, samples
 
     def _learn(self, harvest: Harvest, step: int) -> tuple[UpdateFacts, Row, list[Row]]:
@@ -159,11 +161,18 @@ class Trainer:
         parts, recipe = self._parts, self._parts.recipe
         beta = parts.kl.beta
         lr = learning_rate(recipe.optim, step=step, total_steps=recipe.run.steps)
-        advantages_PG = parts.algorithm.advantages(score_batch(harvest.admitted))
+        advantages_PG = parts.algorithm.advantages(
+            score_batch(
+                harvest.admitted,
+                weights=parts.reward_weights,
+                max_response_tokens=recipe.rollout.max_new_tokens,
+            )
+        )
         facts = parts.policy.update(
             train_groups(
                 harvest.admitted, advantages_PG, parts.algorithm, version=self._counters.step
             ),
+            step=step,
             beta=beta,
             lr=lr,
             with_reference=parts.kl.needs_reference,
@@ -191,6 +200,7 @@ class Trainer:
             if parts.recipe.curriculum.learn_from_eval:
                 parts.scheduler.observe_evaluation(evaluation.scored_train, step=step)
             samples = evaluation_samples(evaluation.scored, step=step) + samples
+            parts.policy.reference.observe_evaluation(evaluation.overall.mean)
             threshold = parts.recipe.eval.stop_when
             if threshold is not None and evaluation.overall.mean >= threshold and step > 0:
                 self._counters.finished = True
@@ -227,9 +237,26 @@ class Trainer:
             messages.append(dry_message(harvest.scored, when_dry=when_dry))
             if when_dry == "stop":
                 raise RunError(messages[-1])
+        messages += self._short_responses(harvest)
         if self._parts.ranks.is_main:
             for message in messages:
                 self._parts.watcher.said(message)
+
+    def _short_responses(self, harvest: Harvest) -> list[str]:
+        """Return what is to be said of responses that are too short for the critic's lambda."""
+        rules = self._parts.algorithm.critic
+        lengths = [len(c.token_ids) for group in harvest.scored for c in group.group.completions]
+        if rules is None or not lengths or self._said_short:
+            return []
+        mean = sum(lengths) / len(lengths)
+        if mean >= rules.warn_below_tokens:
+            return []
+        self._said_short = True
+        return [
+            f"algorithm.length_adaptive: responses of {mean:.0f} tokens on average get a lambda of "
+            f"{max(0.0, 1 - 20 / mean):.2f}; it is made for {rules.warn_below_tokens} or more: use "
+            "algorithm.lambda_policy instead"
+        ]
 
     def _log_draws(self, harvest: Harvest, step: int) -> None:
         if self._parts.draw_log is not None:
@@ -256,12 +283,15 @@ class Trainer:
         return times
 
 
-def _kl_facts(facts: UpdateFacts, row: Row, *, total_steps: int) -> KLFacts:
+def _kl_facts(facts: UpdateFacts, row: Row, recipe: Recipe) -> KLFacts:
     return KLFacts(
         ref_nats_per_token=facts.ref_nats_per_token,
         ref_nats_per_response=facts.ref_nats_per_response,
         old_nats_per_token=facts.old_nats_per_token,
+        old_nats_per_response=facts.old_nats_per_response,
+        against=recipe.kl.against,
+        trained_tokens=facts.trained_tokens,
         accuracy=row["train/pass_rate"],
         step=row["step"],
-        total_steps=total_steps,
+        total_steps=recipe.run.steps,
     )

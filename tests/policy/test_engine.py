@@ -3,41 +3,19 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from rl_llm.algorithms import grpo
 from rl_llm.config import OptimSection
-from rl_llm.config.schema import LoraSection
 from rl_llm.errors import CheckpointError, RunError
-from rl_llm.policy import PolicyEngine, Ranks, add_lora, learning_rate
-from rl_llm.policy.pack import TrainGroup, TrainRow
+from rl_llm.plugins import load_module
+from rl_llm.policy import learning_rate
+from rl_llm.policy.pack import TrainGroup, TrainRow, collate
 
-
-def engine_for(base, *, rank=4, seed=5, **optim):
-    model = add_lora(base, LoraSection(rank=rank, alpha=8.0), seed=seed)
-    generator = torch.Generator().manual_seed(9)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return PolicyEngine(
-        model,
-        algorithm=grpo(),
-        optim=OptimSection(**{"lr": 1e-3, **optim}),
-        kl_estimator="k2",
-        temperature=1.0,
-        max_response_tokens=16,
-        pad_id=0,
-        ranks=Ranks(),
-    )
-
-
-def update(engine, groups, **changes):
-    settings = {"beta": 0.1, "lr": 1e-3, "with_reference": True}
-    return engine.update(groups, rng=np.random.default_rng(0), **(settings | changes))
+engines = load_module(Path(__file__).with_name("engines.py"))
+engine_for, update = engines.engine_for, engines.update
 
 
 def gradients(engine):
@@ -62,7 +40,7 @@ def test_the_whole_gradient_does_not_depend_on_micro_batches(
 ):
     engine = engine_for(tiny_llama)
     whole = unclipped_gradient(engine, uneven_groups, monkeypatch)
-    engine._optim = OptimSection(tokens_per_micro_batch=24)
+    engine._prepare = replace(engine._prepare, optim=OptimSection(tokens_per_micro_batch=24))
     cut = unclipped_gradient(engine, uneven_groups, monkeypatch)
     assert whole.keys() == cut.keys() and len(whole) == 28
     for name, gradient in whole.items():
@@ -110,8 +88,8 @@ def test_advantage_up_makes_its_tokens_likelier(tiny_llama):
 
     def logprob_of_both():
         with torch.no_grad():
-            (batches, _) = engine._prepare([group])
-            return engine._scorer(batches[0][0]).logprobs_BT.sum(dim=1).tolist()
+            batch = collate([group], pad_id=0, device=torch.device("cpu"))
+            return engine._scorer(batch).logprobs_BT.sum(dim=1).tolist()
 
     before = logprob_of_both()
     for _ in range(5):
@@ -244,9 +222,9 @@ def test_five_skipped_updates_in_a_row_stop_the_run_and_four_do_not(tiny_llama, 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tiny_llama, uneven_groups):
     engine = engine_for(tiny_llama, grad_clip=1e-3)
     norms = []
-    engine._optimizer.register_step_pre_hook(
-        lambda optimizer, *_: norms.append(
-            math.sqrt(sum(float(p.grad.norm()) ** 2 for p in engine._parameters))
+    engine._stepper._optimizer.register_step_pre_hook(
+        lambda *_: norms.append(
+            math.sqrt(sum(float(g.norm()) ** 2 for g in gradients(engine).values()))
         )
     )
     facts = update(engine, uneven_groups)

@@ -139,6 +139,53 @@ def test_collate_pads_prompts_left_and_responses_right_and_masks_both():
     )
 
 
+def rewards_of(*rows):
+    batch = collate([TrainGroup(prompt_ids=(5,), rows=rows)], pad_id=0, device=CPU)
+    assert batch.rewards_BT.dtype == torch.float32
+    return batch.rewards_BT
+
+
+def row_of(length, advantage, token_rewards=()):
+    return TrainRow(
+        token_ids=(3,) * (length - 1) + (1,),
+        engine_logprobs=(-1.0,) * length,
+        advantage=advantage,
+        token_rewards=token_rewards,
+    )
+
+
+def test_a_reward_of_the_whole_completion_stands_at_its_last_token_and_0_elsewhere():
+    rewards_BT = rewards_of(row_of(3, 2.0), row_of(1, -1.0), row_of(2, 0.0))
+    assert rewards_BT.tolist() == [[0.0, 0.0, 2.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_rewards_per_token_stand_at_their_tokens_and_the_rest_at_the_last():
+    per_token = row_of(3, 3.0, token_rewards=(0.5, -1.0, 0.25))
+    nothing_left = row_of(2, 0.75, token_rewards=(0.5, 0.25))
+    rewards_BT = rewards_of(per_token, nothing_left)
+    assert rewards_BT.tolist() == [[0.5, -1.0, 3.5], [0.5, 0.25, 0.0]]
+    assert rewards_BT.sum(dim=1).tolist() == [3.0, 0.75]
+
+
+def test_rows_take_the_token_rewards_of_their_scores():
+    group = scored_group(([3, 1], "stop", 1.0, None), ([4, 1], "stop", 0.0, None))
+    scores = (replace(group.scores[0], token_rewards=(0.25, 0.0)), group.scores[1])
+    groups = [replace(group, scores=scores)]
+    (kept,) = train_groups(groups, grpo().advantages(score_batch(groups)), grpo())
+    assert [row.token_rewards for row in kept.rows] == [(0.25, 0.0), ()]
+
+
+def test_a_reward_that_is_held_back_is_0_among_the_parts_of_a_batch():
+    group = scored_group(([3, 1], "stop", 1.0, None), ([4, 1], "stop", 0.0, None))
+    parts = {"right": 0.5, "tags": 0.75}
+    scores = tuple(
+        replace(score, parts=parts, held_back=held_back)
+        for score, held_back in zip(group.scores, [(), ("tags",)], strict=True)
+    )
+    batch = score_batch([replace(group, scores=scores)], weights={"right": 1.0, "tags": 2.0})
+    assert batch.parts_PGR.tolist() == [[[0.5, 1.5], [0.5, 0.0]]]
+
+
 groups_of_any_shape = st.lists(
     st.tuples(st.integers(1, 12), st.lists(st.integers(1, 20), min_size=1, max_size=9)),
     min_size=1,

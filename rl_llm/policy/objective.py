@@ -1,0 +1,114 @@
+"""The gradients of one micro-batch: of the policy's loss, and of the critic's.
+
+Legend: B rows, T response positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_llm.algorithms import Algorithm, TokenTerms, Totals, token_mean
+from rl_llm.kl import k3, loss_penalty
+from rl_llm.policy.critic import Critic
+from rl_llm.policy.forward import ResponseLogprobs, ResponseScorer
+from rl_llm.policy.pack import TokenBatch
+from rl_llm.policy.penalty import Penalty
+from rl_llm.policy.reference import Reference
+from rl_llm.policy.start import MicroBatch
+from rl_llm.policy.update import CriticSums, TokenSums
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyObjective:
+    """policy loss + beta * penalty - entropy_bonus * entropy, each reduced alike."""
+
+    scorer: ResponseScorer
+    algorithm: Algorithm
+    reference: Reference
+    penalty: Penalty
+
+    def accumulate(
+        self, micro: MicroBatch, totals: Totals, sums: TokenSums, *, learns: bool
+    ) -> None:
+        """Add one micro-batch's share of the gradient, if the policy `learns`, and of the sums
+        behind the metrics."""
+        batch, mask_BT = micro.tokens, micro.tokens.response_mask_BT
+        with torch.set_grad_enabled(learns):
+            now = self.scorer(batch, entropy_gradient=self.algorithm.entropy_bonus != 0)
+            terms = self._terms(micro, now)
+            ref_BT = self._reference_logprobs(micro)
+            policy_loss = self.algorithm.reduce(self.algorithm.token_loss(terms), mask_BT, totals)
+            loss = policy_loss
+            if self.penalty.in_loss:
+                penalty_BT = self._penalties(terms, micro, ref_BT)
+                loss = loss + self.penalty.beta * self.algorithm.reduce(penalty_BT, mask_BT, totals)
+            if self.algorithm.entropy_bonus:
+                entropy = self.algorithm.reduce(now.entropy_BT, mask_BT, totals)
+                loss = loss - self.algorithm.entropy_bonus * entropy
+        if learns:
+            loss.backward()
+        with torch.no_grad():
+            sums.add(
+                terms,
+                batch,
+                entropy_BT=now.entropy_BT,
+                ref_kl_BT=None if ref_BT is None else k3(terms.logprobs_BT, ref_BT),
+                clipped_BT=self.algorithm.is_clipped(terms),
+                policy_loss=policy_loss,
+            )
+
+    def _terms(self, micro: MicroBatch, now: ResponseLogprobs) -> TokenTerms:
+        start_BT = micro.start.logprobs_BT
+        if start_BT is None:
+            start_BT = now.logprobs_BT.detach()
+        return TokenTerms(
+            logprobs_BT=now.logprobs_BT,
+            old_logprobs_BT=behaviour_logprobs(micro.tokens, start_BT),
+            advantages_BT=micro.start.advantages_BT,
+            response_mask_BT=micro.tokens.response_mask_BT,
+        )
+
+    def _penalties(self, terms: TokenTerms, micro: MicroBatch, ref_BT: Tensor | None) -> Tensor:
+        anchor_BT = ref_BT if self.penalty.against == "ref" else micro.start.logprobs_BT
+        assert anchor_BT is not None, "nothing to hold the policy to"
+        return loss_penalty(
+            self.penalty.estimator, terms.logprobs_BT, anchor_BT, terms.old_logprobs_BT
+        )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, micro: MicroBatch) -> Tensor | None:
+        if micro.start.ref_logprobs_BT is not None or not self.penalty.measures_reference:
+            return micro.start.ref_logprobs_BT
+        with self.reference.active():
+            return self.scorer(micro.tokens).logprobs_BT
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticObjective:
+    """The mean of the value loss over response tokens."""
+
+    critic: Critic
+    algorithm: Algorithm
+
+    def accumulate(self, micro: MicroBatch, totals: Totals, sums: CriticSums) -> None:
+        """Add one micro-batch's share of the gradient, and of the sums behind the metrics."""
+        rules, start = self.algorithm.critic, micro.start
+        assert rules is not None and start.values_BT is not None and start.targets_BT is not None
+        mask_BT = micro.tokens.response_mask_BT
+        values_BT = self.critic.values(micro.tokens)
+        loss = token_mean(
+            rules.value_loss(values_BT, start.values_BT, start.targets_BT), mask_BT, totals
+        )
+        loss.backward()
+        sums.add(start.values_BT, start.targets_BT, mask_BT, value_loss=loss.detach())
+
+
+def behaviour_logprobs(batch: TokenBatch, start_BT: Tensor) -> Tensor:
+    """Return the logprobs (B, T) that ratios are taken to: those of the update's start, and for
+    stale rows the engine's own, because the weights that drew them are gone.
+
+    Rows that are not stale keep `start_BT` bit by bit, and with it a ratio of exactly 1 in the
+    first update.
+    """
+    return torch.where(batch.is_stale_B[:, None], batch.engine_logprobs_BT, start_BT)

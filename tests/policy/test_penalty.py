@@ -1,0 +1,111 @@
+"""Where the KL penalty enters an update, what it holds the policy to, and when updates stop."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rl_llm.algorithms import grpo, ppo
+from rl_llm.kl import to_go
+from rl_llm.plugins import load_module
+from rl_llm.policy.penalty import Penalty
+
+engines = load_module(Path(__file__).with_name("engines.py"))
+IN_REWARD = Penalty(beta=0.5, estimator="k1", placement="reward", measures_reference=True)
+
+
+def prepared(engine, groups, penalty):
+    (part,) = engine._prepare(groups, penalty, np.random.default_rng(0))
+    return part.micro_batches
+
+
+@torch.no_grad()
+def divergences(engine, micro):
+    """Return log pi - log ref (B, T), from two passes of the whole model."""
+    policy_BT = engine._scorer(micro.tokens).logprobs_BT
+    with engine._model.disable_adapter():
+        return policy_BT - engine._scorer(micro.tokens).logprobs_BT
+
+
+def test_in_the_reward_a_token_pays_for_itself_and_all_later_ones(tiny_llama, uneven_groups):
+    engine = engines.engine_for(copy.deepcopy(tiny_llama))
+    for micro in prepared(engine, uneven_groups, IN_REWARD):
+        mask_BT = micro.tokens.response_mask_BT
+        costs_BT = 0.5 * divergences(engine, micro)
+        assert costs_BT[mask_BT].abs().mean() > 1e-3
+        expected_BT = micro.tokens.advantages_BT - to_go(costs_BT, mask_BT)
+        torch.testing.assert_close(micro.start.advantages_BT, expected_BT)
+
+
+def test_with_a_critic_each_token_pays_where_it_stands(tiny_llama, uneven_groups):
+    """V = 0 and lambda 0: the advantage of a token is its own reward."""
+    algorithm = ppo(lambda_policy=0.0, whiten=False)
+    engine = engines.engine_for(copy.deepcopy(tiny_llama), algorithm=algorithm)
+    for micro in prepared(engine, uneven_groups, IN_REWARD):
+        expected_BT = micro.tokens.rewards_BT - 0.5 * divergences(engine, micro)
+        expected_BT = expected_BT.masked_fill(~micro.tokens.response_mask_BT, 0.0)
+        torch.testing.assert_close(micro.start.advantages_BT, expected_BT)
+
+
+def test_a_penalty_in_the_reward_is_not_in_the_loss_as_well(tiny_llama, uneven_groups):
+    reward = engines.engine_for(copy.deepcopy(tiny_llama), kl={"placement": "reward"})
+    facts = engines.update(reward, uneven_groups, beta=0.5)
+    micro = prepared(reward, uneven_groups, IN_REWARD)
+    assert len(micro) == 1 and facts.ref_nats_per_token > 0
+    mask_BT = micro[0].tokens.response_mask_BT
+    # At ratio 1 the loss is minus the mean advantage of the tokens, before the step moved them.
+    fresh = prepared(engines.engine_for(copy.deepcopy(tiny_llama)), uneven_groups, IN_REWARD)[
+        0
+    ].start
+    assert facts.policy_loss == pytest.approx(-fresh.advantages_BT[mask_BT].mean().item(), rel=1e-4)
+
+
+def test_later_updates_are_left_out_once_the_policy_has_gone_too_far(tiny_llama, uneven_groups):
+    def taken(stop_at_old):
+        kl = {"stop_at_old": stop_at_old}
+        engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl, epochs=4)
+        return engines.update(engine, uneven_groups, lr=1e-2)
+
+    free, held = taken(None), taken(1e-3)
+    assert (free.num_updates, free.num_left_out) == (4, 0)
+    assert (held.num_updates, held.num_left_out) == (1, 3)
+    assert free.old_nats_per_token > 1e-3 >= held.old_nats_per_token
+    assert held.trained_tokens == 46
+
+
+def test_a_penalty_against_old_holds_later_updates_near_their_start(tiny_llama, uneven_groups):
+    def gone(beta):
+        engine = engines.engine_for(copy.deepcopy(tiny_llama), kl={"against": "old"}, epochs=6)
+        return engines.update(engine, uneven_groups, lr=1e-2, beta=beta, with_reference=True)
+
+    free, held = gone(0.0), gone(20.0)
+    assert held.old_nats_per_token < 0.5 * free.old_nats_per_token
+    assert held.ref_nats_per_token == 0.0  # nothing asks for the reference
+
+
+def test_the_entropy_bonus_spreads_the_policy(tiny_llama, uneven_groups):
+    def entropies(bonus):
+        engine = engines.engine_for(copy.deepcopy(tiny_llama), algorithm=grpo(entropy_bonus=bonus))
+        facts = [engines.update(engine, uneven_groups, beta=0.0, lr=1e-2) for _ in range(6)]
+        return [each.entropy_nats_per_token for each in facts]
+
+    plain, spread = entropies(0.0), entropies(10.0)
+    assert plain[0] == pytest.approx(spread[0])
+    assert spread[-1] > max(plain[-1], spread[0])
+
+
+def test_a_refresh_takes_the_policy_as_the_reference_and_forgets_the_moments(
+    tiny_llama, uneven_groups
+):
+    kl = {"reference": {"mode": "snapshot", "refresh_every": 2}}
+    engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl)
+    facts = [engines.update(engine, uneven_groups, step=1, lr=1e-2)]
+    assert engine._stepper._optimizer.state
+    facts.append(engines.update(engine, uneven_groups, step=2, lr=1e-2))
+    assert not engine._stepper._optimizer.state
+    facts.append(engines.update(engine, uneven_groups, step=3, lr=1e-2))
+    # Measured before each step: the policy's start, one step from it, and the new reference.
+    assert facts[0].ref_nats_per_token < facts[1].ref_nats_per_token
+    assert facts[2].ref_nats_per_token == 0.0
