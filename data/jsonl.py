@@ -15,6 +15,7 @@ from rl_llm.records import Level, Message, Problem, Prompt, content_key
 
 _DATASETS_FORMATS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _SUFFIXES = (".jsonl", *_DATASETS_FORMATS)
+_PASS_RATE = "pass_rate"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def jsonl(  # noqa: PLR0913  A source's options are a flat list in the recipe.
     does not begin with one.
 
     An answer that is no text becomes one: a whole number without fraction (7.0 is `7`), any other
-    value as JSON. Raises `DataError` with the file and line for a row that cannot be read.
+    value as JSON. A column `pass_rate` is a prior, a number from 0 to 1 or null. Raises `DataError`
+    with the file and line for a row that cannot be read.
     """
     mapped = Mapped(
         prompt=prompt,
@@ -80,6 +82,8 @@ def read_problem(row: Row, mapped: Mapped) -> Problem:
     prompt = read_prompt(row, mapped)
     answer = read_answer(row, mapped.answer)
     used = {mapped.prompt, mapped.answer, mapped.level}
+    if _PASS_RATE not in used:
+        check_pass_rate(row)
     return Problem(
         key=content_key(prompt, answer),
         prompt=prompt,
@@ -136,6 +140,18 @@ def read_level(row: Row, column: str) -> Level:
     raise DataError(
         f"{row.place}: column {column!r} holds {_shown(value)}; a level is a whole number or a name"
     )
+
+
+def check_pass_rate(row: Row) -> None:
+    """Raise `DataError` for a row whose column `pass_rate`, which is a prior, holds no share."""
+    value = row.columns.get(_PASS_RATE)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value <= 1):
+        raise DataError(
+            f"{row.place}: column {_PASS_RATE!r} holds {_shown(value)}; it says what is known of "
+            "the problem before a run, as a number from 0 to 1 or null: divide percentages by 100, "
+            "or give the column another name"
+        )
 
 
 def read_rows(path: str, *, split: str, name: str | None = None) -> Iterator[Row]:

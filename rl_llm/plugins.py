@@ -203,6 +203,11 @@ def build_named(
             target = _from_file(part.name, Path(file_name).expanduser(), name).target
         except PluginError as error:
             raise PluginError(f"{path}.name: {error}") from error
+    elif part.name.endswith(".py"):
+        raise PluginError(
+            f"{path}.name={part.name!r} names a file; name the class in it too, as "
+            f"{part.name}:ClassName"
+        )
     else:
         raise PluginError(
             f"{path}.name={part.name!r}: unknown name{nearest(part.name, table)}; name one of "

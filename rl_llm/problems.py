@@ -19,6 +19,7 @@ from rl_llm.records import Level, Problem, Prompt, content_key
 from rl_llm.seeds import derive_seed
 
 _MAX_START_CHARS = 60
+_MOST_EMPTY_BATCHES = 16  # In a row, of an endless source, before it counts as exhausted.
 
 
 NumTokens = Callable[[Problem], int]
@@ -161,16 +162,31 @@ def checked_streams(
 ) -> tuple[Stream, ...]:
     """Return the endless sources of the training pool with the rules of a pool on every batch.
 
-    A prompt over the limit is dropped, whatever `data.too_long` says: a run is not stopped midway
-    by the luck of a draw. A problem that is held out raises `DataError` when its batch is asked
-    for.
+    Of a batch, problems that are held out and prompts over the limit are dropped, whatever
+    `data.too_long` says: a run is not stopped midway by the luck of a draw. Where nothing is left
+    of a batch, and of the ones behind it up to `_MOST_EMPTY_BATCHES` in a row, asking for it raises
+    `DataError`. The same number gives the same problems, whatever was asked for before.
     """
+    held_out_keys = {problem.key for problem in held_out.problems}
+
+    def is_allowed(problem: Problem) -> bool:
+        return problem.key not in held_out_keys and num_tokens(problem) <= max_prompt_tokens
 
     def checked(stream: Stream, number: int) -> list[Problem]:
-        fresh = stream.batch(number)
-        place = f"{stream.place} (batch {number})"
-        check_disjoint(Pool(problems=tuple(fresh), num_read=len(fresh), where=place), held_out)
-        return [problem for problem in fresh if num_tokens(problem) <= max_prompt_tokens]
+        read = stream.batch(number)
+        kept = [problem for problem in read if is_allowed(problem)]
+        last = number + _MOST_EMPTY_BATCHES - 1
+        following = (stream.batch(later) for later in range(number + 1, last + 1))
+        if kept or any(is_allowed(problem) for batch in following for problem in batch):
+            return kept
+        num_held_out = sum(problem.key in held_out_keys for problem in read)
+        raise DataError(
+            f"{stream.place}: its batches {number} to {last} bring nothing to train on; of the "
+            f"{_counted(len(read), 'problem')} of the first of these, {num_held_out} stand in "
+            f"{held_out.where}, and the other prompts exceed "
+            f"data.max_prompt_tokens={max_prompt_tokens}; take another split or other levels for "
+            f"{held_out.where}, or remove {stream.place}.endless"
+        )
 
     return tuple(replace(stream, batch=partial(checked, stream)) for stream in train.streams)
 

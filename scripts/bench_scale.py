@@ -2,10 +2,12 @@
 
 python scripts/bench_scale.py [--sizes 10000 100000 1000000]
 
-The scheduler is that of a recipe without a `curriculum` section: the default sampler with
-retirement, deferral, calibration and the regression detector. `observe_ms` is what a step's groups
-cost, from beliefs that learn to gates that decide. Writes the key `scale` of
-docs/benchmarks/curriculum.json, and its table.
+The scheduler is that of a recipe whose `curriculum` section asks for one round of refills and for
+nothing else: the default sampler with retirement, deferral, calibration and the regression
+detector. `observe_ms` is what a step's groups cost, from beliefs that learn to gates that decide;
+`refill_ms` is what it costs to replace half of them, in equal parts from all buckets. Of the other
+samplers the plan alone is timed, beside the whole step's of the default (`plan_ms`). Writes the key
+`scale` of docs/benchmarks/curriculum.json, and its table.
 """
 
 import argparse
@@ -15,20 +17,24 @@ import os
 import tempfile
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from bench_curriculum_docs import merge_result, provenance, scale_markdown, write_between
 
-from rl_llm.config.curriculum import CurriculumSection
-from rl_llm.curriculum import Scheduler, store
-from rl_llm.curriculum.compose import Rollouts, build_scheduler
+from rl_llm.config import NamedPart
+from rl_llm.config.curriculum import CurriculumSection, RefillSection
+from rl_llm.curriculum import SAMPLERS, Outcomes, PoolBelief, PoolIndex, Scheduler, store
+from rl_llm.curriculum.compose import Rollouts, build_sampler, build_scheduler
 from rl_llm.records import (
     Completion,
     Group,
+    Level,
     Problem,
     Request,
     Sampling,
@@ -39,13 +45,23 @@ from rl_llm.records import (
 from rl_llm.seeds import derive_rng
 
 GROUP_SIZE, GROUPS_PER_STEP, NUM_BUCKETS = 8, 1_024, 64
-STEPS = 20
-TARGETS = {"plan_ms": 50, "observe_ms": 5, "bytes_per_problem": 64, "save_s": 1, "load_s": 1}
+STEPS, STEPS_OF_OTHERS = 20, 5
+OTHERS = [name for name in sorted(SAMPLERS) if name != CurriculumSection().sampler.name]
+TARGETS = {
+    "plan_ms": 50,
+    "observe_ms": 5,
+    "refill_ms": 50,
+    "bytes_per_problem": 64,
+    "save_s": 1,
+    "load_s": 1,
+    **{f"{name}_plan_ms": 50 for name in OTHERS},
+}
 
 _ANSWER = Completion(
     token_ids=(1,), logprobs=(-1.0,), text="", finish_reason="stop", policy_version=0
 )
 _SCORES = tuple(Score(total=float(ok), parts={}, correct=ok) for ok in (False, True))
+_WRONG, _MIXED = _SCORES[:1] * GROUP_SIZE, _SCORES * (GROUP_SIZE // 2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,21 +99,59 @@ def measure(num_problems: int) -> dict[str, float]:
         _, elapsed_ms = _timed(partial(_learn, scheduler, groups, step))
         observe_ms.append(elapsed_ms)
     save_s, load_s = _save_and_load(scheduler, _build(problems))
+    others = {name: _plan_ms(name, scheduler.index) for name in OTHERS}
     return {
         "plan_ms": round(median(plan_ms), 3),
         "observe_ms": round(median(observe_ms), 3),
+        "refill_ms": round(_refill_ms(_build(problems)), 3),
         "bytes_per_problem": round(num_bytes / num_problems, 1),
         "save_s": round(save_s, 3),
         "load_s": round(load_s, 3),
+        **{f"{name}_plan_ms": round(elapsed_ms, 3) for name, elapsed_ms in others.items()},
     }
 
 
+def _refill_ms(scheduler: Scheduler) -> float:
+    """Return the median, over steps, of a refill for half of the groups of every bucket."""
+    refill_ms = []
+    for step in range(1, STEPS + 1):
+        groups = _half_wrong(scheduler.plan(step))
+        _learn(scheduler, groups, step)
+        missing = sum(group.scores == _WRONG for group in groups)
+        requests, elapsed_ms = _timed(partial(scheduler.refill, step, round=1, num_missing=missing))
+        assert len(requests) == min(missing, len(scheduler.problems) - len(groups))
+        refill_ms.append(elapsed_ms)
+    return median(refill_ms)
+
+
+def _plan_ms(name: str, index: PoolIndex) -> float:
+    """Return the median, over steps, of a plan of one sampler."""
+    belief = PoolBelief(index)
+    sampler = build_sampler(
+        NamedPart(name=name), index=index, belief=belief, seed=0, group_size=GROUP_SIZE
+    )
+    plan_ms = []
+    for step in range(1, STEPS_OF_OTHERS + 1):
+        drawn, elapsed_ms = _timed(partial(sampler.plan, step, GROUPS_PER_STEP))
+        plan_ms.append(elapsed_ms)
+        sampler.observe(
+            Outcomes(
+                indices=drawn,
+                num_correct=drawn % (GROUP_SIZE + 1),
+                num_counted=np.full(len(drawn), GROUP_SIZE),
+                step=step,
+            )
+        )
+    return median(plan_ms)
+
+
 def _bytes_held(problems: Sequence[Problem]) -> int:
-    """Return what a scheduler holds after a step, beside the problems themselves."""
+    """Return what a scheduler holds after a step with a refill, beside the problems themselves."""
     gc.collect()
     tracemalloc.start()
     scheduler = _build(problems)
-    _learn(scheduler, _simulated(scheduler.plan(1), 1), 1)
+    _learn(scheduler, _half_wrong(scheduler.plan(1)), 1)
+    scheduler.refill(1, round=1, num_missing=GROUPS_PER_STEP // 2)
     gc.collect()
     num_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -106,7 +160,7 @@ def _bytes_held(problems: Sequence[Problem]) -> int:
 
 def _build(problems: Sequence[Problem]) -> Scheduler:
     return build_scheduler(
-        CurriculumSection(),
+        CurriculumSection(refill=RefillSection(max_rounds=1)),
         problems=problems,
         rollouts=Rollouts(
             num_problems=GROUPS_PER_STEP,
@@ -128,15 +182,27 @@ def _simulated(requests: Sequence[Request], step: int) -> list[ScoredGroup]:
     """Answer requests with a pass rate that falls with the level."""
     rng = derive_rng("bench_scale", step)
     return [
-        ScoredGroup(
-            group=Group(
-                problem=request.problem, prompt_ids=(), completions=(_ANSWER,) * GROUP_SIZE
-            ),
-            scores=tuple(_SCORES[rng.random() * NUM_BUCKETS > rate] for _ in range(GROUP_SIZE)),
+        _scored(
+            request, tuple(_SCORES[rng.random() * NUM_BUCKETS > rate] for _ in range(GROUP_SIZE))
         )
         for request in requests
         for rate in [int(request.problem.level)]
     ]
+
+
+def _half_wrong(requests: Sequence[Request]) -> list[ScoredGroup]:
+    """Answer requests so that every second group of a level is all wrong, and the others mixed."""
+    groups, seen = [], Counter[Level]()
+    for request in requests:
+        level = request.problem.level
+        groups.append(_scored(request, _WRONG if seen[level] % 2 else _MIXED))
+        seen[level] += 1
+    return groups
+
+
+def _scored(request: Request, scores: tuple[Score, ...]) -> ScoredGroup:
+    group = Group(problem=request.problem, prompt_ids=(), completions=(_ANSWER,) * GROUP_SIZE)
+    return ScoredGroup(group=group, scores=scores)
 
 
 def _save_and_load(scheduler: Scheduler, fresh: Scheduler) -> tuple[float, float]:

@@ -10,11 +10,19 @@ import yaml
 
 from rl_llm.cli.main import COMMANDS, main
 from rl_llm.config import NamedPart, Recipe, SourceUse, load_recipe, parse_recipe
-from rl_llm.curriculum import Outcomes, PoolBelief, PoolIndex, Posterior, build_sampler
+from rl_llm.config.curriculum import BeliefSection, ProbeSection
+from rl_llm.curriculum import (
+    Outcomes,
+    PoolBelief,
+    PoolIndex,
+    Posterior,
+    build_gates,
+    build_sampler,
+)
 from rl_llm.kl import Constant, GrpoD
 from rl_llm.plugins import resolve
 from rl_llm.problems import load_pool
-from rl_llm.records import Problem
+from rl_llm.records import Group, Problem, Score, ScoredGroup
 from rl_llm.scoring import read_examples, run_example
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +126,8 @@ def options(part: type) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "parts"), [("curriculum.md", [PoolBelief, Posterior]), ("kl.md", [Constant, GrpoD])]
+    ("page", "parts"),
+    [("curriculum.md", [BeliefSection, Posterior, ProbeSection]), ("kl.md", [Constant, GrpoD])],
 )
 def test_the_page_gives_every_option_with_its_default(page, parts):
     rows = re.findall(r"\| `(\w+)` \| `([\w.]+)` \|", text_of(ROOT / "docs" / page))
@@ -140,7 +149,7 @@ def test_the_report_in_the_readme_is_a_small_picture():
 
 
 def test_the_sampler_in_the_docs_plans_learns_and_resumes(tmp_path):
-    (source,) = blocks(ROOT / "docs" / "curriculum.md", "python")
+    source, _ = blocks(ROOT / "docs" / "curriculum.md", "python")
     (tmp_path / "hardest.py").write_text(source, encoding="utf-8")
     index = PoolIndex.of([Problem(key=str(i), prompt="q", answer="a") for i in range(4)])
     part = NamedPart(name=f"{tmp_path / 'hardest.py'}:Hardest", jitter=0.0)
@@ -152,6 +161,27 @@ def test_the_sampler_in_the_docs_plans_learns_and_resumes(tmp_path):
     first.observe(solved)
     second.load_state_dict(first.state_dict())
     assert sorted(first.plan(2, 2)) == sorted(second.plan(2, 2)) == [1, 3]
+
+
+def test_the_gate_in_the_docs_admits_up_to_its_share(tmp_path):
+    _, source = blocks(ROOT / "docs" / "curriculum.md", "python")
+    (tmp_path / "gates.py").write_text(source, encoding="utf-8")
+    (gate,) = build_gates([NamedPart(name=f"{tmp_path / 'gates.py'}:NotTooEasy", most=0.5)])
+
+    def group(correct, errors):
+        return ScoredGroup(
+            group=Group(
+                problem=Problem(key="0", prompt="q", answer="a"), prompt_ids=(), completions=()
+            ),
+            scores=tuple(
+                Score(total=0.0, parts={}, correct=right, error=error)
+                for right, error in zip(correct, errors, strict=True)
+            ),
+        )
+
+    fine, failed = [None] * 4, [None, None, None, "late"]
+    assert gate.admit(group([True, True, False, False], fine))
+    assert not gate.admit(group([True, True, False, False], failed))
 
 
 def test_the_source_in_the_docs_gives_problems(tmp_path):

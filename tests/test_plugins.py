@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from rl_llm import plugins
+from rl_llm.config import NamedPart
 from rl_llm.errors import ConfigError, PluginError
 
 
@@ -145,6 +146,16 @@ def part(*, size: int, rate: float = 0.5, mode: str | None = None, rng: object =
     if rate > 1:
         raise ConfigError(f"rate={rate} is above 1")
     return SimpleNamespace(size=size, rate=rate, mode=mode, rng=rng)
+
+
+@pytest.mark.parametrize("name", ["mine.py", "path/to/mine.py"])
+def test_a_part_named_by_its_file_alone_is_asked_for_its_class(name):
+    with pytest.raises(PluginError) as caught:
+        plugins.build_named(NamedPart(name=name), {"half": object}, path="curriculum.sampler")
+    assert str(caught.value) == (
+        f"curriculum.sampler.name={name!r} names a file; name the class in it too, as "
+        f"{name}:ClassName"
+    )
 
 
 def test_options_are_the_keyword_only_arguments_with_defaults_filled_in():

@@ -270,13 +270,49 @@ def test_fresh_prompts_over_the_limit_are_dropped(use):
     assert prompts(stream.batch(1)) == [fresh[0], *fresh[2:]]
 
 
-def test_a_fresh_problem_that_is_held_out_is_refused_with_both_places(use):
-    pool = load_pool([use("seeded", size=2, endless=True)], where="data.train")
-    held_out = pool_of(pool.streams[0].batch(3)[1], where="data.eval")
+def test_a_fresh_problem_that_is_held_out_is_left_out_of_its_batch(use):
+    pool = load_pool([use("seeded", size=4, endless=True)], where="data.train")
+    fresh = pool.streams[0].batch(3)
+    held_out = pool_of(fresh[1], where="data.eval")
     (stream,) = checked_streams(pool, held_out, lambda p: 1, max_prompt_tokens=1)
-    assert len(stream.batch(2)) == 2
-    with pytest.raises(DataError, match=r"in both data\.train\.0 \(batch 3\) and data\.eval: "):
-        stream.batch(3)
+    assert list(stream.batch(3)) == [fresh[0], *fresh[2:]]
+
+
+def scripted_stream(pool, batches):
+    """Return a pool whose only stream brings the prompts of `batches`, and those it asked for."""
+    asked = []
+
+    def batch(number):
+        asked.append(number)
+        return [problem(prompt) for prompt in batches(number)]
+
+    return replace(pool, streams=(replace(pool.streams[0], batch=batch),)), asked
+
+
+def test_a_batch_that_is_held_out_altogether_is_empty_while_a_later_one_is_not(use):
+    pool = load_pool([use("seeded", size=2, endless=True)], where="data.train")
+    # Of 16 batches in a row from batch 1 on, the last one alone brings something.
+    pool, asked = scripted_stream(pool, lambda number: ["new"] if number == 16 else ["held", "out"])
+    held_out = pool_of(problem("held"), problem("out"), where="data.eval")
+    (stream,) = checked_streams(pool, held_out, lambda p: 1, max_prompt_tokens=1)
+    assert list(stream.batch(1)) == []
+    assert asked == [*range(1, 17)]
+
+
+def test_a_stream_of_which_nothing_is_left_ends_after_16_batches_with_the_reason(use):
+    pool = load_pool([use("seeded", size=2, endless=True)], where="data.train")
+    pool, asked = scripted_stream(pool, lambda number: ["held", "long"])
+    held_out = pool_of(problem("held"), where="data.eval")
+    (stream,) = checked_streams(
+        pool, held_out, lambda p: 9 if p.prompt == "long" else 1, max_prompt_tokens=5
+    )
+    with pytest.raises(
+        DataError,
+        match=r"^data\.train\.0: its batches 2 to 17 bring nothing to train on; of the 2 problems "
+        r"of the first of these, 1 stand in data\.eval, .*data\.max_prompt_tokens=5",
+    ):
+        stream.batch(2)
+    assert asked == [*range(2, 18)]
 
 
 def test_what_a_source_warns_of_is_said_once_and_not_for_every_batch(use, caplog):

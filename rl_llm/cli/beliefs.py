@@ -1,10 +1,8 @@
-"""`rl-llm data beliefs`: what a run believes of its problems, as a file that priors can be read
-from."""
+"""`rl-llm data beliefs`: what a run has learnt of single problems, as a file that priors can be
+read from."""
 
 import argparse
 from pathlib import Path
-
-import numpy as np
 
 from rl_llm.cli.parts import load_data, make_scheduler
 from rl_llm.config import load_recipe
@@ -23,19 +21,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the beliefs of the newest checkpoint, and say how many there are."""
+    """Write what the newest checkpoint knows of problems, and say of how many."""
     scheduler, step = load_scheduler(RunFolder(args.run_dir))
-    write_beliefs(
+    num_known = write_beliefs(
         args.out,
         problems=scheduler.problems,
-        belief=scheduler.beliefs(),
+        belief=scheduler.belief,
         visits_N=scheduler.visits_N,
         step=step,
     )
-    num_visited = int(np.count_nonzero(scheduler.visits_N))
     print(
-        f"beliefs after step {step}: {len(scheduler.problems):,} problems, {num_visited:,} of them "
-        f"visited\nwritten: {args.out}"
+        f"beliefs after step {step}: {num_known:,} of {len(scheduler.problems):,} problems have "
+        f"evidence of their own\nwritten: {args.out}"
     )
     return 0
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from rl_llm.config import Recipe
+from rl_llm.curriculum.probe import MostCompletions, most_completions
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -49,14 +50,13 @@ def estimate(
     layers, hidden = config.num_hidden_layers, config.hidden_size
     heads = config.num_attention_heads
     kv_share = (getattr(config, "num_key_value_heads", None) or heads) / heads
-    rows = min(rollout.problems_per_step * rollout.group_size // num_ranks, rollout.max_batch_rows)
+    most = _most_completions(recipe)
+    rows = min(most.call // num_ranks, rollout.max_batch_rows)
     positions = recipe.data.max_prompt_tokens + rollout.max_new_tokens
     base_bytes = sum(p.numel() * p.element_size() for p in frozen)
-    rounds = 1 + recipe.curriculum.refill.max_rounds
-    completions = rollout.problems_per_step * rollout.group_size * rounds
     return Estimate(
-        most_completions=completions,
-        most_new_tokens=completions * rollout.max_new_tokens,
+        most_completions=most.step,
+        most_new_tokens=most.step * rollout.max_new_tokens,
         base_bytes=base_bytes,
         rollout_copy_bytes=base_bytes,
         adapter_bytes=sum(p.numel() * p.element_size() for p in trained) * 2,
@@ -64,3 +64,17 @@ def estimate(
         cache_bytes=int(2 * layers * rows * positions * hidden * kv_share * width),
         activation_bytes=34 * layers * recipe.optim.tokens_per_micro_batch * hidden * width,
     )
+
+
+def _most_completions(recipe: Recipe) -> MostCompletions:
+    """Return what a round and a step generate at most, refills or probes included."""
+    rollout, probe = recipe.rollout, recipe.curriculum.probe
+    if probe is not None:
+        return most_completions(
+            num_init=probe.completions,
+            num_rest=rollout.group_size - probe.completions,
+            max_finished=rollout.problems_per_step,
+            num_probes=probe.problems,
+        )
+    whole = rollout.problems_per_step * rollout.group_size
+    return MostCompletions(call=whole, step=whole * (1 + recipe.curriculum.refill.max_rounds))

@@ -5,24 +5,25 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.special import betaincinv
+from scipy.special import betaincinv, expit
 
 from rl_llm.cli.beliefs import load_scheduler
 from rl_llm.cli.data import prompt_text
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.curriculum import Scheduler, informative_probability
+from rl_llm.curriculum.priors import evidence_for, read_priors
 from rl_llm.errors import DataError, InputError
 from rl_llm.problems import load_pool
 from rl_llm.records import Problem
 from rl_llm.trainer import RunFolder
 from rl_llm.trainer.draws import LoggedDraw, read_draws
 
-_NEXT_STEP_FACTS = ("standing", "its level", "next draw")
 _INTERVAL = (0.025, 0.975)
 _MOST_PROMPTS_COMPARED = 5000
 _LONGEST_SHOWN = 60
@@ -63,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
     history = list(read_draws(folder.draws, prefix=found.key))
     console.print("\n".join(_head(found, scheduler, history)))
     console.print()
-    _print_history(console, history)
-    group_size = recipe.rollout.group_size
-    console.print("\n".join(["", *_now(found, scheduler, step=step, group_size=group_size)]))
+    _print_history(console, history, has_probes=recipe.curriculum.probe is not None)
+    console.print("\n".join(["", *_now(found, scheduler, recipe, step=step)]))
     return 0
 
 
@@ -163,14 +163,15 @@ def _problem_lines(problem: Problem) -> list[str]:
     ]
 
 
-def _print_history(console: Console, history: Sequence[LoggedDraw]) -> None:
+def _print_history(console: Console, history: Sequence[LoggedDraw], *, has_probes: bool) -> None:
     if not history:
         console.print("history  never drawn")
         return
     num_correct = sum(draw.num_correct for draw in history)
     num_counted = sum(draw.num_counted for draw in history)
+    num_drawn = sum(draw.why != "finish" for draw in history)
     console.print(
-        f"history  drawn {_counted(len(history), 'time')}, {num_correct} of {num_counted} "
+        f"history  drawn {_counted(num_drawn, 'time')}, {num_correct} of {num_counted} "
         "completions correct"
     )
     table = Table()
@@ -178,7 +179,8 @@ def _print_history(console: Console, history: Sequence[LoggedDraw]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("learnt from")
     table.add_column("drawn by")
-    for draw in history:
+    learnt_from = _learnt_from_probes(history) if has_probes else map(_learnt_from, history)
+    for draw, learnt in zip(history, learnt_from, strict=True):
         believed = draw.belief_a / (draw.belief_a + draw.belief_b)
         table.add_row(
             str(draw.step),
@@ -186,13 +188,32 @@ def _print_history(console: Console, history: Sequence[LoggedDraw]) -> None:
             f"{draw.num_correct} of {draw.num_counted}",
             f"{believed:.2f}",
             f"{draw.informative:.2f}",
-            "yes" if draw.admitted else "no",
+            learnt,
             draw.why,
         )
     console.print(table)
 
 
-def _now(found: Found, scheduler: Scheduler, *, step: int, group_size: int) -> list[str]:
+def _learnt_from(draw: LoggedDraw) -> str:
+    return "yes" if draw.admitted else "no"
+
+
+def _learnt_from_probes(history: Sequence[LoggedDraw]) -> list[str]:
+    """Say of each part of a group what became of it: the part that finishes a probe says whether
+    the whole was learnt from."""
+    said = []
+    for draw, after in zip_longest(history, history[1:]):
+        if draw.why == "finish":
+            said.append(_learnt_from(draw))
+        elif after is not None and after.why == "finish":
+            said.append("probe, finished")
+        else:
+            waits = after is None and 0 < draw.num_correct < draw.num_counted
+            said.append("probe, waiting" if waits else "probe, dropped")
+    return said
+
+
+def _now(found: Found, scheduler: Scheduler, recipe: Recipe, *, step: int) -> list[str]:
     """Return what holds after the checkpoint's step: the belief, the bucket, what the next step
     makes of the problem."""
     beliefs = scheduler.beliefs()
@@ -208,17 +229,42 @@ def _now(found: Found, scheduler: Scheduler, *, step: int, group_size: int) -> l
     lines = [f"after step {step}, that of the newest checkpoint:"]
     if found.position is None:
         return [*lines, bucket]
-    a, b = a_N[found.position], b_N[found.position]
+    a, b, group_size = a_N[found.position], b_N[found.position], recipe.rollout.group_size
     low, high = betaincinv(a, b, _INTERVAL)
     mixed = float(informative_probability(a, b, group_size=group_size))
     lines += [
         f"belief   pass rate {a / (a + b):.2f}, between {low:.2f} and {high:.2f} with probability "
         f"95 %; a group of {group_size} would be mixed with probability {mixed:.2f}",
         bucket,
+        *_prior_lines(found.position, scheduler, recipe),
     ]
-    said = scheduler.explain(scheduler.problems[found.position].key, step=step + 1)
-    named = zip(_NEXT_STEP_FACTS, said, strict=False)
-    return [*lines, "", f"in step {step + 1}:", *(f"{name:<10} {fact}" for name, fact in named)]
+    facts = scheduler.explain(scheduler.problems[found.position].key, step=step + 1)
+    return [*lines, "", f"in step {step + 1}:", *(f"{name:<10} {said}" for name, said in facts)]
+
+
+def _prior_lines(position: int, scheduler: Scheduler, recipe: Recipe) -> list[str]:
+    """Return what was known of a problem before step 1, and how its difficulty tells it from its
+    bucket; nothing where neither does."""
+    problem, priors = scheduler.problems[position], recipe.curriculum.priors
+    bucket_id, lines = int(scheduler.index.bucket_ids[position]), []
+    if scheduler.index.endless_K[bucket_id]:
+        return []
+    known = None if priors.path is None else read_priors(priors.path)
+    evidence = evidence_for([problem], known, strength=priors.strength)
+    worth = float(evidence.correct_N[0] + evidence.wrong_N[0])
+    if worth > 0:
+        lines.append(
+            f"prior    worth {worth:.3g} completions at pass rate "
+            f"{evidence.correct_N[0] / worth:.2f} before step 1, {evidence.origin}"
+        )
+    offset = scheduler.belief.prior_offset(position)
+    if offset:
+        logit = float(scheduler.belief.bucket_logits[bucket_id])
+        lines.append(
+            f"offset   its difficulty moves what its bucket says by {offset:+.2f} logits: from "
+            f"pass rate {expit(logit):.2f} to {expit(logit + offset):.2f}"
+        )
+    return lines
 
 
 def _counted(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from rl_llm.config import Recipe
 from rl_llm.curriculum import Rollouts, Scheduler, build_scheduler
 from rl_llm.curriculum.supply import Stream
 from rl_llm.errors import ConfigError
-from rl_llm.kl import CONTROLLERS
+from rl_llm.kl import CONTROLLERS, Guarded, KLController
 from rl_llm.policy import (
     PolicyEngine,
     Ranks,
@@ -114,18 +114,31 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
 
 
 def build_algorithm(recipe: Recipe) -> Algorithm:
-    """Build `algorithm`, and refuse a group size that it cannot learn from."""
+    """Build `algorithm`, and refuse rollouts that it cannot learn from."""
     algorithm: Algorithm = plugins.build_named(recipe.algorithm, ALGORITHMS, path="algorithm")
-    if algorithm.has_group_baseline and recipe.rollout.group_size < 2:
+    rollout = recipe.rollout
+    if algorithm.has_group_baseline and rollout.group_size < 2:
         raise ConfigError(
-            f"rollout.group_size={recipe.rollout.group_size}: {algorithm.name} compares the "
+            f"rollout.group_size={rollout.group_size}: {algorithm.name} compares the "
             "completions of a group with each other, and one alone has advantage 0; use at least "
             "2, and usually 8"
         )
-    if algorithm.has_group_baseline and recipe.rollout.temperature == 0:
+    if algorithm.has_group_baseline and rollout.temperature == 0:
         raise ConfigError(
             "rollout.temperature=0 draws the same completion for all of a group, so none is better "
             "than another; use 1.0 to train (0 is for `rl-llm evaluate`)"
+        )
+    if algorithm.critic is None and rollout.group_size * rollout.problems_per_step < 2:
+        raise ConfigError(
+            f"rollout.group_size=1 with rollout.problems_per_step=1: {algorithm.name} compares the "
+            "completions of a step with each other, and one alone has advantage 0; use more"
+        )
+    cache = recipe.algorithm.options.get("overlong_cache") or 0
+    if cache > rollout.max_new_tokens:
+        raise ConfigError(
+            f"algorithm.overlong_cache={cache} is more than "
+            f"rollout.max_new_tokens={rollout.max_new_tokens}, so that the shortest response is "
+            "penalised for its length; use fewer tokens, or null for a fifth of the longest"
         )
     return algorithm
 
@@ -140,6 +153,26 @@ def check_context(recipe: Recipe, data: Data, base: Any) -> None:
             f"model's {context} positions; use at most {context - longest}, or set "
             f"data.max_prompt_tokens to {context - new} to drop longer prompts"
         )
+
+
+def check_pool(recipe: Recipe, data: Data) -> None:
+    """Refuse to draw more training problems at once than there are: no step would be full."""
+    num_problems, probe = len(data.train.problems), recipe.curriculum.probe
+    asked = {
+        "rollout.problems_per_step": recipe.rollout.problems_per_step,
+        "eval.train_problems": recipe.eval.train_problems,
+    }
+    if probe is not None:
+        asked["curriculum.probe.problems"] = probe.problems
+    held = f"{num_problems} problems in data.train{' at a time' if data.streams else ''}"
+    faults = [
+        f"{path}={count} with {held}: none is drawn twice at once; use at most {num_problems}, or "
+        "add problems"
+        for path, count in asked.items()
+        if count > num_problems
+    ]
+    if faults:
+        raise ConfigError("\n  ".join(faults))
 
 
 def build_engine(recipe: Recipe, model: Model) -> TransformersEngine:
@@ -177,8 +210,11 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
     """Build the scheduler over the training pool; it needs no model."""
+    section = recipe.curriculum
+    if section.gates is None and not build_algorithm(recipe).has_group_baseline:
+        section = section.model_copy(update={"gates": []})  # Groups of equal rewards teach, too.
     return build_scheduler(
-        recipe.curriculum,
+        section,
         problems=data.train.problems,
         streams=data.streams,
         rollouts=Rollouts(
@@ -191,11 +227,28 @@ def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
     )
 
 
+def build_controller(recipe: Recipe) -> KLController:
+    """Build the KL controller between its bounds."""
+    kl = recipe.kl
+    controller = plugins.build_named(
+        kl.controller,
+        CONTROLLERS,
+        path="kl.controller",
+        methods=("observe", "state_dict", "load_state_dict"),
+        total_steps=recipe.run.steps,
+    )
+    try:
+        return Guarded(controller, floor=kl.floor, ceiling=kl.ceiling, spike=kl.spike)
+    except ConfigError as error:
+        raise ConfigError(f"kl: {error}") from None
+
+
 def build_parts(
     recipe: Recipe, model: Model, data: Data, ranks: Ranks, *, folder: RunFolder, watcher: Watcher
 ) -> Parts:
     """Put everything together; nothing is written, and no sink is open yet."""
     check_context(recipe, data, model.base)
+    check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
     engine = build_engine(recipe, model)
     generation = Generation(engine, data.rubric, ranks)
@@ -210,6 +263,7 @@ def build_parts(
         algorithm=algorithm,
         scheduler=make_scheduler(recipe, data),
         generation=generation,
+        reward_weights={reward.name: reward.weight for reward in data.rubric.rewards},
         evaluator=build_evaluator(
             recipe, data, generation, num_train_problems=recipe.eval.train_problems
         ),
@@ -218,19 +272,13 @@ def build_parts(
             adapted,
             algorithm=algorithm,
             optim=recipe.optim,
-            kl_estimator=recipe.kl.estimator,
-            temperature=recipe.rollout.temperature,
-            max_response_tokens=recipe.rollout.max_new_tokens,
+            kl=recipe.kl,
+            rollout=recipe.rollout,
             pad_id=model.pad_id,
             ranks=ranks,
+            seed=seed,
         ),
-        kl=plugins.build_named(
-            recipe.kl.controller,
-            CONTROLLERS,
-            path="kl.controller",
-            methods=("observe", "state_dict", "load_state_dict"),
-            total_steps=recipe.run.steps,
-        ),
+        kl=build_controller(recipe),
         ranks=ranks,
         counters=Counters(),
         sinks=[],

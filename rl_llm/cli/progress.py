@@ -1,5 +1,6 @@
 """What a person sees of a run: a live bar and tables in a terminal, plain lines elsewhere."""
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -150,8 +151,10 @@ def _best_and_worst(samples: Sequence[Row]) -> list[Row]:
 
 
 def _summary(row: Row) -> str:
+    share = row["train/informative_share"]
+    informative = "-" if math.isnan(share) else f"{share:.2f}"
     return (
-        f"pass {row['train/pass_rate']:.2f}  informative {row['train/informative_share']:.2f}  "
+        f"pass {row['train/pass_rate']:.2f}  informative {informative}  "
         f"beta {row['kl/beta']:.4f}  KL {row['kl/ref_nats_per_token']:.4f}  "
         f"{row['rollout/tokens_per_s']:,.0f} tokens/s"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 watcher=SilentWatcher(),
             )
             _print_data(console, data)
+            _print_lines(console, parts.scheduler.take_messages())
             console.print(_table(recipe, parts, model.base.config))
             if args.dry_run:
                 _dry_run(console, parts)
@@ -62,15 +64,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_data(console: Console, data: Data) -> None:
-    for line in [*summary_lines(data.train), *summary_lines(data.held_out)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
     console.print(f"longest prompt: {data.longest_prompt_tokens} tokens", highlight=False)
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(recipe: Recipe, parts: Parts, config: Any) -> Table:
     found = estimate(recipe, config, parts.policy.parameters(), num_ranks=parts.ranks.num_ranks)
     table = Table(title=f"one step of {recipe.run.name}", show_header=False)
-    table.add_row("completions, refills included, at most", f"{found.most_completions:,}")
+    included = "refills" if recipe.curriculum.probe is None else "probes"
+    table.add_row(f"completions, {included} included, at most", f"{found.most_completions:,}")
     table.add_row("sampled tokens, at most", f"{found.most_new_tokens:,}")
     table.add_section()
     for label, size in _sizes(found):

@@ -97,8 +97,9 @@ class CurriculumSection(Section):
     sampler: NamedPart = NamedPart(name="posterior")
     """Chooses the prompts of a step."""
 
-    gates: list[NamedPart] = [NamedPart(name="informative")]
-    """A group is learnt from if every gate admits it."""
+    gates: list[NamedPart] | None = None
+    """A group is learnt from if every gate admits it; null is `informative` where the algorithm
+    compares a group with itself, and no gate where it does not."""
 
     refill: RefillSection = RefillSection()
     retire: RetireSection | None = RetireSection()

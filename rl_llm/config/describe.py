@@ -2,10 +2,13 @@
 
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 import pydantic
+import yaml
 from pydantic import BaseModel
 
 from rl_llm.config.base import NamedPart, OpenSection, Section
@@ -16,25 +19,57 @@ from rl_llm.errors import nearest
 _UNION_MEMBER = re.compile(r"^(str|int|float|bool|none|constrained-.*|.*\[.*\])$")
 _FIRST_KEY: dict[type[BaseModel], str] = {NamedPart: "name", SourceUse: "use", RewardUse: "use"}
 
+_MOST_SHOWN_CHARS = 60
+
+# What helps whoever got a value wrong, by the path of the value; `*` stands for any keys under it.
+_WAYS_OUT = {
+    "data.train": "name at least one prompt source, as in [{use: jsonl, path: problems.jsonl}]",
+    "rewards": "name at least one reward, as in [{use: exact_answer}]",
+    "curriculum.gates": "write a list, as in [{name: informative}]; [] admits all groups",
+    "curriculum.quotas": "write {SOURCE: SHARE}, as in {gsm8k: 0.7}",
+    "curriculum.quotas.*": "a share is above 0 and at most 1; to draw nothing from a source take "
+    "it out of data.train, to let it share what the others leave give it no quota",
+    "curriculum.prerequisites*": "write {SOURCE: in_order}, or {SOURCE: {LEVEL: [PARENTS]}} as in "
+    "{arithmetic: {5: [3, 4]}}",
+    "curriculum.priors.strength": "the lower, the sooner priors give way; to start without priors "
+    "leave out priors.path and the column pass_rate of the data",
+}
+
+LINE_BREAK = "\n  "
+"""Stands between the faults of one message."""
+
 Location = tuple[int | str, ...]
 
 
-def describe_invalid(error: pydantic.ValidationError, *, path: str = "") -> str:
-    """Return one line per fault; `path` is where the checked options stand in the recipe.
+@dataclass(frozen=True)
+class Fault:
+    """A value that is wrong by itself, and its dotted path; or settings that contradict each other,
+    and no path."""
 
-    Without a path, what was checked is a whole recipe.
-    """
+    path: str
+    line: str
+
+
+def describe_invalid(error: pydantic.ValidationError, *, path: str = "") -> str:
+    """Return one line per fault; `path` is where the checked options stand in the recipe."""
+    return LINE_BREAK.join(fault.line for fault in find_faults(error, path=path))
+
+
+def find_faults(error: pydantic.ValidationError, *, path: str = "") -> list[Fault]:
+    """Return all faults, each on its line; without a `path`, what was checked is a whole recipe."""
     faults: dict[Location, list[Any]] = {}
     for item in error.errors():
         first, rest = item["loc"][:1], item["loc"][1:]
         place = (*first, *(part for part in rest if not _UNION_MEMBER.match(str(part))))
         faults.setdefault(place, []).append(item)
     prefix = [path] if path else []
-    return "\n  ".join(
-        _describe(".".join([*prefix, *map(str, place)]), place, items)
+    return [
+        Fault(dotted, line)
         for place, items in faults.items()
         if not any(place and place == deeper[: len(place)] != deeper for deeper in faults)
-    )
+        for dotted in [".".join([*prefix, *map(str, place)])]
+        for line in _describe(dotted, place, items).split(LINE_BREAK)
+    ]
 
 
 def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
@@ -53,8 +88,7 @@ def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
         return _describe_section(path, place, value)
     shown = reprlib.repr(value)
     rules = " or ".join(dict.fromkeys(_rule(item["msg"]) for item in items))
-    quotes = f"; in quotes it is one: '{value}'" if _wants_quotes(kind, value) else ""
-    return f"{path}={shown}: {rules}{quotes}"
+    return f"{path}={shown}: {rules}{_mend(path, kind, value)}"
 
 
 def _rule(message: str) -> str:
@@ -62,8 +96,17 @@ def _rule(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _wants_quotes(kind: str, value: Any) -> bool:
-    return kind == "string_type" and type(value) in (int, float)
+def _mend(path: str, kind: str, value: Any) -> str:
+    """Return the end of a message about a wrong value: what to write instead, where that is
+    known."""
+    if kind == "string_type" and type(value) in (int, float):
+        return f"; in quotes it is one: '{value}'"
+    known = [text for pattern, text in _WAYS_OUT.items() if fnmatchcase(path, pattern)]
+    if kind == "list_type" and (isinstance(value, Mapping) or not known):
+        written = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=1000)
+        if len(written) <= _MOST_SHOWN_CHARS:
+            return f"; in brackets it is one: {written.strip()}"
+    return "".join(f"; {text}" for text in known)
 
 
 def _describe_section(path: str, place: Location, value: Any) -> str:
@@ -76,7 +119,14 @@ def _describe_section(path: str, place: Location, value: Any) -> str:
     if model in _FIRST_KEY and isinstance(value, str):
         return f"{path}={value!r}: write it as {{{_FIRST_KEY[model]}: {value}}}"
     keys = ", ".join(model.model_fields)
-    return f"{path}={reprlib.repr(value)}: a section is needed here, with keys among {keys}"
+    switch = "; {} takes all defaults, null switches it off" if _is_optional(place) else ""
+    return f"{path}={reprlib.repr(value)}: a section is needed here, with keys among {keys}{switch}"
+
+
+def _is_optional(place: Location) -> bool:
+    """Say whether a section may be null."""
+    field = _model_at(place[:-1]).model_fields.get(str(place[-1]))
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def _way_out(place: Location) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from rl_llm.config.describe import describe_invalid
+from rl_llm.config.describe import LINE_BREAK, Fault, find_faults
 from rl_llm.config.schema import Recipe
 from rl_llm.errors import ConfigError
 
@@ -49,18 +49,46 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(
             f"{file}: a recipe is a mapping of sections (run, model, ...); this {found}"
         )
-    for override in overrides:
-        _apply_override(tree, override)
-    return parse_recipe(tree, where=str(file))
+    overridden = {
+        override.partition("=")[0]: _apply_override(tree, override) for override in overrides
+    }
+    return parse_recipe(tree, where=str(file), overridden=overridden)
 
 
-def parse_recipe(tree: Mapping[str, Any], *, where: str) -> Recipe:
+def parse_recipe(
+    tree: Mapping[str, Any], *, where: str, overridden: Mapping[str, str] | None = None
+) -> Recipe:
     """Check a tree of plain values against the schema; `where` opens the message of a
-    `ConfigError`."""
+    `ConfigError`.
+
+    `overridden` holds the paths that the command line has set in the tree, each with what it made
+    there: itself, or the section that was not there before. A fault in what it made is put down to
+    the command line, a contradiction that it has a part in to both.
+    """
     try:
         return Recipe.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {describe_invalid(error)}") from None
+        faults = find_faults(error)
+    lines, blamed = [], None
+    for fault in faults:
+        origin = _origin(fault, where, overridden or {})
+        lines.append(fault.line if origin == blamed else f"{origin}: {fault.line}")
+        blamed = origin
+    raise ConfigError(LINE_BREAK.join(lines))
+
+
+def _origin(fault: Fault, where: str, overridden: Mapping[str, str]) -> str:
+    """Say where a fault comes from: from `where`, from the command line, or from both."""
+    if any(f"{fault.path}.".startswith(f"{made}.") for made in overridden.values()):
+        return "command line"
+    head = fault.line.partition(":")[0]
+    parts = [
+        path
+        for path in overridden
+        if re.search(rf"(?<![\w.]){re.escape(path)}(?!\w)", fault.line)
+        or path.startswith(f"{head}.")
+    ]
+    return f"{where} with {' and '.join(parts)} from the command line" if parts else where
 
 
 def dump_yaml(recipe: Recipe) -> str:
@@ -101,8 +129,12 @@ def _parse_yaml(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}: {error}; put quotes around it if it is text") from None
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one `a.b.c=value` in the tree; a part that is a number indexes a list."""
+def _apply_override(tree: dict[str, Any], override: str) -> str:
+    """Set one `a.b.c=value` in the tree; a part that is a number indexes a list.
+
+    Returns the path of what is new: that of the value, or of the outermost section that was not
+    there.
+    """
     dotted, equals, text = override.partition("=")
     parts = dotted.split(".")
     if not equals or not all(parts):
@@ -110,13 +142,16 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             f"override {override!r}: write it as section.key=value, as in run.steps=10"
         )
     node: Any = tree
+    new = parts
     for depth, part in enumerate(parts[:-1]):
         key = _key_in(node, part, at=parts[:depth], override=override)
         if isinstance(node, dict) and node.get(part) is None:
             node[part] = {}
+            new = min(new, parts[: depth + 1], key=len)
         node = node[key]
     key = _key_in(node, parts[-1], at=parts[:-1], override=override)
     node[key] = _parse_yaml(text, where=f"override {override!r}")
+    return ".".join(new)
 
 
 def _key_in(node: Any, part: str, *, at: Sequence[str], override: str) -> str | int:

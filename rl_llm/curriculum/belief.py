@@ -182,6 +182,31 @@ class PoolBelief:
         b *= scale
         return BetaBelief(a, b)
 
+    def own_counts(self, where: Indices | slice) -> tuple[Singles, Singles]:
+        """Return the correct and the wrong completions that a problem's own evidence is worth
+        today, discounted and moved with its bucket: a and b without the prior, never below 0.
+
+        Of a problem without evidence they are 0 but for rounding; `has_evidence_N` tells.
+        """
+        believed = self.beta(where)
+        odds = self._bucket_odds(where)
+        self._apply_offsets(odds, where)
+        correct = np.maximum(believed.a - self._prior_strength * odds / (1.0 + odds), 0.0)
+        wrong = np.maximum(believed.b - self._prior_strength / (1.0 + odds), 0.0)
+        return correct, wrong
+
+    @property
+    def has_evidence_N(self) -> NDArray[np.bool_]:
+        """Whether a problem (N) has evidence of its own, from visits or from `set_priors`."""
+        known_N: NDArray[np.bool_] = (self._correct_N > 0) | (self._wrong_N > 0)
+        return known_N
+
+    def prior_offset(self, position: int) -> float:
+        """Return what a problem's prior has over its bucket's, in logits; 0 without offsets."""
+        if self._offset_odds_N is None:
+            return 0.0
+        return float(np.log(self._offset_odds_N[position]))
+
     def _bucket_odds(self, where: Indices | slice) -> Singles:
         """Return m / (1 - m) for the bucket of each problem at `where`, in an array of its own."""
         return self._odds_K.take(_select(self._index.bucket_ids, where))
@@ -202,12 +227,8 @@ class PoolBelief:
         self._observe_buckets(outcomes)
         own = outcomes.where(~self._index.endless_K[self._index.bucket_ids[outcomes.indices]])
         where = own.indices
-        before = self.beta(where)
-        odds = self._bucket_odds(where)
-        self._visit_logit_N[where] = np.log(odds)
-        self._apply_offsets(odds, where)
-        old_correct = np.maximum(before.a - self._prior_strength * odds / (1.0 + odds), 0.0)
-        old_wrong = np.maximum(before.b - self._prior_strength / (1.0 + odds), 0.0)
+        old_correct, old_wrong = self.own_counts(where)
+        self._visit_logit_N[where] = np.log(self._bucket_odds(where))
         kept = self._visit_decay ** (own.num_counted / self._group_size)
         self._correct_N[where] = kept * old_correct + own.num_correct
         self._wrong_N[where] = kept * old_wrong + own.num_counted - own.num_correct

@@ -30,6 +30,9 @@ GATES: dict[str, type] = {"informative": Informative, "range": Range}
 
 _SAMPLER_METHODS = ("plan", "observe", "state_dict", "load_state_dict")
 
+DEFAULT_GATES = (NamedPart(name="informative"),)
+"""What `curriculum.gates: null` means where groups are compared with themselves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
@@ -74,20 +77,11 @@ def build_scheduler(
         index=index,
         belief=belief,
         slopes=DifficultySlopes.of(index, problems),
-        planner=Planner(
-            index=index,
-            sampler=build_sampler(
-                section.sampler,
-                index=index,
-                belief=belief,
-                seed=seed,
-                group_size=rollouts.group_size,
-            ),
-            standing=_build_standing(section, index, belief),
-            quotas=Quotas(index, section.quotas),
-            prerequisites=Prerequisites(index, belief, section.prerequisites),
+        planner=_build_planner(section, index, belief, seed=seed, group_size=rollouts.group_size),
+        gates=build_gates(
+            DEFAULT_GATES if section.gates is None else section.gates,
+            group_size=rollouts.group_size,
         ),
-        gates=build_gates(section.gates),
         probing=_build_probing(section, rollouts),
         shape=StepShape(
             num_problems=rollouts.num_problems,
@@ -102,6 +96,20 @@ def build_scheduler(
     if section.priors.path or evidence.num_known:
         scheduler.say(evidence.summary)
     return scheduler
+
+
+def _build_planner(
+    section: CurriculumSection, index: PoolIndex, belief: PoolBelief, *, seed: int, group_size: int
+) -> Planner:
+    return Planner(
+        index=index,
+        sampler=build_sampler(
+            section.sampler, index=index, belief=belief, seed=seed, group_size=group_size
+        ),
+        standing=_build_standing(section, index, belief),
+        quotas=Quotas(index, section.quotas),
+        prerequisites=Prerequisites(index, belief, section.prerequisites),
+    )
 
 
 def build_sampler(
@@ -119,10 +127,20 @@ def build_sampler(
     return sampler
 
 
-def build_gates(parts: Sequence[NamedPart]) -> list[Gate]:
-    """Build `curriculum.gates`; raises as `build_scheduler`."""
+def build_gates(parts: Sequence[NamedPart], *, group_size: int | None = None) -> list[Gate]:
+    """Build `curriculum.gates`; raises as `build_scheduler`.
+
+    With the `group_size` of the run, a gate that names it is given it.
+    """
+    offered = {} if group_size is None else {"group_size": group_size}
     return [
-        plugins.build_named(part, GATES, path=f"curriculum.gates.{position}", methods=("admit",))
+        plugins.build_named(
+            part,
+            GATES,
+            path=f"curriculum.gates.{position}",
+            methods=("admit",),
+            offered=offered,
+        )
         for position, part in enumerate(parts)
     ]
 

@@ -44,13 +44,30 @@ class Range:
     Completions whose reward failed are left out; a group without any other is not kept.
     """
 
-    def __init__(self, *, low: float = 0.1, high: float = 0.9) -> None:
-        """Raise `ConfigError` unless 0 <= low <= high <= 1."""
+    def __init__(
+        self, *, low: float = 0.1, high: float = 0.9, group_size: int | None = None
+    ) -> None:
+        """Raise `ConfigError` unless 0 <= low <= high <= 1, and where no share of `group_size`
+        completions is within the range."""
         check_range("low", low, least=0.0, most=1.0)
         check_range("high", high, least=0.0, most=1.0)
         if low > high:
             raise ConfigError(f"low={low} with high={high}: must not be the larger one")
         self._low, self._high = low, high
+        if group_size is not None:
+            self._check_reachable(group_size)
+
+    def _check_reachable(self, group_size: int) -> None:
+        shares = [num_correct / group_size for num_correct in range(group_size + 1)]
+        if any(self._low <= share <= self._high for share in shares):
+            return
+        num_below = sum(share < self._low for share in shares) - 1
+        raise ConfigError(
+            f"low={self._low} with high={self._high}: no group of rollout.group_size={group_size} "
+            f"completions has such a share of correct ones, so none would be learnt from; the "
+            f"nearest are {num_below}/{group_size} and {num_below + 1}/{group_size}: widen the "
+            "range to hold one of them"
+        )
 
     def admit(self, scored_group: ScoredGroup) -> bool:
         """Return True when the share of correct completions is within the range."""

@@ -5,7 +5,7 @@ Legend: N problems of the training pool, named by their position in it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,18 @@ from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.prerequisites import Prerequisites
 from rl_llm.curriculum.quotas import Quotas
 from rl_llm.curriculum.samplers import Sampler
+from rl_llm.curriculum.samplers.protocol import Part, plans_parts
 from rl_llm.curriculum.standing import Standing
 from rl_llm.errors import PluginError
 
 Reason = Literal["sampler", "review", "spare"]
+
+
+class Fact(NamedTuple):
+    """A sentence about a problem, and what of it that is about."""
+
+    about: str
+    said: str
 
 
 class Stateful(Protocol):
@@ -57,12 +65,44 @@ class Planner:
         self.standing.observe(outcomes)
         self.prerequisites.observe(outcomes.step)
 
-    def explain(self, position: int, *, step: int) -> list[str]:
-        """Say, sentence by sentence, what decides whether a problem is drawn in a step."""
+    def explain(
+        self, position: int, *, step: int, num_drawn: int, held: Indices | None = None
+    ) -> list[Fact]:
+        """Say what decides whether a problem is drawn in a step that draws `num_drawn`, and none of
+        `held`, whose groups are not whole."""
         bucket_id = int(self.index.bucket_ids[position])
-        said = [self.standing.status(position, step), self.prerequisites.status(bucket_id)]
-        if hasattr(self.sampler, "explain"):
-            said.append(self.sampler.explain(position, exclude=self.unavailable(step)))
+        held_N = np.zeros(self.index.num_problems, np.bool_)
+        held_N[[] if held is None else held] = True
+        facts = [
+            Fact("standing", self.standing.status(position, step)),
+            Fact("its level", self.prerequisites.status(bucket_id)),
+            Fact("its source", self._quota(bucket_id, step, num_drawn)),
+            Fact("next draw", self._next_draw(position, step, num_drawn, held_N)),
+        ]
+        return [fact for fact in facts if fact.said]
+
+    def _quota(self, bucket_id: int, step: int, num_drawn: int) -> str:
+        """Say what a source may have of a step; nothing where no source has a quota."""
+        counts, source = self.quotas.split(step, num_drawn), self.index.bucket_sources[bucket_id]
+        if counts.keys() == {None}:
+            return ""
+        if source in counts:
+            return f"{source} has {counts[source]} of the {num_drawn} problems of this step"
+        return f"sources without a quota share {counts[None]} of the {num_drawn} of this step"
+
+    def _next_draw(
+        self, position: int, step: int, num_drawn: int, held_N: NDArray[np.bool_]
+    ) -> str:
+        """Say when a problem may be drawn, or what the sampler says of it, if anything."""
+        locked_N = self.prerequisites.locked()
+        if locked_N[position]:
+            return "not before its level opens"
+        if held_N[position]:
+            return "not before its group is whole"
+        resting = self.standing.next_draw(position, step, num_drawn, exclude=locked_N | held_N)
+        if resting is not None or not hasattr(self.sampler, "explain"):
+            return resting or ""
+        said: str = self.sampler.explain(position, exclude=self.unavailable(step) | held_N)
         return said
 
     def metrics(self, step: int) -> dict[str, Any]:
@@ -126,6 +166,8 @@ class StepDraws:
     def _by_quotas(self, count: int, *, drawn: Indices) -> Indices:
         """Return `count` problems, `drawn` and others, of which each source has its part."""
         chosen, missing = [drawn], count - len(drawn)
+        if missing <= 0:
+            return drawn
 
         def add(more: Indices) -> None:
             nonlocal missing
@@ -151,15 +193,35 @@ class StepDraws:
 
     def in_buckets(self, counts: Mapping[int, int]) -> Indices:
         """Draw so many problems of each bucket; fewer where a bucket has too few left."""
-        bucket_ids, resting_N = (
-            self._planner.index.bucket_ids,
-            self._planner.unavailable(self._step),
-        )
-        chosen = [
-            self._choose(count, resting_N, bucket_ids != bucket_id)
-            for bucket_id, count in counts.items()
-        ]
-        return np.concatenate([np.empty(0, np.int64), *chosen])
+        rests_N = self._planner.unavailable(self._step) | self._drawn_N
+        parts = self._parts(counts, rests_N)
+        if not parts:
+            return np.empty(0, np.int64)
+        sampler = self._planner.sampler
+        if not plans_parts(sampler):
+            return np.concatenate([self._choose_of(part) for part in parts])
+        planned = sampler.plan_parts(self._step, parts, round=self._calls)
+        self._calls += len(parts)
+        count = sum(part.count for part in parts)
+        chosen = _checked(sampler, np.concatenate(planned), rests_N, count)
+        self._take(chosen, "sampler")
+        return chosen
+
+    def _parts(self, counts: Mapping[int, int], rests_N: NDArray[np.bool_]) -> list[Part]:
+        """Return the buckets of which something is asked for and left."""
+        parts = []
+        for bucket_id, count in counts.items():
+            positions = self._planner.index.positions(bucket_id)
+            eligible = positions[~rests_N[positions]]
+            if count > 0 and eligible.size:
+                parts.append(Part(count=count, eligible=eligible))
+        return parts
+
+    def _choose_of(self, part: Part) -> Indices:
+        """Ask the sampler for problems of a part."""
+        exclude_N = np.ones_like(self._drawn_N)
+        exclude_N[part.eligible] = False
+        return self._ask(part.count, exclude_N)
 
     def _choose(
         self, count: int, resting_N: NDArray[np.bool_], other_N: NDArray[np.bool_] | None = None
@@ -171,8 +233,10 @@ class StepDraws:
         exclude_N = resting_N | self._drawn_N
         if other_N is not None:
             exclude_N |= other_N
-        if exclude_N.all():
-            return np.empty(0, np.int64)
+        return np.empty(0, np.int64) if exclude_N.all() else self._ask(count, exclude_N)
+
+    def _ask(self, count: int, exclude_N: NDArray[np.bool_]) -> Indices:
+        """Ask the sampler, and take what it plans."""
         sampler = self._planner.sampler
         planned = sampler.plan(self._step, count, round=self._calls, exclude=exclude_N)
         self._calls += 1

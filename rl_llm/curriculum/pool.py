@@ -6,6 +6,7 @@ Legend: N problems of the training pool, named by their position in it; K bucket
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 import numpy as np
@@ -82,6 +83,23 @@ class PoolIndex:
             bucket_levels=levels,
             endless_K=num_endless_K > 0,
         )
+
+    def positions(self, bucket_id: int) -> Indices:
+        """Return where the problems of a bucket stand, in the order of the pool.
+
+        The first call sorts the pool, and keeps 4 bytes a problem.
+        """
+        ends_K = self._bucket_ends_K
+        start = ends_K[bucket_id - 1] if bucket_id else 0
+        return self._by_bucket_N[start : ends_K[bucket_id]].astype(np.int64)
+
+    @cached_property
+    def _by_bucket_N(self) -> NDArray[np.int32]:
+        return np.argsort(self.bucket_ids, kind="stable").astype(np.int32)
+
+    @cached_property
+    def _bucket_ends_K(self) -> Indices:
+        return np.cumsum(np.bincount(self.bucket_ids, minlength=self.num_buckets))
 
     @property
     def num_problems(self) -> int:

@@ -34,8 +34,8 @@ class Prerequisites:
     from the start; what is open stays open. `in_order` makes each level the parent of the next:
     numbers by value, then names in order of appearance.
 
-    Raises `ConfigError` for a source or a level that the pool does not have, a level that is its
-    own parent, and levels that wait for each other.
+    Raises `ConfigError` for a source or a level that the pool does not have, `in_order` for a
+    source of one level, a level that is its own parent, and levels that wait for each other.
     """
 
     def __init__(
@@ -131,6 +131,12 @@ def _levels(index: PoolIndex, source: str) -> dict[Level, int]:
 def _in_order(index: PoolIndex, source: str) -> dict[int, list[int]]:
     """Return the parents of every bucket of a source when each level follows the one before."""
     levels = _levels(index, source)
+    if len(levels) == 1:
+        raise ConfigError(
+            f"curriculum.prerequisites.{source}='in_order': data.train has level "
+            f"{next(iter(levels))} alone of {source}, so nothing would wait; give it more levels, "
+            f"or leave {source} out of curriculum.prerequisites"
+        )
     numbers = [level for level in levels if not isinstance(level, str)]
     names = [level for level in levels if isinstance(level, str)]
     ordered: list[Level] = [*sorted(numbers), *names]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rl_llm.curriculum.beta import BetaBelief, Floats
+from rl_llm.curriculum.belief import Floats, PoolBelief
 from rl_llm.errors import DataError, InputError
 from rl_llm.records import Problem
 
@@ -59,10 +59,10 @@ def read_priors(paths: str | Sequence[str]) -> Priors:
     """Read parquet files with the columns `key` and `pass_rate`; where a key stands in several, the
     last file wins.
 
-    What a pass rate is worth is `num_counted` (as `rl-llm data measure` writes), or a + b of the
-    columns `a` and `b` (as `rl-llm data beliefs` writes), or unknown. Rows without a pass rate, or
-    with `num_counted` 0, say nothing. Raises `DataError` for a file that cannot be read, for one
-    without these columns, and for values that are no pass rates.
+    What a pass rate is worth is `num_counted` (as `rl-llm data measure` and `rl-llm data beliefs`
+    write), or unknown. Rows without a pass rate, or with `num_counted` 0, say nothing. Raises
+    `DataError` for a file that cannot be read, for one without these columns, and for values that
+    are no pass rates.
     """
     files = [Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
     keys, rates, counted = pa.array([], pa.string()), np.empty(0), np.empty(0)
@@ -83,7 +83,8 @@ def evidence_for(
 
     A prior is worth `strength` completions at most, and never more than it was measured with.
     Without `priors`, the data's own column `pass_rate` (`Problem.meta`) counts, a number from 0 to
-    1 worth `strength`; raises `DataError` for another value. None there says nothing.
+    1 worth `strength`; raises `DataError` for another value. None there says nothing. With them,
+    `summary` says where the column would have known more.
     """
     if priors is None:
         rates_N, counted_N = _column(problems), np.full(len(problems), np.inf)
@@ -95,7 +96,7 @@ def evidence_for(
         rates_N, counted_N = np.full((2, len(problems)), np.nan)
         rates_N[known_N] = priors.pass_rates_M[found[known_N]]
         counted_N[known_N] = priors.counted_M[found[known_N]]
-        origin = priors.origin
+        origin = priors.origin + _passed_over(problems, known_N)
     worth_N = np.where(np.isnan(rates_N), 0.0, np.fmin(counted_N, strength))
     correct_N = worth_N * np.nan_to_num(rates_N)
     return Evidence(
@@ -109,32 +110,50 @@ def write_beliefs(
     path: Path,
     *,
     problems: Sequence[Problem],
-    belief: BetaBelief,
+    belief: PoolBelief,
     visits_N: NDArray[np.unsignedinteger[Any]],
     step: int,
-) -> None:
-    """Write one row a problem, by content key: what is believed of it after `step`, and how often
-    it was visited.
+) -> int:
+    """Write one row for each problem with evidence of its own, by content key, and return how many
+    there are: the completions that this evidence is worth after `step`, and how often the problem
+    was visited.
 
-    Raises `InputError` where no file can be written.
+    What is believed of a problem because of its bucket is not in it: a run that reads it has
+    buckets of its own. Raises `InputError` where no file can be written.
     """
-    a_N, b_N = np.asarray(belief.a, np.float64), np.asarray(belief.b, np.float64)
+    correct_N, wrong_N = (np.asarray(own, np.float64) for own in belief.own_counts(slice(None)))
+    counted_N = correct_N + wrong_N
+    known = np.flatnonzero(belief.has_evidence_N & (counted_N > 0))
+    own_problems = [problems[position] for position in known.tolist()]
     table = pa.table(
         {
-            "key": pa.array([problem.key for problem in problems], pa.string()),
-            "source": pa.array([problem.source for problem in problems], pa.string()),
-            "level": pa.array([str(problem.level) for problem in problems], pa.string()),
-            "a": a_N,
-            "b": b_N,
-            COLUMN: a_N / (a_N + b_N),
-            "visits": visits_N,
-            "step": np.full(len(problems), step, np.int64),
+            "key": pa.array([problem.key for problem in own_problems], pa.string()),
+            "source": pa.array([problem.source for problem in own_problems], pa.string()),
+            "level": pa.array([str(problem.level) for problem in own_problems], pa.string()),
+            "num_correct": correct_N[known],
+            "num_counted": counted_N[known],
+            COLUMN: correct_N[known] / counted_N[known],
+            "visits": visits_N[known],
+            "step": np.full(len(known), step, np.int64),
         }
     )
     try:
         pq.write_table(table, path, compression="zstd")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); name another file") from None
+    return len(known)
+
+
+def _passed_over(problems: Sequence[Problem], known_N: NDArray[np.bool_]) -> str:
+    """Return the end of a summary: of how many more problems the column knows, which does not count
+    beside files; empty if of none."""
+    rated_N = np.array([problem.meta.get(COLUMN) is not None for problem in problems], np.bool_)
+    if num_rated := int(np.count_nonzero(rated_N & ~known_N)):
+        return (
+            f"; the column {COLUMN} knows {num_rated:,} more, and does not count beside "
+            "curriculum.priors.path"
+        )
+    return ""
 
 
 def _column(problems: Sequence[Problem]) -> Floats:
@@ -186,8 +205,6 @@ def _counted(file: Path, table: pa.Table) -> Floats:
     """Return how many completions each row is worth."""
     if "num_counted" in table.column_names:
         return _numbers(file, table, "num_counted")
-    if {"a", "b"} <= set(table.column_names):
-        return _numbers(file, table, "a") + _numbers(file, table, "b")
     return np.full(len(table), np.inf)
 
 

@@ -8,7 +8,7 @@ with its own logprobs.
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from rl_llm.curriculum.gates import Informative
+from rl_llm.curriculum.gates import Informative, counted_scores
 from rl_llm.curriculum.group_json import from_json, to_json
 from rl_llm.curriculum.pool import StateDict
 from rl_llm.records import Group, Problem, ScoredGroup
@@ -30,6 +30,32 @@ class Concluded:
 
     finished: tuple[ScoredGroup, ...]
     dropped: tuple[ScoredGroup, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MostCompletions:
+    """The most completions that one engine call asks for, and that all calls of one step do."""
+
+    call: int
+    step: int
+
+
+def most_completions(
+    *, num_init: int, num_rest: int, max_finished: int, num_probes: int
+) -> MostCompletions:
+    """Return what `ProbeThenFinish` with these arguments never exceeds, whatever comes out mixed.
+
+    A step that finishes nothing in its first call probes in both. Before a last step, up to
+    `max_finished - 1` groups that were left waiting may stand beside as many new probes.
+    """
+    num_finished = min(max_finished, num_probes)
+    num_left = max_finished - 1 if num_probes > max_finished else 0
+    probing, whole = num_probes * num_init, num_probes * (num_init + num_rest)
+    last_call = (num_left + num_probes) * num_rest
+    return MostCompletions(
+        call=max(probing + num_finished * num_rest, last_call),
+        step=max(2 * probing + num_finished * num_rest, last_call, whole),
+    )
 
 
 class ProbeThenFinish:
@@ -61,7 +87,7 @@ class ProbeThenFinish:
         self.num_init = num_init
         self.num_rest = num_rest
         self._max_finished = max_finished
-        self._num_probes = num_probes
+        self.num_probes = num_probes
         self._is_mixed = Informative(of="correct").admit
         self._waiting: dict[str, ScoredGroup] = {}
         self._finishing: dict[str, ScoredGroup] = {}
@@ -103,7 +129,7 @@ class ProbeThenFinish:
         )
         return Call(
             finishing=tuple(group.group.problem for group in self._finishing.values()),
-            num_probes=self._num_probes if may_probe else 0,
+            num_probes=self.num_probes if may_probe else 0,
         )
 
     def take(self, scored: Iterable[ScoredGroup]) -> Concluded:
@@ -122,6 +148,19 @@ class ProbeThenFinish:
                 dropped.append(group)
         self._num_finished += len(finished)
         return Concluded(finished=tuple(finished), dropped=tuple(dropped))
+
+    def status(self, key: str) -> str | None:
+        """Say of a held group how its probe came out and when it is finished; None if it is not
+        held. Between steps."""
+        if key not in self._waiting:
+            return None
+        counted = counted_scores(self._waiting[key])
+        place = list(self._waiting).index(key) + 1
+        return (
+            f"{sum(score.correct for score in counted)} of {len(counted)} completions correct, so "
+            f"{self.num_rest} more follow: number {place} of {len(self._waiting)} that wait, of "
+            f"which a step finishes {self._max_finished}, and the last step all"
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return `curriculum/probes_waiting`: mixed probes that the next steps finish."""

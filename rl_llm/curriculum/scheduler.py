@@ -17,7 +17,7 @@ from rl_llm.curriculum.calibration import Calibration
 from rl_llm.curriculum.difficulty import DifficultySlopes
 from rl_llm.curriculum.draw_record import Draw, Why
 from rl_llm.curriculum.gates import Gate
-from rl_llm.curriculum.planner import Planner
+from rl_llm.curriculum.planner import Fact, Planner, Stateful
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
 from rl_llm.curriculum.regression import RegressionDetector
@@ -102,6 +102,11 @@ class Scheduler:
     def visits_N(self) -> NDArray[np.uint16]:
         """How often every problem was scored."""
         return self._visits_N
+
+    @property
+    def belief(self) -> PoolBelief:
+        """What is believed of the pool, to read."""
+        return self._belief
 
     def beliefs(self) -> BetaBelief:
         """Return the beliefs (N) about all problems."""
@@ -278,10 +283,15 @@ class Scheduler:
         messages, self._messages = self._messages, []
         return messages
 
-    def explain(self, key: str, *, step: int) -> list[str]:
+    def explain(self, key: str, *, step: int) -> list[Fact]:
         """Say, sentence by sentence, how a problem stands before `step` is planned."""
-        position = self._supply.position_of(key)
-        return self._planner.explain(position, step=step)
+        position, probing = self._supply.position_of(key), self._probing
+        if probing is None:
+            return self._planner.explain(position, step=step, num_drawn=self._shape.num_problems)
+        held = self._supply.positions_of(probing.held_keys)
+        facts = self._planner.explain(position, step=step, num_drawn=probing.num_probes, held=held)
+        status = probing.status(key)
+        return facts if status is None else [*facts, Fact("its probe", status)]
 
     def metrics(self, step: int) -> dict[str, Any]:
         """Return the keys `curriculum/*` after a step; docs/metrics.md explains each."""
@@ -299,8 +309,10 @@ class Scheduler:
             **({} if self._probing is None else self._probing.metrics()),
         }
 
-    def _stateful(self) -> dict[str, Any]:
-        """Return the parts that remember something, by the name of their columns."""
+    def _stateful(self) -> dict[str, Stateful]:
+        """Return the parts that remember something, by the name of their columns, in the order in
+        which they are loaded."""
+        probing = self._probing
         return {
             "belief": self._belief,
             "calibration": self._calibration,
@@ -308,7 +320,7 @@ class Scheduler:
             "supply": self._supply,
             **self._planner.stateful(),
             **({} if self._slopes is None else {"difficulty": self._slopes}),
-            **({} if self._probing is None else {"probing": self._probing}),
+            **({} if probing is None else {"probing": _WaitingGroups(probing, self._supply)}),
         }
 
     def state_dict(self) -> StateDict:
@@ -336,14 +348,25 @@ class Scheduler:
                 for column, array in state["columns"].items()
                 if column.startswith(f"{name}.")
             }
-            own: StateDict = {"columns": columns, "rest": state["rest"][name]}
-            if isinstance(part, ProbeThenFinish):
-                part.load_state_dict(own, self._supply.problems)  # Loaded before: it stands first.
-            else:
-                part.load_state_dict(own)
+            part.load_state_dict({"columns": columns, "rest": state["rest"][name]})
         if self._slopes is not None:
             self._belief.set_offsets(self._slopes.offset_logit_N)
         self._draws = self._planner.begin(0)
+
+
+@dataclass(frozen=True)
+class _WaitingGroups:
+    """The groups that wait to be finished, as part of a state: their problems are those of the
+    pool, which is loaded before."""
+
+    probing: ProbeThenFinish
+    supply: Supply
+
+    def state_dict(self) -> StateDict:
+        return self.probing.state_dict()
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.probing.load_state_dict(state, self.supply.problems)
 
 
 def _keys(scored: Sequence[ScoredGroup]) -> list[str]:

@@ -68,7 +68,11 @@ class Defer:
         """Check the ranges."""
         check_range("after", self.after, least=1, most=int(_MOST_STREAK))
         check_range("first_steps", self.first_steps, least=1)
-        check_range("most_steps", self.most_steps, least=self.first_steps)
+        if self.most_steps < self.first_steps:
+            raise ConfigError(
+                f"most_steps={self.most_steps} with first_steps={self.first_steps}: the longest "
+                "wait must not be shorter than the first; raise most_steps or lower first_steps"
+            )
 
 
 class Standing:
@@ -209,6 +213,25 @@ class Standing:
             f"retired: P(p > {retire.pass_rate:g}) = {mastery:.2f}; last seen in step {own}, next "
             f"in line for review {before + 1} of {len(queue)}"
         )
+
+    def next_draw(
+        self, position: int, step: int, num_problems: int, *, exclude: NDArray[np.bool_]
+    ) -> str | None:
+        """Say when a problem that rests is drawn, seen from before a step of `num_problems` that
+        draws none where `exclude` (N) is True; None where it does not rest."""
+        if self._retire is not None and self._retired_N[position]:
+            is_due = position in self.due(step, num_problems, exclude=exclude)
+            when = "it is due in this step" if is_due else "it is due when its turn comes"
+            alarm_until = self._alarm_until_K[self._index.bucket_ids[position]]
+            more = f", and {ALARM_SHARE_PERCENT} % more for its level until step {alarm_until}"
+            return (
+                f"as a review: {when}; reviews take up to {100 * self._retire.review_share:g} % of "
+                f"a step{more if alarm_until >= step else ''}"
+            )
+        until = self._deferred_until_N[position]
+        if until > step:
+            return f"from step {until} on; sooner only where a step has too few others"
+        return None
 
     def staleness_mean_steps(self, step: int) -> float:
         """Return how many steps ago visited problems had their last visit, on average; 0 if none

@@ -183,7 +183,7 @@ class Supply:
         """Give fresh problems to the slots among `positions`, in their order; the others keep
         theirs.
 
-        Raises `DataError` when a stream cannot be read or brings a problem that is held out.
+        Raises `DataError` when a stream cannot be read.
         """
         if not self._sources:
             return

@@ -37,6 +37,13 @@ class Harvest:
         return (*self.admitted, *self.dropped)
 
     @property
+    def judged(self) -> tuple[ScoredGroup, ...]:
+        """The groups of which the step saw for the first time whether they are mixed: whole ones
+        and probes, but not what finishes probes, which is asked for only where those are mixed."""
+        pairs = zip(self.scored, self.draws, strict=True)
+        return tuple(group for group, draw in pairs if draw.why != "finish")
+
+    @property
     def beliefs(self) -> dict[str, float]:
         """The pass rate that was believed of a problem, by key, when it was last drawn."""
         return {draw.key: draw.belief_a / (draw.belief_a + draw.belief_b) for draw in self.draws}

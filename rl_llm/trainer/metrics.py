@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rl_llm.curriculum.pool import bucket_name
-from rl_llm.policy import UpdateFacts
+from rl_llm.policy import CriticFacts, UpdateFacts
 from rl_llm.records import Score, ScoredGroup
 from rl_llm.trainer.evaluate import Evaluation, PassRate
 from rl_llm.trainer.generation import Harvest
@@ -65,7 +65,7 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
     return {
         "train/pass_rate": _mean([score.correct for score in counted]),
         "train/reward_mean": _mean([score.total for score in counted]),
-        "train/informative_share": _mean([_is_informative(group) for group in harvest.concluded]),
+        "train/informative_share": _informative_share(harvest),
         "train/groups_admitted": len(harvest.admitted),
         "train/completions_masked": len(scores) - len(counted),
         "train/truncated_share": _mean([c.finish_reason == "length" for c in completions]),
@@ -95,12 +95,25 @@ def update_row(facts: UpdateFacts, *, beta: float, lr: float, num_skipped: int) 
         "kl/ref_nats_per_token": facts.ref_nats_per_token,
         "kl/old_nats_per_token": facts.old_nats_per_token,
         "kl/beta": beta,
+        "kl/updates_left_out": facts.num_left_out,
         "loss/policy": facts.policy_loss,
         "loss/clip_rate": facts.clip_rate,
         "entropy_nats_per_token": facts.entropy_nats_per_token,
         "optim/lr": lr,
         "optim/grad_norm": facts.grad_norm,
         "optim/skipped_updates": num_skipped,
+        **_critic_row(facts.critic),
+    }
+
+
+def _critic_row(critic: CriticFacts | None) -> Row:
+    if critic is None:
+        return {}
+    return {
+        "critic/explained_variance": critic.explained_variance,
+        "critic/value_mean": critic.value_mean,
+        "critic/grad_norm": critic.grad_norm,
+        "loss/value": critic.value_loss,
     }
 
 
@@ -142,6 +155,14 @@ def _part_means(counted: Sequence[Score]) -> Row:
         f"reward/{name}_mean": _mean([s.parts[name] for s in counted if name in s.parts])
         for name in names
     }
+
+
+def _informative_share(harvest: Harvest) -> float:
+    """Return the share of the judged groups that are mixed; NaN for a step that finished probes of
+    earlier ones alone."""
+    if harvest.scored and not harvest.judged:
+        return math.nan
+    return _mean([_is_informative(group) for group in harvest.judged])
 
 
 def _is_informative(group: ScoredGroup) -> bool:

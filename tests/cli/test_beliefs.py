@@ -48,21 +48,21 @@ def run_dir(small):
     return scheduler, folder
 
 
-def test_every_problem_of_the_run_is_written_with_what_is_believed_of_it(run_dir, capsys):
+def test_every_visited_problem_of_the_run_is_written_with_its_own_evidence(run_dir, capsys):
     scheduler, folder = run_dir
     assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
-    num_visited = np.count_nonzero(scheduler.visits_N)
+    known = np.flatnonzero(scheduler.belief.has_evidence_N)
     assert capsys.readouterr().out == (
-        f"beliefs after step 2: 60 problems, {num_visited} of them visited\n"
+        f"beliefs after step 2: {len(known)} of 60 problems have evidence of their own\n"
         "written: beliefs.parquet\n"
     )
     table = pq.read_table("beliefs.parquet")
-    believed = scheduler.beliefs()
-    np.testing.assert_array_equal(table["a"].to_numpy(), np.asarray(believed.a, np.float64))
-    np.testing.assert_array_equal(table["b"].to_numpy(), np.asarray(believed.b, np.float64))
-    np.testing.assert_array_equal(table["visits"].to_numpy(), scheduler.visits_N)
-    assert table["key"].to_pylist() == [problem.key for problem in scheduler.problems]
-    assert set(table["level"].to_pylist()) == {"3", "5", "7"}
+    correct, wrong = scheduler.belief.own_counts(known)
+    np.testing.assert_allclose(table["num_correct"], correct, rtol=1e-6)
+    np.testing.assert_allclose(table["num_counted"], correct + wrong, rtol=1e-6)
+    np.testing.assert_array_equal(table["visits"].to_numpy(), scheduler.visits_N[known])
+    assert table["key"].to_pylist() == [scheduler.problems[k].key for k in known]
+    assert set(table["level"].to_pylist()) <= {"3", "5", "7"}
     assert set(table["step"].to_pylist()) == {2}
 
 
@@ -70,8 +70,10 @@ def test_what_was_written_is_a_prior_for_the_problems_of_the_run(run_dir):
     scheduler, folder = run_dir
     assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
     evidence = evidence_for(scheduler.problems[::-1], read_priors("beliefs.parquet"), strength=100)
-    believed_N = np.asarray(scheduler.beliefs().a)[::-1]
-    np.testing.assert_allclose(evidence.correct_N, believed_N, rtol=1e-6)
+    correct_N, _ = scheduler.belief.own_counts(slice(None))
+    own_N = np.where(scheduler.belief.has_evidence_N, correct_N, 0)
+    assert 0 < evidence.num_known == np.count_nonzero(scheduler.belief.has_evidence_N) < 60
+    np.testing.assert_allclose(evidence.correct_N, own_N[::-1], rtol=1e-6)
 
 
 def test_the_weights_of_the_model_are_not_read(run_dir, repository):

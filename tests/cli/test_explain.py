@@ -1,6 +1,7 @@
 """`rl-llm data explain` as a user runs it, on a run whose completions are scripted."""
 
 import json
+import math
 from dataclasses import asdict
 
 import pytest
@@ -28,6 +29,7 @@ curriculum:
   belief: {{prior_strength: 2.0}}
   defer: {{after: 2, first_steps: 4, most_steps: 64}}
   prerequisites: {prerequisites}
+  probe: {probe}
 rollout: {{problems_per_step: 3, group_size: 4, max_new_tokens: 8}}
 algorithm: {{name: grpo}}
 """
@@ -50,7 +52,27 @@ def scored(request, correct):
     return ScoredGroup(group=group, scores=scores)
 
 
-def simulate(folder, recipe, *, num_steps):
+def play(scheduler, step, correct):
+    """Play a step to its end; whoever is asked for fewer completions gives the first of them."""
+    found = {"scored": [], "draws": [], "admitted": [], "dropped": []}
+    requests, num_rounds = scheduler.plan(step), 0
+    while requests:
+        marks = [correct.get(r.problem.prompt, (1, 0, 0, 0)) for r in requests]
+        groups = [
+            scored(r, own[: r.num_completions]) for r, own in zip(requests, marks, strict=True)
+        ]
+        found["scored"] += groups
+        found["draws"] += scheduler.observe(groups, step=step)
+        ended = scheduler.conclude(groups)
+        found["admitted"] += ended.finished
+        found["dropped"] += ended.dropped
+        num_rounds += 1
+        requests = scheduler.refill(step, round=num_rounds, num_missing=0)
+    parts = {name: tuple(brought) for name, brought in found.items()}
+    return Harvest(**parts, num_rounds=num_rounds, generate_s=1.0, score_s=0.0)
+
+
+def simulate(folder, recipe, *, num_steps, correct=CORRECT):
     """Leave in a folder what a run of so many steps leaves that `explain` reads."""
     tokenizer = load_tokenizer(recipe.model.path)
     encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
@@ -58,20 +80,7 @@ def simulate(folder, recipe, *, num_steps):
     run = RunFolder(folder)
     sink = JsonlSink(run.draws, last_step=-1)
     for step in range(1, num_steps + 1):
-        requests = scheduler.plan(step)
-        groups = [scored(r, CORRECT.get(r.problem.prompt, (1, 0, 0, 0))) for r in requests]
-        draws = scheduler.observe(groups, step=step)
-        ended = scheduler.conclude(groups)
-        harvest = Harvest(
-            scored=tuple(groups),
-            draws=tuple(draws),
-            admitted=tuple(ended.finished),
-            dropped=tuple(ended.dropped),
-            num_rounds=1,
-            generate_s=1.0,
-            score_s=0.0,
-        )
-        for row in draw_rows(harvest, step=step):
+        for row in draw_rows(play(scheduler, step, correct), step=step):
             sink.write(row)
     sink.close()
     saved = run.checkpoints / f"step-{num_steps:06d}"
@@ -84,11 +93,14 @@ def simulate(folder, recipe, *, num_steps):
 
 @pytest.fixture
 def write_recipe(tmp_path):
-    def write(*, train, prerequisites="{}"):
+    def write(*, train, prerequisites="{}", probe="null", columns=None):
         folder = tmp_path / "data"
         folder.mkdir()
         rows = {
-            "train": [{"prompt": p, "answer": "0", "level": k} for p, k in PROMPTS.items()],
+            "train": [
+                {"prompt": p, "answer": "0", "level": k, **(columns or {}).get(p, {})}
+                for p, k in PROMPTS.items()
+            ],
             "test": [{"prompt": [{"role": "user", "content": "9+9="}], "answer": "0"}],
         }
         for name, lines in rows.items():
@@ -96,7 +108,8 @@ def write_recipe(tmp_path):
             (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
         file = tmp_path / "recipe.yaml"
         train = train.format(folder=folder)
-        file.write_text(RECIPE.format(folder=folder, train=train, prerequisites=prerequisites))
+        parts = {"train": train, "prerequisites": prerequisites, "probe": probe}
+        file.write_text(RECIPE.format(folder=folder, **parts))
         template = "model.chat_template='{% for m in messages %}{{ m.content }}{% endfor %}'"
         return load_recipe(file, [template])
 
@@ -153,12 +166,12 @@ def test_a_problem_that_was_learnt_from_says_so(run_dir, explain):
     assert [row[-2] for row in cells(explain(run_dir, "1+1="))] == ["yes"] * 3
 
 
-def test_a_deferred_problem_says_until_when_and_that_it_cannot_be_drawn(run_dir, explain):
+def test_a_deferred_problem_says_until_when_and_that_it_is_drawn_from_then_on(run_dir, explain):
     out = explain(run_dir, "2+2=")
     # Three all-wrong groups: twice the first wait of 4 steps, from step 3 on.
     assert "in step 4:" in out
     assert "standing   deferred until step 11: 3 groups in a row all wrong" in out
-    assert "next draw  it cannot be drawn now" in out
+    assert "next draw  from step 11 on; sooner only where a step has too few others" in out
 
 
 def test_a_problem_of_a_locked_level_was_never_drawn_and_says_what_it_waits_for(run_dir, explain):
@@ -216,3 +229,73 @@ def test_what_a_stream_brought_earlier_has_a_history_and_a_bucket(write_recipe, 
     assert cells(out) == [["1", "0", "1 of 4", "0.50", "0.60", "yes", "sampler"]]
     assert "bucket   arithmetic/level=3: 4 problems" in out
     assert "in step 3" not in out
+
+
+def test_the_parts_of_a_probed_group_say_what_became_of_it(write_recipe, tmp_path, explain):
+    """A step probes two of four problems, finishes what was mixed and probes the other two."""
+    train = "[{{use: jsonl, path: {folder}/train.jsonl}}]"
+    recipe = write_recipe(train=train, probe="{completions: 2, problems: 2}")
+    folder = tmp_path / "probed"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=1, correct={"1+1=": (1, 1)})
+    drawn = [json.loads(line) for line in (folder / "draws.jsonl").read_text().splitlines()]
+    rounds = {row["key"]: row["round"] for row in drawn if row["why"] == "probe"}
+    assert sorted(rounds.values()) == [0, 0, 1, 1]
+    # The completions of 1+1= are both correct, one of two of all others.
+    out = explain(folder, "1+1=")
+    assert [row[-2:] for row in cells(out)] == [["probe, dropped", "probe"]]
+    assert "its probe" not in out
+    for prompt in ("2+2=", "3+3=", "4+4="):
+        out = explain(folder, prompt)
+        assert "history  drawn 1 time, " in out
+        if rounds[key_of(prompt)] == 0:
+            assert [row[-2:] for row in cells(out)] == [
+                ["probe, finished", "probe"],
+                ["yes", "finish"],
+            ]
+            assert "its probe" not in out
+        else:
+            assert [row[-2:] for row in cells(out)] == [["probe, waiting", "probe"]]
+            assert "next draw  not before its group is whole" in out
+            assert "its probe  1 of 2 completions correct, so 2 more follow: number" in out
+
+
+def test_what_was_known_before_the_run_is_told_with_what_it_is_worth(
+    write_recipe, tmp_path, explain
+):
+    train = "[{{use: jsonl, path: {folder}/train.jsonl}}]"
+    recipe = write_recipe(train=train, columns={"3+3=": {"pass_rate": 0.25}})
+    folder = tmp_path / "known"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=1)
+    assert (
+        "prior    worth 8 completions at pass rate 0.25 before step 1, from the column pass_rate"
+    ) in explain(folder, "3+3=").splitlines()
+    out = explain(folder, "2+2=")
+    assert "prior  " not in out and "offset  " not in out
+
+
+def test_a_stated_difficulty_that_tells_is_told_with_the_pass_rates_that_it_moves(
+    write_recipe, tmp_path, explain
+):
+    train = "[{{use: jsonl, path: {folder}/train.jsonl}}]"
+    difficulty = {"1+1=": 1.0, "2+2=": 3.0, "3+3=": 2.0, "4+4=": 2.0}
+    recipe = write_recipe(
+        train=train, columns={prompt: {"difficulty": d} for prompt, d in difficulty.items()}
+    )
+    folder = tmp_path / "stated"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=8)
+    moved = {
+        prompt: [line for line in explain(folder, prompt).splitlines() if "offset" in line]
+        for prompt in difficulty
+    }
+    # 2+2= is the hardest and never solved; 3+3= and 4+4= are of average difficulty.
+    [line] = moved["2+2="]
+    words = line.split()
+    assert line.startswith("offset   its difficulty moves what its bucket says by -")
+    low, high = float(words[-1]), float(words[-3])
+    shift = float(words[words.index("logits:") - 1])
+    assert math.log(low / (1 - low)) - math.log(high / (1 - high)) == pytest.approx(shift, abs=0.1)
+    assert len(moved["1+1="]) == 1 and "says by +" in moved["1+1="][0]
+    assert not moved["3+3="] and not moved["4+4="]

@@ -65,7 +65,7 @@ def test_out_into_a_missing_folder_is_wrong_input(tmp_path, capsys):
 def test_the_table_says_what_a_key_may_hold():
     rows = {row.split("`")[1]: row for row in recipe_table().splitlines()[2:]}
     assert "| integer > 0 | required |" in rows["run.steps"]
-    assert '| `k1` or `k2` or `k3` | `"k2"` |' in rows["kl.estimator"]
+    assert '| `loss` or `reward` | `"loss"` |' in rows["kl.placement"]
     assert "| list of `{use: X, ...}` | `[]` |" in rows["data.eval"]
     assert "| number | `1.0` |" in rows["rewards[].weight"]
 

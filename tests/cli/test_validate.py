@@ -62,6 +62,22 @@ def test_a_dry_run_takes_the_first_step_of_the_run(small, finished, capsys, read
     assert f"gradient norm {first['optim/grad_norm']:.3g}, " in printed
 
 
+def test_a_step_may_draw_the_whole_pool_and_an_endless_pool_is_what_stands_at_a_time(small, capsys):
+    assert main(["validate", str(small), "rollout.problems_per_step=60"]) == 0
+    assert main(["validate", str(small), "data.train.0.endless=true"]) == 0
+    fast = "rollout.problems_per_step=61"
+    assert main(["validate", str(small), "data.train.0.endless=true", fast]) == 2
+    assert f"{fast} with 60 problems in data.train at a time" in capsys.readouterr().err
+
+
+def test_what_is_known_before_a_run_is_said(small, capsys):
+    rows = [f'{{"prompt": "{n}+1=", "answer": "2", "pass_rate": 0.5}}' for n in range(4)]
+    small.with_name("rated.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    source = "data.train=[{use: jsonl, path: rated.jsonl}]"
+    assert main(["validate", str(small), source]) == 0
+    assert "priors: 4 of 4 problems known from the column pass_rate" in capsys.readouterr().out
+
+
 def test_the_quickstart_is_valid(repository, capsys):
     assert main(["validate", str(repository / "recipes" / "quickstart.yaml")]) == 0
     assert ["completions, refills included, at most", "256"] in cells(capsys.readouterr().out)
@@ -70,3 +86,12 @@ def test_the_quickstart_is_valid(repository, capsys):
 def test_a_recipe_can_be_changed_before_it_is_validated(small, capsys):
     assert main(["validate", str(small), "rollout.group_size=8"]) == 0
     assert ["completions, refills included, at most", "96"] in cells(capsys.readouterr().out)
+
+
+def test_probes_are_counted_at_their_most_completions(small, capsys):
+    probing = ["curriculum.probe={completions: 2, problems: 6}", "curriculum.refill.max_rounds=0"]
+    assert main(["validate", str(small), *probing]) == 0
+    # 6 probes of 2 in both calls of a step, and the other 2 of 4 groups in the second.
+    printed = cells(capsys.readouterr().out)
+    assert ["completions, probes included, at most", "32"] in printed
+    assert ["sampled tokens, at most", "3,072"] in printed

@@ -64,39 +64,66 @@ def test_numbers_with_an_exponent_are_numbers(recipe_file, text, number):
     assert load_recipe(recipe_file(), [f"optim.lr={text}"]).optim.lr == number
 
 
-# What a user may get wrong in a key, as an override; `{}` stands for the file.
+# What a user may get wrong in a key, as an override.
 FAULTS = {
     # unknown keys
-    "rollout.grup_size=8": "{}: rollout.grup_size: unknown key (did you mean 'group_size'?); "
+    "rollout.grup_size=8": "rollout.grup_size: unknown key (did you mean 'group_size'?); "
     "known: engine, group_size, max_batch_rows, max_new_tokens, problems_per_step, temperature",
-    "group_size=8": "{}: group_size: unknown key; 'group_size' is written as rollout.group_size",
-    "rollout.every=8": "{}: rollout.every: unknown key; 'every' is written as eval.every or "
+    "group_size=8": "group_size: unknown key; 'group_size' is written as rollout.group_size",
+    "rollout.every=8": "rollout.every: unknown key; 'every' is written as eval.every or "
     "checkpoint.every",
     # wrong types and values
-    "run.steps=0": "{}: run.steps=0: input should be greater than 0",
-    "run.steps=ten": "{}: run.steps='ten': input should be a valid integer",
-    "run.steps=10.0": "{}: run.steps=10.0: input should be a valid integer",
-    "run.steps=true": "{}: run.steps=True: input should be a valid integer",
-    "run.name=7": "{}: run.name=7: input should be a valid string; in quotes it is one: '7'",
-    "optim.lr=.nan": "{}: optim.lr=nan: input should be a finite number",
-    "optim.lr=.inf": "{}: optim.lr=inf: input should be a finite number",
-    "optim.lr=1e999": "{}: optim.lr=inf: input should be a finite number",
-    "kl.estimator=k4": "{}: kl.estimator='k4': input should be 'k1', 'k2' or 'k3'",
-    "eval.stop_when=2": "{}: eval.stop_when=2: input should be less than or equal to 1",
-    "rewards.0.weight=heavy": "{}: rewards.0.weight='heavy': input should be a valid number",
-    "lora.targets=5": "{}: lora.targets=5: input should be a valid string or input should be a "
+    "run.steps=0": "run.steps=0: input should be greater than 0",
+    "run.steps=ten": "run.steps='ten': input should be a valid integer",
+    "run.steps=10.0": "run.steps=10.0: input should be a valid integer",
+    "run.steps=true": "run.steps=True: input should be a valid integer",
+    "run.name=7": "run.name=7: input should be a valid string; in quotes it is one: '7'",
+    "optim.lr=.nan": "optim.lr=nan: input should be a finite number",
+    "optim.lr=.inf": "optim.lr=inf: input should be a finite number",
+    "optim.lr=1e999": "optim.lr=inf: input should be a finite number",
+    "kl.estimator=k4": "kl.estimator='k4': input should be 'k1', 'k2', 'k3' or 'k3_importance'",
+    "eval.stop_when=2": "eval.stop_when=2: input should be less than or equal to 1",
+    "rewards.0.weight=heavy": "rewards.0.weight='heavy': input should be a valid number",
+    "lora.targets=5": "lora.targets=5: input should be a valid string or input should be a "
     "valid list; in quotes it is one: '5'",
-    "lora.targets=[q, 1]": "{}: lora.targets.1=1: input should be a valid string; in quotes it is "
+    "lora.targets=[q, 1]": "lora.targets.1=1: input should be a valid string; in quotes it is "
     "one: '1'",
     # sections
-    "lora=": "{}: lora: empty; leave the key out for its defaults, or put keys under it",
-    "data=": "{}: data: empty; it needs train",
-    "lora=16": "{}: lora=16: a section is needed here, with keys among rank, alpha, targets",
-    "algorithm=grpo": "{}: algorithm='grpo': write it as {{name: grpo}}",
-    "rewards=[exact_answer]": "{}: rewards.0='exact_answer': write it as {{use: exact_answer}}",
-    "kl.controller.min=0": "{}: kl.controller.name: required, and missing",
-    "data.train=[]": "{}: data.train=[]: list should have at least 1 item after validation, not 0",
-    # overrides that cannot be applied
+    "lora=": "lora: empty; leave the key out for its defaults, or put keys under it",
+    "data=": "data: empty; it needs train",
+    "lora=16": "lora=16: a section is needed here, with keys among rank, alpha, targets",
+    "algorithm=grpo": "algorithm='grpo': write it as {name: grpo}",
+    "rewards=[exact_answer]": "rewards.0='exact_answer': write it as {use: exact_answer}",
+    "kl.controller.min=0": "kl.controller.name: required, and missing",
+    "data.train=[]": "data.train=[]: list should have at least 1 item after validation, not 0; "
+    "name at least one prompt source, as in [{use: jsonl, path: problems.jsonl}]",
+    "curriculum.retire=false": "curriculum.retire=False: a section is needed here, "
+    "with keys among pass_rate, certainty, review_share; {} takes all defaults, null switches it "
+    "off",
+    "curriculum.probe=true": "curriculum.probe=True: a section is needed here, with "
+    "keys among completions, problems; {} takes all defaults, null switches it off",
+    "curriculum.gates={name: range, low: 0.2}": "curriculum.gates={'low': 0.2, "
+    "'name': 'range'}: input should be a valid list; in brackets it is one: [{name: range, low: "
+    "0.2}]",
+    "curriculum.gates=informative": "curriculum.gates='informative': input should be "
+    "a valid list; write a list, as in [{name: informative}]; [] admits all groups",
+    "tracking=jsonl": "tracking='jsonl': input should be a valid list; in brackets "
+    "it is one: [jsonl]",
+    "curriculum.prerequisites=in_order": "curriculum.prerequisites='in_order': input "
+    "should be a valid dictionary; write {SOURCE: in_order}, or {SOURCE: {LEVEL: [PARENTS]}} "
+    "as in {arithmetic: {5: [3, 4]}}",
+    "curriculum.prerequisites.arithmetic=3=2": "curriculum.prerequisites.arithmetic="
+    "'3=2': input should be 'in_order' or input should be a valid dictionary; write {SOURCE: "
+    "in_order}, or {SOURCE: {LEVEL: [PARENTS]}} as in {arithmetic: {5: [3, 4]}}",
+    "curriculum.priors.strength=0": "curriculum.priors.strength=0: input should be "
+    "greater than 0; the lower, the sooner priors give way; to start without priors leave out "
+    "priors.path and the column pass_rate of the data",
+    "curriculum.quotas={gsm8k: 0}": "curriculum.quotas.gsm8k=0: input should be "
+    "greater than 0; a share is above 0 and at most 1; to draw nothing from a source take it out "
+    "of data.train, to let it share what the others leave give it no quota",
+}
+# Overrides that cannot be applied.
+WRONG_OVERRIDES = {
     "run.steps": "override 'run.steps': write it as section.key=value, as in run.steps=10",
     "run..steps=1": "override 'run..steps=1': write it as section.key=value, as in run.steps=10",
     "=1": "override '=1': write it as section.key=value, as in run.steps=10",
@@ -106,25 +133,60 @@ FAULTS = {
     "set model.path as a whole",
     "optim.lr=[": "override 'optim.lr=[': not valid YAML at line 1: expected the node content, but "
     "found '<stream end>'",
-    # settings that contradict each other
-    "optim.updates_per_batch=33": "{}: optim.updates_per_batch=33 cuts the groups of a step, "
+}
+# Settings that contradict each other.
+CONTRADICTIONS = {
+    "optim.updates_per_batch=33": "optim.updates_per_batch=33 cuts the groups of a step, "
     "rollout.problems_per_step=32, into more parts than there are groups; use at most 32",
-    "optim.tokens_per_micro_batch=767": "{}: optim.tokens_per_micro_batch=767 cannot hold one "
+    "optim.tokens_per_micro_batch=767": "optim.tokens_per_micro_batch=767 cannot hold one "
     "completion: data.max_prompt_tokens=512 and rollout.max_new_tokens=256 need 768; "
     "use at least 768",
-    "eval.stop_when=.5": "{}: eval.stop_when=0.5 needs held-out problems; add a source under "
-    "data.eval",
-    "rewards.0.channel=format": "{}: rewards: none is on channel 'correctness', from which pass "
+    "eval.stop_when=.5": "eval.stop_when=0.5 needs held-out problems; add a source under data.eval",
+    "rewards.0.channel=format": "rewards: none is on channel 'correctness', from which pass "
     "rates and beliefs are learnt; give the reward that checks the answer `channel: correctness`",
-    "kl.estimator=k1": "{}: kl.estimator='k1' differentiated in the loss has an expected gradient "
-    "of zero: it adds noise and no pull towards the reference; use k2, or k3 as GRPO publishes it",
+    "curriculum.defer={most_steps: 3}": "curriculum.defer.most_steps=3 with "
+    "curriculum.defer.first_steps=4: the longest wait must not be shorter than the first; "
+    "use most_steps 4 or more, or a lower first_steps",
+    "kl.estimator=k1": "kl.estimator='k1' differentiated in the loss has an expected gradient "
+    "of zero: it adds noise and no pull towards the reference; use k2, or k3 as GRPO publishes it, "
+    "or kl.placement reward",
+    "kl={placement: reward, estimator: k3}": "kl.estimator='k3' taken from the rewards hardly "
+    "pulls towards the reference: its gradient nearly cancels near it; use k1, or kl.placement "
+    "loss",
+    "kl={floor: 0.2, ceiling: 0.1}": "kl.floor=0.2 is above kl.ceiling=0.1; swap them",
+    "kl.against=old": "kl.against='old' with one update a step: the policy that the update starts "
+    "from is the policy itself, and the penalty is 0; set optim.updates_per_batch or optim.epochs "
+    "to 2 or more, or kl.against ref",
+    "kl.stop_at_old=.1": "kl.stop_at_old=0.1 has no later update to leave out; set "
+    "optim.updates_per_batch or optim.epochs to 2 or more",
+    "kl.controller={name: ppo_penalty}": "kl.controller 'ppo_penalty' steers the divergence from "
+    "the policy that an update starts from; set kl.against to old, and set "
+    "optim.updates_per_batch or optim.epochs to 2 or more",
+    "kl.reference={refresh_every: 9}": "kl.reference.refresh_every=9 with "
+    "kl.reference.mode='base': only a snapshot is refreshed; set kl.reference.mode to snapshot",
+    "kl.reference={mode: snapshot}": "kl.reference.mode='snapshot' is never refreshed, and so "
+    "stays the base; set kl.reference.refresh_every or refresh_on_stagnation, or use mode base",
+    "kl.reference={mode: snapshot, refresh_on_stagnation: 3}": "kl.reference."
+    "refresh_on_stagnation=3 watches the held-out pass rate; add a source under data.eval",
 }
 
 
 @pytest.mark.parametrize(("override", "message"), FAULTS.items(), ids=FAULTS)
 def test_a_fault_names_path_value_rule_and_way_out(recipe_file, override, message):
-    file = recipe_file()
-    assert message_of(file, override) == message.format(file)
+    assert message_of(recipe_file(), override) == f"command line: {message}"
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG_OVERRIDES.items(), ids=WRONG_OVERRIDES)
+def test_an_override_that_cannot_be_applied_says_why(recipe_file, override, message):
+    assert message_of(recipe_file(), override) == message
+
+
+@pytest.mark.parametrize(("override", "message"), CONTRADICTIONS.items(), ids=CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_named_with_the_way_out(
+    recipe_file, override, message
+):
+    file, path = recipe_file(), override.partition("=")[0]
+    assert message_of(file, override) == f"{file} with {path} from the command line: {message}"
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -141,10 +203,31 @@ def test_a_schedule_needs_steps_after_its_warmup(recipe_file, schedule):
 def test_all_faults_are_reported_at_once(recipe_file):
     file = recipe_file()
     assert message_of(file, "run.steps=0", "lora.rank=0") == (
-        f"{file}: run.steps=0: input should be greater than 0\n"
+        "command line: run.steps=0: input should be greater than 0\n"
         "  lora.rank=0: input should be greater than 0"
     )
     assert message_of(file, "kl.estimator=k1", "eval.stop_when=.5").count("\n") == 1
+
+
+def test_faults_of_the_file_and_of_the_command_line_are_told_apart(recipe_file):
+    file = recipe_file(SMALLEST + "lora: {rank: 0, alpha: 0.0}")
+    assert message_of(file, "run.steps=0") == (
+        "command line: run.steps=0: input should be greater than 0\n"
+        f"  {file}: lora.rank=0: input should be greater than 0\n"
+        "  lora.alpha=0.0: input should be greater than 0"
+    )
+    assert message_of(file, "lora.rank=4") == (
+        f"{file}: lora.alpha=0.0: input should be greater than 0"
+    )
+
+
+def test_a_contradiction_names_every_override_that_has_a_part_in_it(recipe_file):
+    file = recipe_file(SMALLEST + "rollout: {problems_per_step: 4}\noptim: {updates_per_batch: 5}")
+    rule = "optim.updates_per_batch="
+    assert message_of(file, "run.seed=1").startswith(f"{file}: {rule}5 ")
+    assert message_of(
+        file, "rollout={problems_per_step: 3}", "optim.updates_per_batch=6"
+    ).startswith(f"{file} with rollout and optim.updates_per_batch from the command line: {rule}6 ")
 
 
 def test_a_long_value_is_shortened_in_the_message(recipe_file):

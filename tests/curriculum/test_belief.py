@@ -327,3 +327,39 @@ def test_beliefs_take_at_most_64_bytes_a_problem():
 def test_options_out_of_range_are_refused_by_name(option, value):
     with pytest.raises(ConfigError, match=f"{option}={value}: must be"):
         pool_belief([0], **{option: value})
+
+
+def test_own_counts_are_the_evidence_without_the_prior_and_whatever_its_offset():
+    belief = pool_belief([0, 0, 1])
+    belief.set_priors(np.array([6.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]))
+    belief.set_offsets(np.log([3.0, 1 / 3, 1.0]))
+    correct, wrong = belief.own_counts(np.array([1, 0]))
+    np.testing.assert_allclose(correct, [0.0, 6.0], atol=1e-6)
+    np.testing.assert_allclose(wrong, [0.0, 2.0], atol=1e-6)
+    assert belief.has_evidence_N.tolist() == [True, False, False]
+    assert belief.prior_offset(1) == pytest.approx(-math.log(3))
+
+
+def test_own_counts_move_with_the_bucket_as_the_belief_does():
+    belief = pool_belief([0], max_drift=2.0)
+    belief.set_priors(np.array([4.0]), np.array([4.0]))
+    state = belief.state_dict()
+    state["rest"]["buckets"]["bucket 0"] = (math.log(3), 8.0, 1)
+    belief.load_state_dict(state)
+    # Beta(5, 5) at odds 3 is Beta(7.5, 2.5), of which the bucket's 3/4 is worth 1.5 and 0.5.
+    assert parameters(belief, 0) == pytest.approx((7.5, 2.5), rel=1e-6)
+    correct, wrong = belief.own_counts(slice(None))
+    assert (correct[0], wrong[0]) == pytest.approx((6.0, 2.0), rel=1e-6)
+    assert belief.prior_offset(0) == 0.0
+
+
+def test_own_counts_are_never_below_nought():
+    belief = pool_belief([0], max_drift=2.0)
+    belief.set_priors(np.array([0.0]), np.array([8.0]))
+    state = belief.state_dict()
+    state["rest"]["buckets"]["bucket 0"] = (-4.5, 8.0, 1)
+    belief.load_state_dict(state)
+    correct, wrong = belief.own_counts(slice(None))
+    # All wrong, and its bucket worse since: a is below kappa times the bucket's rate.
+    assert parameters(belief, 0)[0] < 2.0 * belief.bucket_rates()[0]
+    assert correct[0] == 0.0 and wrong[0] == pytest.approx(8.0, rel=1e-2)

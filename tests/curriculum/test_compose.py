@@ -92,6 +92,15 @@ def test_wrong_options_of_a_gate_name_its_place_in_the_list():
         build_gates([NamedPart(name="informative"), NamedPart(name="range", low=0.9, high=0.1)])
 
 
+def test_a_gate_knows_the_group_size_of_the_run(make_scheduler, make_problems):
+    narrow = [{"name": "range", "low": 0.6, "high": 0.7}]
+    make_scheduler(make_problems(2), group_size=3, gates=narrow)
+    with pytest.raises(ConfigError, match=r"curriculum\.gates\.0: low=0\.6 .*group_size=4 "):
+        make_scheduler(make_problems(2), group_size=4, gates=narrow)
+    with pytest.raises(ConfigError, match=r"gates\.0\.group_size: unknown option"):
+        make_scheduler(make_problems(2), gates=[{"name": "range", "group_size": 3}])
+
+
 def test_a_class_of_ones_own_is_found_by_file(build, own_file):
     sampler = build(f"{own_file}:Last", shift=2)
     assert sampler.shift == 2
@@ -149,9 +158,49 @@ def test_what_does_not_fit_the_pool_names_its_path_in_the_recipe(
         make_scheduler(problems, **section)
 
 
-def test_options_of_the_belief_reach_it(make_scheduler, make_problems, stage):
+def test_the_prior_strength_reaches_the_belief(make_scheduler, make_problems):
     scheduler = make_scheduler(make_problems(2), belief={"prior_strength": 6.0})
     assert (scheduler.beliefs().a + scheduler.beliefs().b).tolist() == [6.0, 6.0]
+
+
+@pytest.fixture
+def show(make_scheduler, make_problems, score_group):
+    """Return `(belief, *(position, correct)) -> beliefs` about 3 problems of one bucket, of which a
+    step each shows a group of 4."""
+
+    def show(belief, *shown):
+        problems = make_problems(3)
+        scheduler = make_scheduler(problems, num_problems=3, group_size=4, belief=belief)
+        for step, (position, correct) in enumerate(shown, start=1):
+            scheduler.plan(step)
+            scheduler.observe([score_group(problems[position], correct)], step=step)
+        return scheduler.beliefs()
+
+    return show
+
+
+NONE, ALL = [0, 0, 0, 0], [1, 1, 1, 1]
+
+
+def test_the_visit_decay_reaches_the_belief_and_a_whole_group_is_a_visit(show):
+    belief = show({"visit_decay": 0.5}, (0, [1, 1, 0, 0]), (0, [1, 1, 0, 0]))
+    # Half of the prior of 3, half of the first 2 completions, and the second 2; all stays at 1/2.
+    assert belief.a == pytest.approx([4.5, 1.5, 1.5])
+    assert belief.b == pytest.approx([4.5, 1.5, 1.5])
+
+
+def test_the_bucket_decay_reaches_the_belief(show):
+    # The first step takes the bucket to .5 / 5 = .1, with c = 4. The second shows a problem of
+    # which no more was known: (.1 (4 * .5 + 1) + 4) / (4 + 4 * .5 + 1).
+    belief = show({"bucket_decay": 0.5}, (0, NONE), (1, ALL))
+    assert belief.mean[2] == pytest.approx(4.3 / 7)
+
+
+def test_the_largest_drift_reaches_the_belief(show):
+    # The bucket goes from .1 to (.1 + 4) / 5 = .82, and takes own evidence of 4 wrong ones along
+    # unless that is held: a = 3 * .82 and b = 3 * .18 + 4.
+    belief = show({"max_drift": 0.0, "bucket_decay": 0.0}, (0, NONE), (1, ALL))
+    assert (belief.a[0], belief.b[0]) == pytest.approx((2.46, 4.54))
 
 
 @pytest.mark.parametrize("is_off", [True, False])
@@ -190,6 +239,19 @@ def test_priors_of_a_file_replace_the_column_and_are_worth_what_they_were_measur
     pq.write_table(pa.table(table), tmp_path / "measured.parquet")
     scheduler = make_scheduler(problems, priors={"path": str(tmp_path / "measured.parquet")})
     assert scheduler.beliefs().a == pytest.approx([1.5 + 2.0, 1.5])
+    assert scheduler.take_messages() == [
+        "priors: 1 of 2 problems known from measured.parquet; the column pass_rate knows 1 more, "
+        "and does not count beside curriculum.priors.path"
+    ]
+
+
+def test_a_column_that_knows_no_more_than_the_files_is_not_mentioned(
+    make_scheduler, stage, tmp_path
+):
+    problems = [stage.make_problem("q0", pass_rate=0.9), stage.make_problem("q1", pass_rate=None)]
+    table = {"key": [problems[0].key], "pass_rate": [0.5]}
+    pq.write_table(pa.table(table), tmp_path / "measured.parquet")
+    scheduler = make_scheduler(problems, priors={"path": str(tmp_path / "measured.parquet")})
     assert scheduler.take_messages() == ["priors: 1 of 2 problems known from measured.parquet"]
 
 

@@ -150,6 +150,30 @@ def test_a_round_that_does_not_show_a_source_leaves_its_slope():
     assert slopes.state_dict()["rest"]["slopes"]["t"] == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("decay", "before", "after"),
+    [
+        # .98 of the evidence, and .02 of the prior, which is for a slope of 0 with a weight of 1.
+        ({}, (1.0, 1.0), (0.98, 1.0)),
+        ({}, (1.0, 51.0), (49.98 / 50, 50.0)),
+        # Half of 3 at slope 1, and half of 1 at slope 0.
+        ({"decay": 0.5}, (1.0, 3.0), (0.75, 2.0)),
+        ({"decay": 1.0}, (1.0, 3.0), (1.0, 3.0)),
+    ],
+)
+def test_a_round_that_says_nothing_new_takes_the_slope_a_step_back_to_its_prior(
+    decay, before, after
+):
+    slopes = DifficultySlopes(pool_index([0, 0]), np.float32([3, 1]), **decay)
+    slopes.load_state_dict({"columns": {}, "rest": {"slopes": {"s": before}}})
+    # A bucket at logit 50 is solved whatever the slope: all correct is no surprise.
+    solved = Outcomes(
+        indices=np.arange(2), num_correct=np.full(2, 8), num_counted=np.full(2, 8), step=1
+    )
+    slopes.observe(solved, bucket_logits_K=np.array([50.0]))
+    assert slopes.state_dict()["rest"]["slopes"]["s"] == pytest.approx(after)
+
+
 def test_state_brings_the_offsets_back_to_the_bit():
     first = Simulated(-1.0).learn(3)
     second = Simulated(-1.0)

@@ -267,6 +267,51 @@ def test_every_part_hears_of_a_round(make_planner):
     assert planner.metrics(6)["curriculum/retired_count"] == 2.0
     assert planner.metrics(6)["curriculum/staleness_mean_steps"] == 2.0
     assert planner.metrics(6)["curriculum/locked_buckets"] == 0.0
-    retired, opened = planner.explain(0, step=5)
-    assert retired.startswith("retired: ") and opened == "open"
-    assert planner.explain(2, step=5) == ["active", "open since step 4"]
+    assert explained(planner, 0)["standing"].startswith("retired: ")
+    assert explained(planner, 2) == {"standing": "active", "its level": "open since step 4"}
+
+
+def explained(planner, position, *, step=5, **options):
+    return dict(planner.explain(position, step=step, num_drawn=10, **options))
+
+
+def test_a_retired_problem_says_whether_its_review_is_due_and_what_reviews_take(make_planner):
+    planner = make_planner({"a": [1] * 4}, review_share=0.2)
+    show(planner, 2, p1=8)
+    show(planner, 4, p0=8, p2=8)
+    # Of 10 problems 2 are reviews, those first that were not seen for longest.
+    assert explained(planner, 0)["next draw"] == (
+        "as a review: it is due in this step; reviews take up to 20 % of a step"
+    )
+    assert explained(planner, 2)["next draw"].startswith("as a review: it is due when its turn")
+    assert "next draw" not in explained(planner, 3)
+    # Of those whose group is not whole none is reviewed, so the next one is.
+    held = np.array([0])
+    assert explained(planner, 0, held=held)["next draw"] == "not before its group is whole"
+    assert "it is due in this step" in explained(planner, 2, held=held)["next draw"]
+
+
+def test_under_an_alarm_a_retired_problem_says_that_its_level_is_reviewed_more(make_planner):
+    planner = make_planner({"a": [1] * 4}, review_share=0.2)
+    show(planner, 4, p0=8)
+    planner.standing.alarm([0], 4)
+    assert explained(planner, 0)["next draw"].endswith(
+        "reviews take up to 20 % of a step, and 10 % more for its level until step 14"
+    )
+
+
+def test_a_deferred_problem_says_from_when_on_it_may_be_drawn(make_planner):
+    planner = make_planner({"a": [1] * 2})
+    show(planner, 4, p0=0)
+    assert explained(planner, 0)["next draw"] == (
+        "from step 9 on; sooner only where a step has too few others"
+    )
+
+
+def test_under_quotas_a_problem_says_what_its_source_has_of_the_step(make_planner):
+    planner = make_planner({"a": [1] * 4, "b": [1] * 4, "c": [1]}, quotas={"a": 0.7})
+    assert explained(planner, 0)["its source"] == "a has 7 of the 10 problems of this step"
+    assert explained(planner, 8)["its source"] == (
+        "sources without a quota share 3 of the 10 of this step"
+    )
+    assert "its source" not in explained(make_planner({"a": [1] * 4}), 0)

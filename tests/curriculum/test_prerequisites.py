@@ -174,6 +174,15 @@ def test_parents_that_make_no_sense_are_refused(parents, message):
         make([1, 2, 3], parents)
 
 
+def test_an_order_of_one_level_is_refused():
+    with pytest.raises(
+        ConfigError,
+        match=r"curriculum\.prerequisites\.s='in_order': data\.train has level 3 alone of s, .* "
+        r"leave s out of curriculum\.prerequisites",
+    ):
+        make([3], "in_order")
+
+
 def test_an_unknown_source_is_refused_with_the_list():
     index = pool(1)
     with pytest.raises(ConfigError, match=r"prerequisites\.t: .* no source 't'; known: other, s"):

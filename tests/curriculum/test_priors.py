@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rl_llm.curriculum import BetaBelief, Outcomes, PoolBelief, PoolIndex, store
+from rl_llm.curriculum import Outcomes, PoolBelief, PoolIndex, store
 from rl_llm.curriculum.priors import evidence_for, read_priors, write_beliefs
 from rl_llm.errors import DataError, InputError
 from rl_llm.records import Problem, content_key
@@ -39,12 +39,10 @@ def test_a_prior_is_worth_its_completions_but_no_more_than_the_strength(write):
     assert completions(evidence) == [(6.0, 2.0), (0.0, 0.0), (3.0, 1.0)]
 
 
-def test_beliefs_are_worth_a_plus_b_and_bare_rates_the_strength(write):
-    believed = write("beliefs.parquet", q=["a"], a=[1.5], b=[4.5], pass_rate=[0.25])
+def test_a_bare_rate_is_worth_the_strength(write):
     bare = write("bare.parquet", q=["a"], pass_rate=[0.25])
-    for path, expected in ((believed, (1.5, 4.5)), (bare, (2.0, 6.0))):
-        evidence = evidence_for([problem("a")], read_priors([path]), strength=8.0)
-        assert completions(evidence) == [expected]
+    evidence = evidence_for([problem("a")], read_priors([bare]), strength=8.0)
+    assert completions(evidence) == [(2.0, 6.0)]
 
 
 def test_of_several_files_the_last_wins_for_a_key_that_stands_in_both(write):
@@ -99,54 +97,93 @@ def test_files_that_hold_no_priors_are_refused_by_what_they_lack(write, tmp_path
         read_priors(write("twice.parquet", q=["a", "a"], pass_rate=[0.5, 0.5]))
 
 
-def test_beliefs_survive_edits_reordering_and_merging_of_data_sets(tmp_path):
-    def believe(texts, name, correct):
-        pool = [problem(text) for text in texts]
-        index = PoolIndex.of(pool)
-        belief = PoolBelief(index)
-        indices = np.arange(len(correct))
-        belief.observe(
-            Outcomes(
-                indices=indices,
-                num_correct=np.array(correct),
-                num_counted=np.full(len(correct), 8),
-                step=5,
-            )
+def believing(pool, *, step=5, **num_correct):
+    """`believing(pool, p0=3)`: after a visit in which 3 of 8 completions of problem 0 are right."""
+    belief = PoolBelief(PoolIndex.of(pool))
+    indices = np.array([int(name[1:]) for name in num_correct])
+    belief.observe(
+        Outcomes(
+            indices=indices,
+            num_correct=np.array(list(num_correct.values())),
+            num_counted=np.full(len(indices), 8),
+            step=step,
         )
-        visits_N = np.zeros(len(pool), np.uint16)
-        visits_N[indices] = 1
-        beta = belief.beta(slice(None))
-        write_beliefs(tmp_path / name, problems=pool, belief=beta, visits_N=visits_N, step=5)
-        return dict(zip(texts, np.stack([beta.a, beta.b], axis=1).tolist(), strict=True))
+    )
+    return belief
 
-    first = believe(["a", "b", "c"], "first.parquet", [0, 8])
-    second = believe(["x", "y", "z"], "second.parquet", [4, 4, 2])
+
+def export(path, pool, belief, *, visited=(), step=5):
+    visits_N = np.zeros(len(pool), np.uint16)
+    visits_N[list(visited)] = 1
+    return write_beliefs(path, problems=pool, belief=belief, visits_N=visits_N, step=step)
+
+
+def started_with(path, pool, *, strength=100.0):
+    """Return the belief of a run that starts with a file."""
+    evidence = evidence_for(pool, read_priors(str(path)), strength=strength)
+    belief = PoolBelief(PoolIndex.of(pool))
+    belief.set_priors(evidence.correct_N, evidence.wrong_N)
+    return belief
+
+
+def test_beliefs_survive_edits_reordering_and_merging_of_data_sets(tmp_path):
+    first, second = ([problem(text) for text in texts] for texts in ("abc", "xyz"))
+    export(tmp_path / "first.parquet", first, believing(first, p0=0, p1=8), visited=[0, 1])
+    export(tmp_path / "second.parquet", second, believing(second, p0=4, p1=6, p2=2))
     merged = ["y", "new", "b", "x", "a"]  # c and z are gone, another order, one more
     paths = [str(tmp_path / "first.parquet"), str(tmp_path / "second.parquet")]
     evidence = evidence_for([problem(t) for t in merged], read_priors(paths), strength=100.0)
-    known = first | second | {"new": (0, 0)}
-    assert completions(evidence) == [tuple(known[text]) for text in merged]
+    # Both rounds leave the bucket at 1/2, so evidence stays what it was.
+    known = {"y": (6, 2), "new": (0, 0), "b": (8, 0), "x": (4, 4), "a": (0, 8)}
+    np.testing.assert_allclose(
+        np.stack([evidence.correct_N, evidence.wrong_N], axis=1),
+        [known[text] for text in merged],
+        atol=1e-5,
+    )
     assert evidence.num_known == 4
-    assert pq.read_table(tmp_path / "first.parquet").drop_columns(["a", "b"]).to_pylist()[1] == {
-        "key": content_key("b", "a"),
-        "source": "s",
-        "level": "1",
-        "pass_rate": pytest.approx(first["b"][0] / sum(first["b"])),
-        "visits": 1,
-        "step": 5,
-    }
+
+
+def test_a_problem_without_evidence_of_its_own_is_not_written(tmp_path):
+    pool = [problem(text) for text in "abc"]
+    assert export(tmp_path / "b.parquet", pool, believing(pool, p1=8), visited=[1], step=7) == 1
+    [row] = pq.read_table(tmp_path / "b.parquet").to_pylist()
+    assert (row["key"], row["source"], row["level"]) == (content_key("b", "a"), "s", "1")
+    assert (row["visits"], row["step"]) == (1, 7)
+    assert row["num_correct"] == row["num_counted"] * row["pass_rate"]
+
+
+def test_what_a_run_has_learnt_of_problems_is_believed_again_where_buckets_are_equal(tmp_path):
+    pool = [problem(text) for text in "abc"]
+    belief = believing(pool, p0=2, p1=6)
+    export(tmp_path / "beliefs.parquet", pool, belief)
+    again = started_with(tmp_path / "beliefs.parquet", pool)
+    assert belief.bucket_rates()[0] == pytest.approx(0.5) == again.bucket_rates()[0]
+    for found in (belief, again):  # 3 completions at 1/2, and 8 of its own
+        beta = found.beta(slice(None))
+        np.testing.assert_allclose(beta.a, [3.5, 7.5, 1.5], rtol=1e-5)
+        np.testing.assert_allclose(beta.b, [7.5, 3.5, 1.5], rtol=1e-5)
+
+
+def test_a_round_trip_makes_nothing_stronger(tmp_path):
+    pool = [problem(text) for text in "abc"]
+    belief = believing(pool, p0=3, p1=8)
+    for name in ("first", "second"):
+        export(tmp_path / name, pool, belief)
+        belief = started_with(tmp_path / name, pool)
+    first, second = (pq.read_table(tmp_path / name) for name in ("first", "second"))
+    for column in ("num_correct", "num_counted"):
+        np.testing.assert_allclose(second[column], first[column], rtol=1e-5)
+    beta = belief.beta(slice(None))
+    np.testing.assert_allclose(beta.a + beta.b, [11.0, 11.0, 3.0], rtol=1e-5)
 
 
 def test_a_pool_starts_with_what_another_run_believed(tmp_path):
     pool = [problem("hard"), problem("easy"), problem("new")]
-    belief = BetaBelief(np.array([1.0, 9.0]), np.array([9.0, 1.0]))
-    path = tmp_path / "beliefs.parquet"
-    write_beliefs(path, problems=pool[:2], belief=belief, visits_N=np.ones(2, np.uint16), step=9)
-    evidence = evidence_for(pool, read_priors(str(path)), strength=5.0)
-    started = PoolBelief(PoolIndex.of(pool))
-    started.set_priors(evidence.correct_N, evidence.wrong_N)
-    # own evidence .5 of 5 and 4.5 of 5, beside 3 completions at the bucket's 1/2
-    np.testing.assert_allclose(started.beta(slice(None)).mean, [2 / 8, 6 / 8, 1 / 2], rtol=1e-6)
+    export(tmp_path / "beliefs.parquet", pool[:2], believing(pool[:2], p0=0, p1=8))
+    started = started_with(tmp_path / "beliefs.parquet", pool, strength=5.0)
+    # own evidence 0 of 5 and 5 of 5, beside 3 completions at the bucket's 1/2
+    means = started.beta(slice(None)).mean
+    np.testing.assert_allclose(means, [1.5 / 8, 6.5 / 8, 1 / 2], rtol=1e-5)
 
 
 def test_the_state_of_a_checkpoint_is_no_prior_and_the_message_names_the_way(tmp_path):
@@ -157,12 +194,6 @@ def test_the_state_of_a_checkpoint_is_no_prior_and_the_message_names_the_way(tmp
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    belief = BetaBelief(np.ones(1), np.ones(1))
+    pool = [problem("a")]
     with pytest.raises(InputError, match=r"none/x\.parquet cannot be written"):
-        write_beliefs(
-            tmp_path / "none" / "x.parquet",
-            problems=[problem("a")],
-            belief=belief,
-            visits_N=np.ones(1, np.uint16),
-            step=1,
-        )
+        export(tmp_path / "none" / "x.parquet", pool, believing(pool, p0=1))

@@ -1,11 +1,12 @@
 """Groups in two phases, on an engine that follows a script: 2 completions first, then 3 more."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
 
-from rl_llm.curriculum.probe import Call, ProbeThenFinish
+from rl_llm.curriculum.probe import Call, MostCompletions, ProbeThenFinish, most_completions
 from rl_llm.records import Completion, Group, Score, ScoredGroup
 
 
@@ -267,3 +268,56 @@ def test_a_problem_that_left_the_pool_takes_its_probe_with_it(make_probe, proble
     probe_all(first, problems[:4], "+- +- +- +-")
     second.load_state_dict(through_json(first.state_dict()), [problems[3], problems[1]])
     assert second.held_keys == [problems[1].key, problems[3].key]
+
+
+@pytest.mark.parametrize(
+    ("max_finished", "num_probes", "call", "step"),
+    [
+        # 4 probes of 2 twice and 2 groups of 3 more; in a last step 1 + 4 groups wait for 3 each.
+        (2, 4, 15, 22),
+        # All probes of a call are finished by the next: 3 of 2 twice and 3 groups of 3 more.
+        (8, 3, 15, 21),
+        # 8 of 2 twice and a group of 3 more, where a last step from nothing makes 8 groups of 5.
+        (1, 8, 24, 40),
+    ],
+)
+def test_a_step_asks_for_no_more_than_its_bound_and_reaches_it(
+    make_problems, make_probe, max_finished, num_probes, call, step
+):
+    bound = most_completions(
+        num_init=2, num_rest=3, max_finished=max_finished, num_probes=num_probes
+    )
+    assert bound == MostCompletions(call=call, step=step)
+    rng, pool = random.Random(0), make_problems(100)
+    probe, calls, steps = make_probe(max_finished=max_finished, num_probes=num_probes), [], []
+
+    def play(probe, *, is_last):
+        probe.begin_step(is_last=is_last)
+        free = iter([problem for problem in pool if problem.key not in probe.held_keys])
+        asked = []
+        while (found := probe.next_call()).finishing or found.num_probes:
+            asked.append(3 * len(found.finishing) + 2 * found.num_probes)
+            finish(probe, found)
+            num_mixed = rng.randint(0, found.num_probes)
+            marks = ["+-"] * num_mixed + ["--"] * (found.num_probes - num_mixed)
+            probe.take([scored(next(free), own) for own in marks])
+        calls.extend(asked)
+        steps.append(sum(asked))
+
+    for _ in range(600):
+        last = make_probe(max_finished=max_finished, num_probes=num_probes)
+        last.load_state_dict(probe.state_dict(), pool)
+        play(last, is_last=True)
+        play(probe, is_last=False)
+    assert (max(calls), max(steps)) == (call, step)
+
+
+def test_a_held_group_says_how_its_probe_came_out_and_where_it_is_in_line(make_probe, problems):
+    probe = make_probe(max_finished=2)
+    probe.next_call()
+    probe_all(probe, problems[:4], "+- -- +- -+")
+    assert probe.status(problems[2].key) == (
+        "1 of 2 completions correct, so 3 more follow: number 2 of 3 that wait, of which a step "
+        "finishes 2, and the last step all"
+    )
+    assert probe.status(problems[1].key) is None

@@ -34,3 +34,21 @@ def test_ends_that_are_no_shares_or_stand_in_the_wrong_order_are_refused():
         Range(high=1.5)
     with pytest.raises(ConfigError, match=r"low=0\.6 with high=0\.4"):
         Range(low=0.6, high=0.4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "group_size", "nearest"),
+    [(0.6, 0.7, 2, "1/2 and 2/2"), (0.51, 0.59, 8, "4/8 and 5/8"), (0.01, 0.1, 4, "0/4 and 1/4")],
+)
+def test_a_range_that_no_group_can_reach_is_refused_with_the_nearest_shares(
+    low, high, group_size, nearest
+):
+    with pytest.raises(ConfigError, match=f"rollout.group_size={group_size} .* are {nearest}: "):
+        Range(low=low, high=high, group_size=group_size)
+
+
+@pytest.mark.parametrize(("low", "high", "group_size"), [(0.5, 0.5, 2), (0.6, 0.7, 3), (1, 1, 4)])
+def test_a_range_that_holds_one_share_is_taken(group, low, high, group_size):
+    num_correct = round(high * group_size - 0.1)
+    gate = Range(low=low, high=high, group_size=group_size)
+    assert gate.admit(group([1] * num_correct + [0] * (group_size - num_correct)))

@@ -199,13 +199,27 @@ def test_a_bucket_that_does_worse_than_believed_is_said_once_and_reviewed_more(
     assert scheduler.metrics(step + 1)["curriculum/review_groups"] == 1  # A tenth of 10.
 
 
+def test_a_fall_is_measured_against_what_was_believed_before_the_round(
+    make_scheduler, make_problems, score_group
+):
+    """4 of 16 correct under Beta(2, 2): 8 were expected, with a deviation of 4, so z = -1."""
+    problems = make_problems(1)
+    scheduler = make_scheduler(problems, group_size=16, belief={"prior_strength": 4.0})
+    scheduler.plan(1)
+    scheduler.observe([score_group(problems[0], [1] * 4 + [0] * 12)], step=1)
+    pile = scheduler.state_dict()["rest"]["detector"]["piles"]["s/level=1"]
+    # The sum, 1 less the slack of 1/2, and over it the expected, the correct and all completions.
+    assert pile == pytest.approx([0.5, 8.0, 4.0, 16.0])
+
+
 def test_explain_says_where_a_problem_stands(make_scheduler, make_problems):
     problems = make_problems(2) + make_problems(2, level=2, first=2)
     scheduler = make_scheduler(problems, prerequisites={"s": "in_order"})
-    assert scheduler.explain(problems[0].key, step=1)[:2] == ["active", "open"]
-    standing, locked, sampler = scheduler.explain(problems[3].key, step=1)
-    assert standing == "active" and locked.startswith("locked: opens when")
-    assert sampler == "it cannot be drawn now"
+    said = dict(scheduler.explain(problems[0].key, step=1))
+    assert (said["standing"], said["its level"]) == ("active", "open")
+    said = dict(scheduler.explain(problems[3].key, step=1))
+    assert said["standing"] == "active" and said["its level"].startswith("locked: opens when")
+    assert said["next draw"] == "not before its level opens"
 
 
 def test_a_class_without_explain_is_left_out_of_it(make_scheduler, make_problems, tmp_path):
@@ -216,7 +230,8 @@ def test_a_class_without_explain_is_left_out_of_it(make_scheduler, make_problems
     )
     problems = make_problems(2)
     scheduler = make_scheduler(problems, sampler=f"{tmp_path / 'mute.py'}:Mute")
-    assert scheduler.explain(problems[0].key, step=1) == ["active", "open"]
+    said = dict(scheduler.explain(problems[0].key, step=1))
+    assert said == {"standing": "active", "its level": "open"}
     assert hasattr(Uniform, "explain")
 
 

@@ -125,3 +125,25 @@ def test_the_last_step_leaves_no_probe_waiting(make_scheduler, make_problems, st
     ended = [g for p in played for g in [*p.admitted, *p.dropped]]
     asked = [r for p in played for requests in p.rounds for r in requests]
     assert sum(len(g.scores) for g in ended) == sum(r.num_completions for r in asked)
+
+
+def test_a_problem_whose_probe_waits_says_so_and_when_it_is_drawn(
+    make_scheduler, make_problems, score_group
+):
+    scheduler = make_scheduler(make_problems(8), probe=PROBE, num_problems=2)
+    drawn = keys(scheduler.plan(1))
+    by_key = {problem.key: problem for problem in scheduler.problems}
+    scored = [score_group(by_key[key], [0, key != drawn[-1]]) for key in drawn]
+    scheduler.observe(scored, step=1)
+    scheduler.conclude(scored)
+    said = dict(scheduler.explain(drawn[2], step=2))
+    assert said["next draw"] == "not before its group is whole"
+    assert said["its probe"] == (
+        "1 of 2 completions correct, so 2 more follow: number 3 of 5 that wait, of which a step "
+        "finishes 2, and the last step all"
+    )
+    [free] = [key for key in by_key if key not in drawn][:1]
+    said = dict(scheduler.explain(free, step=2))
+    assert "its probe" not in said
+    # The two that were not drawn, and the one whose probe was all wrong.
+    assert "rank" in said["next draw"] and " of 3 (an even share is 0.3333)" in said["next draw"]

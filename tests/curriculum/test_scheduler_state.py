@@ -144,15 +144,17 @@ def test_everything_acts_within_these_runs(build, stage, world, phases, pool):
 
 def standings(scheduler, step):
     """Return, by key, whether a problem is retired, deferred or active, and whether it is open."""
-    told = {p.key: scheduler.explain(p.key, step=step) for p in scheduler.problems}
+    told = {p.key: dict(scheduler.explain(p.key, step=step)) for p in scheduler.problems}
     return {
-        key: (said[0].split(maxsplit=1)[0].strip(":"), said[1][:4]) for key, said in told.items()
+        key: (said["standing"].split(maxsplit=1)[0].strip(":"), said["its level"][:4])
+        for key, said in told.items()
     }
 
 
 def opened(scheduler, key):
     """Return the step that opened the level of a problem."""
-    return int(scheduler.explain(key, step=1)[1].removeprefix("open since step "))
+    said = dict(scheduler.explain(key, step=1))["its level"]
+    return int(said.removeprefix("open since step "))
 
 
 @pytest.mark.parametrize(("sampler", "phases", "pool"), ALL_MODES)

@@ -299,17 +299,31 @@ def test_the_buckets_of_a_stream_are_endless_in_the_index():
     assert index.endless_K.tolist() == [True, True, False]
 
 
-def test_a_fresh_problem_that_is_held_out_stops_the_run_with_both_places():
-    first = Scripted(["ab", "cd"])
-    pool = Pool(problems=tuple(first.batch(0)), num_read=2, streams=())
-    held_out = Pool(problems=(problem("d"),), num_read=1, where="data.eval")
-    stream = next(iter(shipped("arithmetic").streams))
+def checked_supply(*batches, held_out):
+    """Return a supply from batches, and of the held-out prompts none but in batch 0."""
+    first = Scripted(list(batches))
+    (stream,) = shipped("arithmetic").streams
     stream = replace(stream, keys=frozenset(first.keys), batch=first.batch)
-    pool = replace(pool, streams=(stream,))
-    supply = Supply(
-        pool.problems, checked_streams(pool, held_out, lambda p: 1, max_prompt_tokens=1)
-    )
-    with pytest.raises(
-        DataError, match=r"in both data\.train\.0 \(batch 1\) and data\.eval: the first is 'd'"
-    ):
+    pool = Pool(problems=tuple(first.batch(0)), num_read=2, streams=(stream,))
+    theirs = Pool(problems=tuple(map(problem, held_out)), num_read=1, where="data.eval")
+    return Supply(pool.problems, checked_streams(pool, theirs, lambda p: 1, max_prompt_tokens=1))
+
+
+def test_a_fresh_problem_that_is_held_out_is_passed_over_and_so_is_it_after_a_resume(tmp_path):
+    def fresh():
+        return checked_supply("ab", "cde", "dfdg", held_out="d")
+
+    supply, seen = fresh(), []
+    for drawn in (0, 1, 0):
+        supply.replace([drawn])
+        seen.append(standing(supply))
+        supply = resumed(supply, fresh(), tmp_path)
+    assert seen == ["cb", "ce", "fe"]
+    supply.replace([1])
+    assert standing(supply) == "fg"
+
+
+def test_a_stream_that_brings_held_out_problems_alone_ends_with_an_error():
+    supply = checked_supply("ab", *["cd"] * 40, held_out="cd")
+    with pytest.raises(DataError, match=r"data\.train\.0: its batches 1 to 16 bring nothing"):
         supply.replace([0])

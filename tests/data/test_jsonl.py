@@ -137,6 +137,20 @@ def test_a_level_is_a_whole_number_or_a_name(write, value):
         read(write({**GOOD, "grade": value}), level="grade")
 
 
+@pytest.mark.parametrize("value", [55, -0.1, True, "0.5", float("nan")])
+def test_a_pass_rate_that_is_no_share_is_named_by_its_line(write, value):
+    file = write(
+        {**GOOD, "pass_rate": 1}, {**GOOD, "pass_rate": None}, {**GOOD, "pass_rate": value}
+    )
+    with pytest.raises(DataError, match=r"line 3: column 'pass_rate' holds .* from 0 to 1 or null"):
+        read(file)
+
+
+def test_a_pass_rate_in_another_role_may_be_any_number(write):
+    (problem,) = read(write({**GOOD, "pass_rate": 55}), level="pass_rate")
+    assert (problem.level, problem.meta.get("pass_rate")) == (55, None)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no file '.*missing\.jsonl' \(looked from"):
         read(tmp_path / "missing.jsonl")

@@ -50,6 +50,18 @@ def assert_names(message, *words):
             "optim.updates_per_batch=5",
             ["optim.updates_per_batch=5", "rollout.problems_per_step=4", "at most 4"],
         ),
+        (
+            "rollout.problems_per_step=61",
+            ["rollout.problems_per_step=61 with 60 problems in data.train", "at most 60"],
+        ),
+        (
+            "eval.train_problems=61",
+            ["eval.train_problems=61 with 60 problems in data.train", "at most 60"],
+        ),
+        (
+            "curriculum={probe: {completions: 2, problems: 61}}",
+            ["curriculum.probe.problems=61 with 60 problems in data.train", "at most 60"],
+        ),
         ("rollout.max_new_tokens=250", ["max_new_tokens=250", "256 positions", "at most 240"]),
         ("kl.estimator=k1", ["kl.estimator='k1'", "use k2"]),
         ("rewards.0.use=exact_anser", ["'exact_anser'", "did you mean 'exact_answer'"]),

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
+from rl_llm.curriculum.draw_record import Draw
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup, content_key
 from rl_llm.trainer.generation import Harvest
 from rl_llm.trainer.metrics import Counters, JsonlSink, harvest_row, read_rows
@@ -27,11 +28,22 @@ WRONG = Score(total=0.1, parts={"exact": 0.0, "format": 1.0}, correct=False)
 FAILED = Score(total=0.0, parts={}, correct=False, error="boom")
 
 
-def harvest(*groups, admitted=(), dropped=None):
+def harvest(*groups, admitted=(), dropped=None, whys=None):
     """Bring groups; those that are not admitted are dropped, unless it says which."""
+    draws = [
+        Draw(
+            key=group.group.problem.key,
+            belief_a=1.0,
+            belief_b=1.0,
+            informative=0.5,
+            why=why,
+            round=0,
+        )
+        for group, why in zip(groups, whys or ["sampler"] * len(groups), strict=True)
+    ]
     return Harvest(
         scored=groups,
-        draws=(),
+        draws=tuple(draws),
         admitted=admitted,
         dropped=tuple(g for g in groups if g not in admitted) if dropped is None else dropped,
         num_rounds=2,
@@ -99,8 +111,26 @@ def test_the_yield_counts_a_group_where_it_is_concluded_whatever_of_it_was_gener
     assert row["curriculum/admitted_share"] == pytest.approx(4 / 6)
 
 
-def test_a_step_without_a_group_has_a_yield_of_nought():
-    assert harvest_row(harvest(), Counters())["curriculum/admitted_share"] == 0.0
+def test_the_informative_share_is_that_of_probes_in_the_step_that_probed_them():
+    finish, whole = scored_group("p", WRONG), scored_group("p", RIGHT, WRONG, WRONG)
+    probes = [scored_group("q", RIGHT, WRONG), *(scored_group(p, WRONG, WRONG) for p in "rst")]
+    brought = harvest(
+        finish, *probes, admitted=(whole,), dropped=probes[1:], whys=["finish", *["probe"] * 4]
+    )
+    row = harvest_row(brought, Counters())
+    assert row["train/informative_share"] == pytest.approx(1 / 4)
+    assert row["train/groups_admitted"] == 1
+
+
+def test_a_step_that_finishes_probes_of_earlier_ones_alone_has_no_informative_share():
+    whole = scored_group("p", RIGHT, WRONG, WRONG)
+    brought = harvest(scored_group("p", WRONG), admitted=(whole,), dropped=(), whys=["finish"])
+    assert math.isnan(harvest_row(brought, Counters())["train/informative_share"])
+
+
+def test_a_step_without_a_group_has_a_yield_and_an_informative_share_of_nought():
+    row = harvest_row(harvest(), Counters())
+    assert row["curriculum/admitted_share"] == row["train/informative_share"] == 0.0
 
 
 def test_rows_past_the_checkpoint_are_cut_when_the_file_is_opened_again(tmp_path):

@@ -1,5 +1,7 @@
 """Weights by a bell curve over a running average of pass rates."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,7 @@ from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
 from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
+from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
 _START = 0.5  # The average of a problem that was never seen.
@@ -61,6 +64,15 @@ class Gaussian:
             weights_N[exclude] = 0.0
         rng = derive_rng(self._seed, "sampler", step, round)
         return draw_without_replacement(weights_N, num_problems, rng=rng)
+
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return problems of each part drawn by their weights without replacement."""
+        chosen = []
+        for number, part in enumerate(parts):
+            rng = derive_rng(self._seed, "sampler", step, round + number)
+            weights = self._weights(part.eligible)
+            chosen.append(part.eligible[draw_without_replacement(weights, part.count, rng=rng)])
+        return chosen
 
     def _weights(self, where: Indices | slice) -> Floats:
         offsets = self._offset_N[where].astype(np.float64) + (_START - self._target)

@@ -1,11 +1,15 @@
 """Epochs that skip what has been uninformative lately."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers.memory import NOT_NOW, in_open_buckets, remembered
+from rl_llm.curriculum.samplers.epoch import EpochOrder
+from rl_llm.curriculum.samplers.memory import NOT_NOW, in_buckets_of, in_open_buckets, remembered
+from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
 _LEAST_BASE, _MOST_BASE = 0.05, 0.95  # Bounds of p_easy and p_hard, as the authors have them.
@@ -26,7 +30,7 @@ class Greso:
 
     Problems of an endless bucket are never skipped, and do not count in the shares.
 
-    Memory: 11 bytes a problem.
+    Memory: 11 bytes a problem, and 4 more once parts of the pool are planned for.
     """
 
     def __init__(
@@ -60,12 +64,7 @@ class Greso:
         # All-correct groups in a row, or minus the all-wrong ones.
         self._streak_N = np.zeros(index.num_problems, np.int16)
         self._num_groups = self._num_easy = self._num_hard = 0
-        self._begin_epoch(0)
-
-    def _begin_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        rng = derive_rng(self._seed, "sampler", "epoch", epoch)
-        self._order_N: Indices = rng.permutation(len(self._passed_N))
+        self._order = EpochOrder(index.num_problems, seed=seed)
 
     def plan(
         self,
@@ -81,38 +80,53 @@ class Greso:
             self._adapt()
         rng = derive_rng(self._seed, "sampler", step, round)
         taken_N = np.zeros_like(self._passed_N) if exclude is None else exclude.copy()
-        chosen = self._take(num_problems, taken_N, rng)
+        chosen = self._take(num_problems, self._order.without(taken_N | self._passed_N), rng)
+        taken_N[chosen] = True
         if len(chosen) < num_problems and not taken_N.all():
             self._passed_N[in_open_buckets(self._index, exclude)] = False
-            self._begin_epoch(self._epoch + 1)
-            more = self._take(num_problems - len(chosen), taken_N, rng)
-            rest = self._take_likeliest(num_problems - len(chosen) - len(more), taken_N)
-            chosen = np.concatenate([chosen, more, rest])
+            self._order.begin(self._order.epoch + 1)
+            turns = self._order.without(taken_N)
+            chosen = np.concatenate([chosen, self._cross(num_problems - len(chosen), turns, rng)])
         return chosen
 
-    def _take(self, count: int, taken_N: NDArray[np.bool_], rng: np.random.Generator) -> Indices:
-        """Return and mark the first `count` problems of the epoch that are not skipped; those
-        skipped before the last of them have had their turn."""
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return for each part its next problems of the epoch that are not skipped; the epoch ends
+        for a part alone."""
+        if round == 0:
+            self._adapt()
+        return [
+            self._plan_part(part, derive_rng(self._seed, "sampler", step, round + number))
+            for number, part in enumerate(parts)
+        ]
+
+    def _plan_part(self, part: Part, rng: np.random.Generator) -> Indices:
+        turns = self._order.sort(part.eligible[~self._passed_N[part.eligible]])
+        chosen = self._take(part.count, turns, rng)
+        if len(chosen) < min(part.count, len(part.eligible)):
+            self._passed_N[in_buckets_of(self._index, part.eligible)] = False
+            self._order.begin(self._order.epoch + 1)
+            turns = self._order.sort(np.setdiff1d(part.eligible, chosen, assume_unique=True))
+            chosen = np.concatenate([chosen, self._cross(part.count - len(chosen), turns, rng)])
+        return chosen
+
+    def _cross(self, count: int, turns: Indices, rng: np.random.Generator) -> Indices:
+        """Return and mark `count` problems of an epoch that begins: the first that are not skipped,
+        and where there are too few, those most likely to be kept, in the order of the epoch."""
+        chosen = self._take(count, turns, rng)
+        left = turns[~np.isin(turns, chosen)] if len(chosen) < count else turns[:0]
+        likeliest = np.argsort(-self._kept(left), kind="stable")[: count - len(chosen)]
+        self._passed_N[left[likeliest]] = True
+        return np.concatenate([chosen, left[likeliest]])
+
+    def _take(self, count: int, turns: Indices, rng: np.random.Generator) -> Indices:
+        """Return and mark the first `count` problems of `turns` that are not skipped; those skipped
+        before the last of them have had their turn."""
         if count == 0:
             return np.empty(0, np.int64)
-        turns = self._turns(taken_N | self._passed_N)
         kept = np.flatnonzero(rng.random(len(turns)) < self._kept(turns))[:count]
-        chosen = turns[kept]
-        reached_end = len(chosen) < count
+        reached_end = len(kept) < count
         self._passed_N[turns if reached_end else turns[: kept[-1] + 1]] = True
-        taken_N[chosen] = True
-        return chosen
-
-    def _take_likeliest(self, count: int, taken_N: NDArray[np.bool_]) -> Indices:
-        """Return and mark those most likely to be kept, in the order of the epoch where equal."""
-        turns = self._turns(taken_N)
-        chosen = turns[np.argsort(-self._kept(turns), kind="stable")[:count]]
-        self._passed_N[chosen] = taken_N[chosen] = True
-        return chosen
-
-    def _turns(self, without_N: NDArray[np.bool_]) -> Indices:
-        """Return the problems of the epoch in their order, without some."""
-        return self._order_N[~without_N[self._order_N]]
+        return turns[kept]
 
     def _kept(self, where: Indices) -> Floats:
         """Return the probability that the turn of a problem is not skipped."""
@@ -125,7 +139,7 @@ class Greso:
 
     def _adapt(self) -> None:
         """Move p_easy and p_hard by what the step before showed."""
-        if self._num_groups and self._epoch > 0:
+        if self._num_groups and self._order.epoch > 0:
             easy, hard = self._num_easy / self._num_groups, self._num_hard / self._num_groups
             self._p_easy = self._moved(self._p_easy, down=easy >= self._target_easy)
             self._p_hard = self._moved(self._p_hard, down=hard >= self._target_hard)
@@ -140,9 +154,9 @@ class Greso:
             return NOT_NOW
         streak = int(self._streak_N[position])
         (kept,) = self._kept(np.array([position]))
-        turn = f"has had its turn in epoch {self._epoch}"
+        turn = f"has had its turn in epoch {self._order.epoch}"
         if not self._passed_N[position]:
-            turn = f"still has its turn in epoch {self._epoch}"
+            turn = f"still has its turn in epoch {self._order.epoch}"
         if streak == 0:
             return f"it {turn}; its last group was mixed, or it had none, so it is not skipped"
         kind = "correct" if streak > 0 else "wrong"
@@ -168,7 +182,7 @@ class Greso:
         return {
             "columns": {"passed": self._passed_N.copy(), "streak": self._streak_N.copy()},
             "rest": {
-                "epoch": self._epoch,
+                "epoch": self._order.epoch,
                 "p": [self._p_easy, self._p_hard],
                 "groups": [self._num_groups, self._num_easy, self._num_hard],
             },
@@ -180,4 +194,4 @@ class Greso:
         self._streak_N[:] = state["columns"]["streak"]
         self._p_easy, self._p_hard = state["rest"]["p"]
         self._num_groups, self._num_easy, self._num_hard = state["rest"]["groups"]
-        self._begin_epoch(state["rest"]["epoch"])
+        self._order.begin(state["rest"]["epoch"])

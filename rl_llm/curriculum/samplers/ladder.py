@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.memory import NOT_NOW
+from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.errors import ConfigError
 from rl_llm.records import Level
 from rl_llm.seeds import derive_rng
@@ -87,11 +88,19 @@ class Ladder:
         distance_K = self._distances(np.bincount(bucket_ids[eligible_N], minlength=self._num_K) > 0)
         # Distances are whole and noise is below 1: nearer levels first, at random within each.
         order_N = np.where(eligible_N, distance_K[bucket_ids] + rng.random(len(bucket_ids)), np.inf)
-        count = min(num_problems, int(np.count_nonzero(eligible_N)))
-        if count == 0:
-            return np.empty(0, np.int64)
-        first = np.argpartition(order_N, count - 1)[:count]
-        return first[np.argsort(order_N[first], kind="stable")]
+        return _smallest(order_N, min(num_problems, int(np.count_nonzero(eligible_N))))
+
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return for each part problems drawn uniformly from its levels nearest to the windows."""
+        chosen = []
+        for number, part in enumerate(parts):
+            rng = derive_rng(self._seed, "sampler", step, round + number)
+            bucket_ids = self._index.bucket_ids[part.eligible]
+            distance_K = self._distances(np.bincount(bucket_ids, minlength=self._num_K) > 0)
+            order = distance_K[bucket_ids] + rng.random(len(bucket_ids))
+            first = _smallest(order, min(part.count, len(part.eligible)))
+            chosen.append(part.eligible[first])
+        return chosen
 
     @property
     def _num_K(self) -> int:
@@ -166,6 +175,14 @@ class Ladder:
             if level in climb.levels:
                 climb.lowest = climb.levels.index(level)
                 climb.correct, climb.counted = correct, counted
+
+
+def _smallest(values: Floats, count: int) -> Indices:
+    """Return the positions of the `count` smallest values in ascending order."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    first = np.argpartition(values, count - 1)[:count]
+    return first[np.argsort(values[first], kind="stable")]
 
 
 def _climb(index: PoolIndex, source: str) -> _Climb:

@@ -30,5 +30,11 @@ def in_open_buckets(index: PoolIndex, exclude: NDArray[np.bool_] | None) -> NDAr
     """
     if exclude is None:
         return np.ones(index.num_problems, np.bool_)
-    open_K = np.bincount(index.bucket_ids[~exclude], minlength=index.num_buckets) > 0
+    return in_buckets_of(index, np.flatnonzero(~exclude))
+
+
+def in_buckets_of(index: PoolIndex, positions: Indices) -> NDArray[np.bool_]:
+    """Return which problems (N) share a bucket with one of `positions`."""
+    open_K = np.zeros(index.num_buckets, np.bool_)
+    open_K[index.bucket_ids[positions]] = True
     return open_K[index.bucket_ids]

@@ -1,5 +1,7 @@
 """Three pools by the last group's pass rate: hard, normal and easy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,7 @@ from rl_llm.curriculum.belief import check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
 from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
+from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.errors import ConfigError
 from rl_llm.seeds import derive_rng
 
@@ -71,6 +74,15 @@ class Pools:
             weights_N[exclude] = 0.0
         rng = derive_rng(self._seed, "sampler", step, round)
         return draw_without_replacement(weights_N, num_problems, rng=rng)
+
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return problems of each part drawn by their weights without replacement."""
+        chosen = []
+        for number, part in enumerate(parts):
+            rng = derive_rng(self._seed, "sampler", step, round + number)
+            weights = self._weights[self._pools(part.eligible)]
+            chosen.append(part.eligible[draw_without_replacement(weights, part.count, rng=rng)])
+        return chosen
 
     def _pools(self, where: Indices | slice) -> NDArray[np.int64]:
         """Return the pool of each problem at `where`, as a position in `POOLS`."""

@@ -1,5 +1,6 @@
 """The default sampler: draw where a group will probably teach something."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from rl_llm.curriculum.belief import (
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
 from rl_llm.curriculum.samplers.memory import eligible_positions
+from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
 _CHUNK = 1 << 15  # Problems scored at a time, so that intermediate values stay in the cache.
@@ -68,8 +70,32 @@ class Posterior:
         """Return problems drawn without replacement, most preferred first."""
         eligible = eligible_positions(self._num_problems, exclude)
         shares = self._shares(eligible, exclude)
+        return eligible[self._draw(shares, num_problems, step, round)]
+
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return for each part problems drawn as `plan` does, with one look at the pool for all."""
+        scores_N = self._scores_within(parts)
+        chosen = []
+        for number, part in enumerate(parts):
+            shares = self._as_shares(scores_N[part.eligible])
+            drawn = self._draw(shares, part.count, step, round + number)
+            chosen.append(part.eligible[drawn])
+        return chosen
+
+    def _scores_within(self, parts: Sequence[Part]) -> Floats:
+        """Return scores (N) that hold for the positions of some parts."""
+        if sum(len(part.eligible) for part in parts) > self._num_problems // 2:
+            return self._scores(range(self._num_problems))
+        within_N = np.zeros(self._num_problems, np.bool_)
+        for part in parts:
+            within_N[part.eligible] = True
+        scores_N = np.empty(self._num_problems)
+        scores_N[within_N] = self._scores(np.flatnonzero(within_N))
+        return scores_N
+
+    def _draw(self, shares: Floats, count: int, step: int, round: int) -> Indices:
         rng = derive_rng(self._seed, "sampler", step, round)
-        return eligible[draw_without_replacement(shares, num_problems, rng=rng)]
+        return draw_without_replacement(shares, count, rng=rng)
 
     def explain(self, position: int, *, exclude: NDArray[np.bool_]) -> str:
         """Say how likely a problem is to be drawn next, and how that compares."""
@@ -97,6 +123,10 @@ class Posterior:
         else:  # Quicker to read the pool in place, and then to pick.
             scores = self._scores(range(self._num_problems))
             scores = scores if exclude is None else scores[~exclude]
+        return self._as_shares(scores)
+
+    def _as_shares(self, scores: Floats) -> Floats:
+        """Turn scores into the probabilities to be the first one drawn, in place."""
         scores /= max(scores.max(), _LEAST_SCORE)
         _raise_to(scores, 1.0 / self._temperature)
         np.maximum(scores, _LEAST_SCORE, out=scores)

@@ -5,7 +5,9 @@ name any of `index` (a `PoolIndex`), `seed`, `group_size` and `belief` (a `PoolB
 learnt from a round before the sampler observes it); the program supplies those.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,3 +51,31 @@ class Sampler(Protocol):
     def load_state_dict(self, state: StateDict) -> None:
         """Take over what `state_dict` returned, for the same or an edited pool."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """A part of the pool of which `count` problems are asked for.
+
+    `eligible` holds the positions that may be drawn, in the order of the pool.
+    """
+
+    count: int
+    eligible: Indices
+
+
+class PartsSampler(Sampler, Protocol):
+    """A sampler that also plans for several small parts of the pool at once, such as buckets, and
+    looks at no problem outside them."""
+
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return what `plan` promises for each part by itself, the first as round `round`, the
+        next as the one after it, and so on; the parts have no problem in common."""
+        ...
+
+
+def plans_parts(sampler: Any) -> TypeGuard[PartsSampler]:
+    """Tell whether a sampler plans for parts by the rule of its `plan`: a class that has a `plan`
+    of its own must be asked through that, whatever it inherits beside it."""
+    owner = next((cls for cls in type(sampler).__mro__ if "plan" in vars(cls)), object)
+    return "plan_parts" in vars(owner)

@@ -1,11 +1,14 @@
 """Thompson sampling towards a target pass rate."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.memory import NOT_NOW, eligible_positions, remembered
+from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
 
@@ -62,6 +65,14 @@ class Thompson:
     ) -> Indices:
         """Return the candidates whose drawn pass rates are nearest to the target, nearest first."""
         eligible = eligible_positions(self._index.num_problems, exclude)
+        return self._draw(Part(count=num_problems, eligible=eligible), step, round)
+
+    def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
+        """Return for each part its candidates nearest to the target, nearest first."""
+        return [self._draw(part, step, round + number) for number, part in enumerate(parts)]
+
+    def _draw(self, part: Part, step: int, round: int) -> Indices:
+        eligible, num_problems = part.eligible, part.count
         rng = derive_rng(self._seed, "sampler", step, round)
         num_candidates = self._candidates * num_problems
         if num_candidates < len(eligible):

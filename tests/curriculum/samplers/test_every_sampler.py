@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_llm.curriculum import SAMPLERS, Outcomes, PoolBelief
+from rl_llm.curriculum import SAMPLERS, PoolBelief
 from rl_llm.plugins import load_module
 
 SimulatedLearner = load_module(Path(__file__).parents[1] / "simulator.py").SimulatedLearner
@@ -180,31 +179,3 @@ def test_the_posteriors_floor_holds_for_a_hopeless_problem(make_index, outcomes,
     share = 0.1 / 50
     assert drawn / num_draws > share - 3 * (share * (1 - share) / num_draws) ** 0.5
     assert drawn / num_draws < 2 * share
-
-
-@pytest.mark.slow
-@every_sampler
-def test_a_step_over_a_million_problems_is_planned_within_a_second(
-    name, make_index, build_sampler, capsys
-):
-    index = make_index(*[15_625] * 64)
-    belief = PoolBelief(index)
-    sampler = build_sampler(name, index, belief=belief)
-    times_s = []
-    for step in range(5):
-        started = time.perf_counter()
-        drawn = sampler.plan(step, 1024)
-        times_s.append(time.perf_counter() - started)
-        found = some_outcomes(drawn, step)
-        belief.observe(found)
-        sampler.observe(found)
-    with capsys.disabled():
-        # The figure is what this benchmark is for.
-        print(f"\n{name}: {1e3 * np.median(times_s):.1f} ms a plan of 1,000,000")  # noqa: T201
-    assert np.median(times_s) < 1.0
-
-
-def some_outcomes(drawn, step):
-    return Outcomes(
-        indices=drawn, num_correct=drawn % 9, num_counted=np.full(len(drawn), 8), step=step
-    )

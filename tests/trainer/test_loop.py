@@ -1,0 +1,163 @@
+"""The loop with a real model: what an evaluation teaches, and what the watcher hears."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from rl_llm.cli.parts import build_parts, load_data, load_model
+from rl_llm.config import load_recipe
+from rl_llm.policy import Ranks
+from rl_llm.trainer import RunFolder, Trainer, checkpoint
+
+# The model solves some sums of three digits and none of eight.
+RECIPE = """\
+run: {name: small, steps: 2, output_dir: runs}
+model: {path: data/models/carry-adder}
+lora: {rank: 2, alpha: 4.0}
+data:
+  train: [{use: arithmetic, levels: [3, 8], size: 24, split: train, seed: 1}]
+  eval: [{use: arithmetic, levels: [3, 8], size: 6, split: eval, seed: 1}]
+  max_prompt_tokens: 32
+rewards: [{use: exact_answer, weight: 1.0, channel: correctness}]
+rollout: {problems_per_step: 2, group_size: 2, max_new_tokens: 64}
+kl: {controller: {name: constant}}
+eval: {every: 1, train_problems: 4, samples_per_problem: 3}
+checkpoint: {every: 1, keep: 9}
+tracking: []
+"""
+
+HARD = ["data.train.0.levels=[8]", "data.eval=[]", "eval.train_problems=0", "run.steps=3"]
+
+
+@dataclass
+class Listener:
+    """Keeps what it hears, and the state of the scheduler before and after every evaluation."""
+
+    scheduler: object = None
+    said_at: list = field(default_factory=list)
+    evaluations: list = field(default_factory=list)
+    before: list = field(default_factory=list)
+    after: list = field(default_factory=list)
+    step: int = 0
+
+    def stepped(self, row):
+        self.step = row["step"]
+        self.before.append(self.scheduler.state_dict())
+
+    def evaluated(self, step, evaluation):
+        self.evaluations.append(evaluation)
+        self.after.append(self.scheduler.state_dict())
+
+    def sampled(self, samples):
+        pass
+
+    def said(self, message):
+        self.said_at.append((self.step + 1, message))
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Return `(*overrides) -> parts` of a run in a folder of its own, with a listener."""
+    file = tmp_path / "small.yaml"
+    file.write_text(RECIPE, encoding="utf-8")
+
+    def make(*overrides, name="small"):
+        recipe = load_recipe(file, overrides)
+        ranks = Ranks()
+        model = load_model(recipe, ranks)
+        data = load_data(recipe, model.encoder)
+        folder, listener = RunFolder(tmp_path / name), Listener()
+        parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=listener)
+        listener.scheduler = parts.scheduler
+        listener.before.append(parts.scheduler.state_dict())
+        return parts
+
+    return make
+
+
+def counts_by_key(parts, state):
+    """Return the completions that each problem's own evidence is worth, by key."""
+    columns = state["columns"]
+    own_N = columns["belief.belief_correct"] + columns["belief.belief_wrong"]
+    return dict(zip(parts.scheduler.row_names, own_N.tolist(), strict=True))
+
+
+def bucket_counts(state):
+    return {name: facts[1] for name, facts in state["rest"]["belief"]["buckets"].items()}
+
+
+def keys_of(scored):
+    return {group.group.problem.key for group in scored}
+
+
+def differing(first, second):
+    return {key for key in first if first[key] != second[key]}
+
+
+def test_an_evaluation_teaches_of_just_the_training_problems_that_it_measured(prepare):
+    parts = prepare("curriculum={learn_from_eval: true, sampler: {name: uniform}}")
+    heard = parts.watcher
+    assert Trainer(parts).run()
+    assert [len(states) for states in (heard.before, heard.evaluations, heard.after)] == [3, 3, 3]
+    for before, evaluation, after in zip(heard.before, heard.evaluations, heard.after, strict=True):
+        measured, held_out = keys_of(evaluation.scored_train), keys_of(evaluation.scored)
+        assert len(measured) == 4 and len(held_out) == 6
+        assert held_out.isdisjoint(parts.scheduler.row_names)
+        theirs, now = counts_by_key(parts, before), counts_by_key(parts, after)
+        assert differing(theirs, now) == measured
+        # Nothing but the belief has learnt: no visit, no wait, no turn of the sampler.
+        changed = {
+            name
+            for name in after["columns"]
+            if not np.array_equal(after["columns"][name], before["columns"][name])
+        }
+        assert changed and all(name.startswith("belief.") for name in changed)
+    # Before the first step 3 completions of 4 problems, 2 of each level, are all that is known; 3
+    # completions of 6 held-out ones are not among it.
+    assert bucket_counts(heard.after[0]) == {"arithmetic/level=3": 6.0, "arithmetic/level=8": 6.0}
+    first = counts_by_key(parts, heard.after[0])
+    assert {round(first[key], 3) for key in keys_of(heard.evaluations[0].scored_train)} == {3.0}
+
+
+def test_an_evaluation_teaches_nothing_unless_asked(prepare):
+    parts = prepare("curriculum={sampler: {name: uniform}}")
+    heard = parts.watcher
+    assert Trainer(parts).run()
+    for before, evaluation, after in zip(heard.before, heard.evaluations, heard.after, strict=True):
+        assert len(evaluation.scored_train) == 4
+        assert differing(counts_by_key(parts, before), counts_by_key(parts, after)) == set()
+        assert before["rest"] == after["rest"]
+    assert set(bucket_counts(heard.after[0]).values()) == {0.0}
+
+
+def almost_alarm(scheduler):
+    """Let a detector stand just below its threshold: one more bad round of level 8 is enough."""
+    state = scheduler.state_dict()
+    state["rest"]["detector"]["piles"] = {"arithmetic/level=8": [4.9, 12.0, 3.0, 16.0]}
+    scheduler.load_state_dict(state)
+
+
+def test_what_the_scheduler_and_a_dry_step_have_to_say_is_heard_once_also_over_a_resume(prepare):
+    whole = prepare(*HARD, name="whole")
+    almost_alarm(whole.scheduler)
+    assert Trainer(whole).run()
+    (alarm_step, alarm), *dry = whole.watcher.said_at
+    # Expected: 12 of the pile and half of 4; correct: 3 and 0. The step itself is dry, like all.
+    assert alarm_step == 1
+    assert alarm.startswith(
+        "arithmetic/level=8: 15 % of 20 completions correct where 70 % were expected"
+    )
+    assert [step for step, _ in dry] == [1, 2, 3]
+    assert all(message.startswith("nothing to learn from in 2 groups") for _, message in dry)
+
+    stopped = prepare(*HARD)
+    almost_alarm(stopped.scheduler)
+    assert not Trainer(stopped, stop_requested=lambda: True).run()
+    resumed = prepare(*HARD)
+    [saved] = checkpoint.list_checkpoints(resumed.folder.checkpoints)
+    checkpoint.load(saved, checkpoint.read_state(saved), resumed.stateful)
+    resumed.watcher.step = resumed.counters.step
+    assert Trainer(resumed).run()
+    assert stopped.watcher.said_at == whole.watcher.said_at[:2]
+    assert resumed.watcher.said_at == whole.watcher.said_at[2:]
