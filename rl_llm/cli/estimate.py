@@ -8,6 +8,7 @@ from torch import nn
 
 from rl_llm.config import Recipe
 from rl_llm.curriculum.probe import MostCompletions, most_completions
+from rl_llm.policy import PolicyEngine
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -21,6 +22,8 @@ class Estimate:
     base_bytes: int
     rollout_copy_bytes: int
     adapter_bytes: int
+    critic_bytes: int
+    reference_bytes: int
     optimiser_bytes: int
     cache_bytes: int
     activation_bytes: int
@@ -28,42 +31,48 @@ class Estimate:
     @property
     def total_bytes(self) -> int:
         """The most that stands in memory at once: generation and training take turns."""
-        kept = self.base_bytes + self.rollout_copy_bytes + self.adapter_bytes + self.optimiser_bytes
-        return kept + max(self.cache_bytes, self.activation_bytes)
+        weights = self.base_bytes + self.rollout_copy_bytes + self.reference_bytes
+        trained = self.adapter_bytes + self.critic_bytes + self.optimiser_bytes
+        return weights + trained + max(self.cache_bytes, self.activation_bytes)
 
 
-def estimate(
-    recipe: Recipe, config: Any, parameters: Iterable[nn.Parameter], *, num_ranks: int
-) -> Estimate:
+def estimate(recipe: Recipe, config: Any, policy: PolicyEngine, *, num_ranks: int) -> Estimate:
     """Estimate from the parameters that exist and the recipe's limits.
 
-    Activations are taken as 34 values of the hidden size for each position and layer (Korthikanti
-    et al. 2022, arXiv:2205.05198, section 4, without the attention matrix, which fused attention
-    does not keep).
+    What is trained is counted with its gradient. Activations are taken as 34 values of the hidden
+    size for each position and layer (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without
+    the attention matrix, which fused attention does not keep).
     """
     rollout = recipe.rollout
     width = _BYTES[recipe.model.dtype]
-    every = list(parameters)
-    trained = [p for p in every if p.requires_grad]
-    frozen = [p for p in every if not p.requires_grad]
-    adapter_values = sum(p.numel() for p in trained)
+    critic = [] if policy.critic is None else list(policy.critic.parameters())
+    reference = list(policy.reference.parameters())
+    beside = {id(parameter) for parameter in (*critic, *reference)}
+    own = [p for p in policy.parameters() if id(p) not in beside]
+    adapter = [p for p in own if p.requires_grad]
     layers, hidden = config.num_hidden_layers, config.hidden_size
     heads = config.num_attention_heads
     kv_share = (getattr(config, "num_key_value_heads", None) or heads) / heads
     most = _most_completions(recipe)
     rows = min(most.call // num_ranks, rollout.max_batch_rows)
     positions = recipe.data.max_prompt_tokens + rollout.max_new_tokens
-    base_bytes = sum(p.numel() * p.element_size() for p in frozen)
+    base_bytes = _num_bytes(p for p in own if not p.requires_grad)
     return Estimate(
         most_completions=most.step,
         most_new_tokens=most.step * rollout.max_new_tokens,
         base_bytes=base_bytes,
         rollout_copy_bytes=base_bytes,
-        adapter_bytes=sum(p.numel() * p.element_size() for p in trained) * 2,
-        optimiser_bytes=adapter_values * 8,
+        adapter_bytes=2 * _num_bytes(adapter),
+        critic_bytes=2 * _num_bytes(critic),
+        reference_bytes=_num_bytes(reference),
+        optimiser_bytes=8 * sum(p.numel() for p in (*adapter, *critic)),
         cache_bytes=int(2 * layers * rows * positions * hidden * kv_share * width),
         activation_bytes=34 * layers * recipe.optim.tokens_per_micro_batch * hidden * width,
     )
+
+
+def _num_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
 
 
 def _most_completions(recipe: Recipe) -> MostCompletions:

@@ -153,11 +153,17 @@ def _best_and_worst(samples: Sequence[Row]) -> list[Row]:
 def _summary(row: Row) -> str:
     share = row["train/informative_share"]
     informative = "-" if math.isnan(share) else f"{share:.2f}"
-    return (
-        f"pass {row['train/pass_rate']:.2f}  informative {informative}  "
-        f"beta {row['kl/beta']:.4f}  KL {row['kl/ref_nats_per_token']:.4f}  "
-        f"{row['rollout/tokens_per_s']:,.0f} tokens/s"
-    )
+    figures = [
+        f"pass {row['train/pass_rate']:.2f}",
+        f"informative {informative}",
+        f"beta {row['kl/beta']:.4f}",
+        f"KL {row['kl/ref_nats_per_token']:.4f}",
+    ]
+    if row["kl/old_nats_per_token"] > 0:
+        figures.append(f"KL to old {row['kl/old_nats_per_token']:.4f}")
+    if "critic/explained_variance" in row:
+        figures.append(f"explained variance {row['critic/explained_variance']:.2f}")
+    return "  ".join([*figures, f"{row['rollout/tokens_per_s']:,.0f} tokens/s"])
 
 
 def _prompt_text(prompt: Any) -> str:

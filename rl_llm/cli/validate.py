@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 watcher=SilentWatcher(),
             )
             _print_data(console, data)
-            _print_lines(console, parts.scheduler.take_messages())
+            _print_lines(console, [*parts.scheduler.take_messages(), *_critic_lines(parts)])
             console.print(_table(recipe, parts, model.base.config))
             if args.dry_run:
                 _dry_run(console, parts)
@@ -73,8 +73,17 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _critic_lines(parts: Parts) -> list[str]:
+    """Say what is trained beside the policy."""
+    rules = parts.algorithm.critic
+    if rules is None:
+        return []
+    alone = f", alone up to step {rules.warmup_steps}" if rules.warmup_steps else ""
+    return [f"critic: an adapter and a head on the same base, learning rate {rules.lr:g}{alone}"]
+
+
 def _table(recipe: Recipe, parts: Parts, config: Any) -> Table:
-    found = estimate(recipe, config, parts.policy.parameters(), num_ranks=parts.ranks.num_ranks)
+    found = estimate(recipe, config, parts.policy, num_ranks=parts.ranks.num_ranks)
     table = Table(title=f"one step of {recipe.run.name}", show_header=False)
     included = "refills" if recipe.curriculum.probe is None else "probes"
     table.add_row(f"completions, {included} included, at most", f"{found.most_completions:,}")
@@ -86,10 +95,16 @@ def _table(recipe: Recipe, parts: Parts, config: Any) -> Table:
 
 
 def _sizes(found: Estimate) -> list[tuple[str, int]]:
+    """Return what memory holds; a critic and a reference only where the run has one of its own."""
+    beside = [
+        ("critic's adapter and head, and their gradient", found.critic_bytes),
+        ("reference's adapter", found.reference_bytes),
+    ]
     return [
         ("base model", found.base_bytes),
         ("merged copy for rollouts, at most", found.rollout_copy_bytes),
         ("adapter and its gradient", found.adapter_bytes),
+        *((label, size) for label, size in beside if size),
         ("optimiser", found.optimiser_bytes),
         ("key-value cache, at most", found.cache_bytes),
         ("activations of a micro-batch, about", found.activation_bytes),
@@ -100,11 +115,12 @@ def _sizes(found: Estimate) -> list[tuple[str, int]]:
 def _dry_run(console: Console, parts: Parts) -> None:
     """Take one step with the real engine, rewards and optimiser; nothing of it is kept."""
     row = Trainer(parts).take_one_step()
+    critic = f", critic's {row['critic/grad_norm']:.3g}" if "critic/grad_norm" in row else ""
     console.print(
         f"one step: {row['step_s']:.1f} s, {row['rollout/completions']} completions, "
         f"pass rate {row['train/pass_rate']:.2f}, "
         f"{row['train/groups_admitted']} groups to learn from, "
-        f"gradient norm {row['optim/grad_norm']:.3g}, "
+        f"gradient norm {row['optim/grad_norm']:.3g}{critic}, "
         f"engine mismatch {row['rollout/mismatch_max_nats']:.2g} nats at most",
         highlight=False,
         soft_wrap=True,

@@ -124,7 +124,7 @@ class PolicyEngine:
             penalty=penalty,
         )
         device = self._ranks.device
-        total, critic_total = TokenSums(device), CriticSums(device)
+        total, critic_total, too_far = TokenSums(device), CriticSums(device), TokenSums(device)
         norms: list[list[float]] = []
         num_left_out = 0
         for position, part in enumerate(parts):
@@ -134,7 +134,7 @@ class PolicyEngine:
             sums.reduce(self._ranks)
             if self._is_too_far(sums):
                 self._stepper.drop()
-                num_left_out = len(parts) - position
+                too_far, num_left_out = sums, len(parts) - position
                 break
             self._teach_critic(part, critic_sums)
             norm = self._stepper.step(
@@ -148,7 +148,9 @@ class PolicyEngine:
                 critic_total += critic_sums
         return total.facts(
             grad_norms=[norm[0] for norm in norms],
+            too_far=too_far,
             num_left_out=num_left_out,
+            policy_learns=learns,
             critic=critic_total.facts(norms) if self.critic else None,
         )
 

@@ -36,12 +36,16 @@ class PolicyObjective:
         batch, mask_BT = micro.tokens, micro.tokens.response_mask_BT
         with torch.set_grad_enabled(learns):
             now = self.scorer(batch, entropy_gradient=self.algorithm.entropy_bonus != 0)
-            terms = self._terms(micro, now)
+            start_BT = micro.start.logprobs_BT
+            if start_BT is None:
+                start_BT = now.logprobs_BT.detach()
+            terms = _terms(micro, now, start_BT)
             ref_BT = self._reference_logprobs(micro)
             policy_loss = self.algorithm.reduce(self.algorithm.token_loss(terms), mask_BT, totals)
             loss = policy_loss
             if self.penalty.in_loss:
-                penalty_BT = self._penalties(terms, micro, ref_BT)
+                anchor_BT = ref_BT if self.penalty.against == "ref" else start_BT
+                penalty_BT = self._penalties(terms, anchor_BT)
                 loss = loss + self.penalty.beta * self.algorithm.reduce(penalty_BT, mask_BT, totals)
             if self.algorithm.entropy_bonus:
                 entropy = self.algorithm.reduce(now.entropy_BT, mask_BT, totals)
@@ -58,19 +62,7 @@ class PolicyObjective:
                 policy_loss=policy_loss,
             )
 
-    def _terms(self, micro: MicroBatch, now: ResponseLogprobs) -> TokenTerms:
-        start_BT = micro.start.logprobs_BT
-        if start_BT is None:
-            start_BT = now.logprobs_BT.detach()
-        return TokenTerms(
-            logprobs_BT=now.logprobs_BT,
-            old_logprobs_BT=behaviour_logprobs(micro.tokens, start_BT),
-            advantages_BT=micro.start.advantages_BT,
-            response_mask_BT=micro.tokens.response_mask_BT,
-        )
-
-    def _penalties(self, terms: TokenTerms, micro: MicroBatch, ref_BT: Tensor | None) -> Tensor:
-        anchor_BT = ref_BT if self.penalty.against == "ref" else micro.start.logprobs_BT
+    def _penalties(self, terms: TokenTerms, anchor_BT: Tensor | None) -> Tensor:
         assert anchor_BT is not None, "nothing to hold the policy to"
         return loss_penalty(
             self.penalty.estimator, terms.logprobs_BT, anchor_BT, terms.old_logprobs_BT
@@ -102,6 +94,15 @@ class CriticObjective:
         )
         loss.backward()
         sums.add(start.values_BT, start.targets_BT, mask_BT, value_loss=loss.detach())
+
+
+def _terms(micro: MicroBatch, now: ResponseLogprobs, start_BT: Tensor) -> TokenTerms:
+    return TokenTerms(
+        logprobs_BT=now.logprobs_BT,
+        old_logprobs_BT=behaviour_logprobs(micro.tokens, start_BT),
+        advantages_BT=micro.start.advantages_BT,
+        response_mask_BT=micro.tokens.response_mask_BT,
+    )
 
 
 def behaviour_logprobs(batch: TokenBatch, start_BT: Tensor) -> Tensor:

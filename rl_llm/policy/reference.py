@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
+from torch import nn
 
 from rl_llm.policy.adapters import (
     POLICY,
@@ -63,6 +64,11 @@ class Reference:
         """Let forward passes run through the reference."""
         with running(self._model, self._adapter):
             yield
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return what it holds beside the base: an adapter, or nothing."""
+        if self._adapter is not None:
+            yield from adapter_parameters(self._model, self._adapter).values()
 
     def observe_evaluation(self, pass_rate: float) -> None:
         """Take note of held-out accuracy; the next `after_step` refreshes if it stagnates."""

@@ -45,7 +45,9 @@ class UpdateFacts:
     agree about the same weights, and how far this batch's updates have moved the policy.
 
     `num_updates` optimiser steps were taken, and `num_left_out` were not, because the policy had
-    gone too far from where it started. `critic` is None without one.
+    gone too far from where it started; how far it had, `old_nats_*` say too, though nothing else
+    counts those tokens. Where not `policy_learns`, the critic alone did. `critic` is None without
+    one.
     """
 
     policy_loss: float
@@ -63,6 +65,7 @@ class UpdateFacts:
     trained_tokens: int
     num_updates: int
     num_left_out: int
+    policy_learns: bool
     critic: CriticFacts | None
 
 
@@ -111,23 +114,37 @@ class TokenSums:
         """The sum of the policy losses so far."""
         return float(self._sums[0])
 
-    def __iadd__(self, other: "TokenSums") -> "TokenSums":
-        """Take in another's sums."""
-        self._sums += other._sums
-        self._mismatch_max = torch.maximum(self._mismatch_max, other._mismatch_max)
-        return self
+    def __add__(self, other: "TokenSums") -> "TokenSums":
+        """Return the sums of both."""
+        both = TokenSums(self._sums.device)
+        both._sums = self._sums + other._sums
+        both._mismatch_max = torch.maximum(self._mismatch_max, other._mismatch_max)
+        return both
 
     @property
     def old_nats_per_token(self) -> float:
         """How far the policy has come, over fresh rows; see `UpdateFacts`."""
         return float(self._sums[4] / (self._sums[7] - self._sums[8]).clamp(min=1.0))
 
+    @property
+    def old_nats_per_response(self) -> float:
+        """The same, summed over a response."""
+        return float(self._sums[4] / self._sums[10].clamp(min=1.0))
+
     def facts(
-        self, *, grad_norms: Sequence[float], num_left_out: int, critic: CriticFacts | None
+        self,
+        *,
+        grad_norms: Sequence[float],
+        too_far: "TokenSums",
+        num_left_out: int,
+        policy_learns: bool,
+        critic: CriticFacts | None,
     ) -> UpdateFacts:
-        """Divide; `grad_norms` holds one norm for each update that was taken."""
-        loss, clipped, entropy, ref_kl, old_kl, stale_kl, mismatch, *counts = self._sums.tolist()
-        tokens, stale, rows, fresh_rows = counts
+        """Divide; `grad_norms` holds one norm for each update that was taken, and `too_far` what
+        was measured at the one that was not, if any."""
+        loss, clipped, entropy, ref_kl, _, stale_kl, mismatch, *counts = self._sums.tolist()
+        tokens, stale, rows, _ = counts
+        measured = self + too_far
         num_tokens, num_rows = max(tokens, 1.0), max(rows, 1.0)
         num_fresh, num_stale = max(tokens - stale, 1.0), max(stale, 1.0)
         return UpdateFacts(
@@ -137,8 +154,8 @@ class TokenSums:
             entropy_nats_per_token=entropy / num_tokens,
             ref_nats_per_token=ref_kl / num_tokens,
             ref_nats_per_response=ref_kl / num_rows,
-            old_nats_per_token=old_kl / num_fresh,
-            old_nats_per_response=old_kl / max(fresh_rows, 1.0),
+            old_nats_per_token=measured.old_nats_per_token,
+            old_nats_per_response=measured.old_nats_per_response,
             mismatch_mean_nats=mismatch / num_fresh,
             mismatch_max_nats=float(self._mismatch_max),
             stale_share=stale / num_tokens,
@@ -146,6 +163,7 @@ class TokenSums:
             trained_tokens=int(tokens),
             num_updates=len(grad_norms),
             num_left_out=num_left_out,
+            policy_learns=policy_learns,
             critic=critic,
         )
 

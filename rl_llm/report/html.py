@@ -21,12 +21,16 @@ _LONGEST_TEXT = 3000
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A plot with its title and a sentence that says how to read it."""
+    """A plot with its title and a sentence that says how to read it.
+
+    One that is not `expected` of every run is left out without a word where there is none.
+    """
 
     title: str
     caption: str
     plot: plots.Plot
     wide: bool = False
+    expected: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +144,13 @@ _SECTIONS: dict[str, Sequence[Card]] = {
             plot=plots.clipping_and_rate,
         ),
         Card(
+            title="Critic",
+            caption="Share of the variance of returns that it foresaw: on the dashed line it is as "
+            "good as one number for all.",
+            plot=plots.critic,
+            expected=False,
+        ),
+        Card(
             title="Engine mismatch",
             caption="Distance between logprobs of the trainer and of the rollout engine.",
             plot=plots.engine_mismatch,
@@ -184,7 +195,7 @@ def render(run: RunRecord) -> str:
         tiles=_tiles(run),
         facts=_facts(run),
         sections={title: cards for title, cards in sections.items() if cards},
-        missing=[card.title for card, svg in drawn.items() if not svg],
+        missing=[card.title for card, svg in drawn.items() if card.expected and not svg],
         pairs=paired[:_PAIRS_SHOWN],
         more_pairs=paired[_PAIRS_SHOWN : _PAIRS_SHOWN + _PAIRS_FOLDED],
         outcomes=summary.outcomes(paired),

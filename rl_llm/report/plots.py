@@ -201,6 +201,23 @@ def clipping_and_rate(run: RunRecord) -> str:
     )
 
 
+def critic(run: RunRecord) -> str:
+    """How much of what responses came to the critic foresaw, down to -100 %; its loss below."""
+    explained, loss = run.series("critic/explained_variance"), run.series("loss/value")
+    if not explained:
+        return ""
+    with canvas("critic", heights=(1.7, 1)) as drawn:
+        top, bottom = drawn.panels
+        top.axhline(0, color=MUTED, lw=1.0, ls=(0, (4, 2)))
+        line(top, explained, BLUE)
+        percent_axis(top, "explained variance")
+        top.set_ylim(max(min(explained.values), -1.0) - 0.05, 1.02)
+        line(bottom, loss, ORANGE)
+        from_zero(bottom, "value loss")
+        step_axis(bottom)
+    return drawn.svg
+
+
 def engine_mismatch(run: RunRecord) -> str:
     """How far the trainer's logprobs are from those that the rollout engine reported."""
     lines = {

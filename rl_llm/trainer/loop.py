@@ -1,5 +1,6 @@
 """The training loop, as a table of contents."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -284,13 +285,16 @@ class Trainer:
 
 
 def _kl_facts(facts: UpdateFacts, row: Row, recipe: Recipe) -> KLFacts:
+    """Return what the controller may learn: nothing from a policy that stood still while the critic
+    learnt, and NaN for the divergence from the start where no second update could show it."""
+    shows_old = facts.num_updates + facts.num_left_out > 1
     return KLFacts(
         ref_nats_per_token=facts.ref_nats_per_token,
         ref_nats_per_response=facts.ref_nats_per_response,
-        old_nats_per_token=facts.old_nats_per_token,
-        old_nats_per_response=facts.old_nats_per_response,
+        old_nats_per_token=facts.old_nats_per_token if shows_old else math.nan,
+        old_nats_per_response=facts.old_nats_per_response if shows_old else math.nan,
         against=recipe.kl.against,
-        trained_tokens=facts.trained_tokens,
+        trained_tokens=facts.trained_tokens if facts.policy_learns else 0,
         accuracy=row["train/pass_rate"],
         step=row["step"],
         total_steps=recipe.run.steps,

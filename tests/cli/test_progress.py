@@ -13,15 +13,16 @@ ROW = {
     "train/informative_share": 0.44,
     "kl/beta": 0.0123,
     "kl/ref_nats_per_token": 0.0456,
+    "kl/old_nats_per_token": 0.0,
     "rollout/tokens_per_s": 15432.0,
 }
 
 
-def shown(*, terminal):
+def shown(*, terminal, row=ROW):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=150)
     with ConsoleWatcher(console, total_steps=8, first_step=2) as watcher:
-        watcher.stepped(ROW)
+        watcher.stepped(row)
     return out.getvalue()
 
 
@@ -35,6 +36,14 @@ def test_a_terminal_shows_a_bar_with_the_figures_of_the_step_and_the_time_left()
 def test_elsewhere_a_step_is_one_plain_line():
     assert shown(terminal=False) == (
         "step 3/8  pass 0.61  informative 0.44  beta 0.0123  KL 0.0456  15,432 tokens/s  2.0 s\n"
+    )
+
+
+def test_further_updates_and_a_critic_add_their_figures():
+    row = ROW | {"kl/old_nats_per_token": 0.0012, "critic/explained_variance": -0.314}
+    assert shown(terminal=False, row=row) == (
+        "step 3/8  pass 0.61  informative 0.44  beta 0.0123  KL 0.0456  KL to old 0.0012  "
+        "explained variance -0.31  15,432 tokens/s  2.0 s\n"
     )
 
 

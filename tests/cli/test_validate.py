@@ -95,3 +95,57 @@ def test_probes_are_counted_at_their_most_completions(small, capsys):
     printed = cells(capsys.readouterr().out)
     assert ["completions, probes included, at most", "32"] in printed
     assert ["sampled tokens, at most", "3,072"] in printed
+
+
+def sizes(printed):
+    """Return the rows of the table that are sizes in memory, in MiB."""
+    return {
+        cell[0]: float(cell[1].removesuffix(" MiB").replace(",", ""))
+        for cell in cells(printed)
+        if cell[1].endswith(" MiB")
+    }
+
+
+def test_a_critic_is_said_and_counted(small, capsys):
+    rank = "lora.rank=64"  # large enough to show in tenths of a MiB
+    assert main(["validate", str(small), rank]) == 0
+    printed = capsys.readouterr().out
+    alone = sizes(printed)
+    assert "critic:" not in printed and not any("critic" in label for label in alone)
+    ppo = "algorithm={name: ppo, critic_lr: 3e-4, critic_warmup_steps: 2}"
+    assert main(["validate", str(small), rank, ppo]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "critic: an adapter and a head on the same base, learning rate 0.0003, alone up to step 2"
+        in printed.splitlines()
+    )
+    both = sizes(printed)
+    adapter = alone["adapter and its gradient"]
+    assert adapter > 4
+    assert both["critic's adapter and head, and their gradient"] == pytest.approx(adapter, abs=0.1)
+    # AdamW keeps two numbers for each weight, as many bytes as the weight and its gradient take.
+    assert alone["optimiser"] == adapter
+    assert both["optimiser"] == pytest.approx(2 * adapter, abs=0.2)
+    assert both["base model"] == alone["base model"]
+    more = both["memory a process needs, about"] - alone["memory a process needs, about"]
+    assert more == pytest.approx(2 * adapter, abs=0.3)
+
+
+def test_a_reference_of_its_own_is_counted_and_is_no_part_of_the_base(small, capsys):
+    rank = "lora.rank=64"
+    assert main(["validate", str(small), rank]) == 0
+    alone = sizes(capsys.readouterr().out)
+    assert main(["validate", str(small), rank, "kl.reference={mode: ema}"]) == 0
+    both = sizes(capsys.readouterr().out)
+    adapter = alone["adapter and its gradient"]
+    assert both.pop("reference's adapter") == pytest.approx(adapter / 2, abs=0.1)
+    total = "memory a process needs, about"
+    assert both.pop(total) - alone.pop(total) == pytest.approx(adapter / 2, abs=0.2)
+    assert both == alone
+
+
+def test_a_dry_run_says_how_the_critic_moved_while_the_policy_waits(small, capsys):
+    assert main(["validate", str(small), "--dry-run", "algorithm={name: ppo}"]) == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("one step:")]
+    policy, critic = line.partition("gradient norm ")[2].split(", ")[:2]
+    assert float(policy) == 0 and float(critic.removeprefix("critic's ")) > 0

@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +42,34 @@ optim: {lr: 1.0e-3, tokens_per_micro_batch: 1024, updates_per_batch: 2, epochs: 
 eval: {every: 2, train_problems: 4}
 checkpoint: {every: 2, keep: 2}
 tracking: [jsonl, tensorboard]
+"""
+
+
+# A sampler of one's own that sends its process the signal NAME at the start of step STEP, where the
+# environment says STOP="STEP NAME"; without it, the built-in sampler.
+STOPPING = """\
+import os
+import signal
+
+from rl_llm.curriculum import samplers
+
+
+def stop(step, round):
+    at, _, name = os.environ.get("STOP", "0 SIGTERM").partition(" ")
+    if (step, round) == (int(at), 0):
+        os.kill(os.getpid(), signal.Signals[name])
+
+
+class Posterior(samplers.Posterior):
+    def plan(self, step, num_problems, *, round=0, exclude=None):
+        stop(step, round)
+        return super().plan(step, num_problems, round=round, exclude=exclude)
+
+
+class Uniform(samplers.Uniform):
+    def plan(self, step, num_problems, *, round=0, exclude=None):
+        stop(step, round)
+        return super().plan(step, num_problems, round=round, exclude=exclude)
 """
 
 
@@ -149,3 +180,66 @@ def lasting():
         return [{k: v for k, v in row.items() if not is_clock(k)} for row in rows]
 
     return strip
+
+
+@pytest.fixture
+def prepare(write_small):
+    """Write into a folder the small recipe, and the samplers that stop a run."""
+
+    def into(folder):
+        write_small(folder)
+        (folder / "stopping.py").write_text(STOPPING, encoding="utf-8")
+        return folder
+
+    return into
+
+
+@pytest.fixture
+def assert_same_run(read_metrics, lasting):
+    """Compare everything that two run folders hold and no clock has touched."""
+
+    def compare(ours, whole):
+        assert lasting(read_metrics(ours)) == lasting(read_metrics(whole))
+        assert_same_tensors(
+            load_file(ours / "adapter" / "adapter_model.safetensors"),
+            load_file(whole / "adapter" / "adapter_model.safetensors"),
+        )
+        last, last_whole = (sorted((run / "checkpoints").iterdir())[-1] for run in (ours, whole))
+        assert last.name == last_whole.name
+        assert read_json(last / "state.json") == read_json(last_whole / "state.json")
+        beliefs, beliefs_whole = (
+            pq.read_table(checkpoint / "curriculum.parquet") for checkpoint in (last, last_whole)
+        )
+        assert beliefs.equals(beliefs_whole)
+        assert_same_tensors(
+            torch.load(last / "trainer" / "policy.pt"),
+            torch.load(last_whole / "trainer" / "policy.pt"),
+        )
+        samples, samples_whole = (
+            {file.name: file.read_bytes() for file in (run / "completions").iterdir()}
+            for run in (ours, whole)
+        )
+        assert samples == samples_whole
+
+    return compare
+
+
+def assert_same_tensors(ours, whole):
+    """Compare trees of mappings, lists, tensors and plain values, tensors bit by bit."""
+    assert type(ours) is type(whole)
+    if isinstance(whole, dict):
+        assert ours.keys() == whole.keys()
+        for key in whole:
+            assert_same_tensors(ours[key], whole[key])
+    elif isinstance(whole, list | tuple):
+        assert len(ours) == len(whole)
+        for our_item, item in zip(ours, whole, strict=True):
+            assert_same_tensors(our_item, item)
+    elif isinstance(whole, torch.Tensor):
+        assert ours.dtype == whole.dtype and torch.equal(ours, whole)
+    else:
+        assert ours == whole
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,42 +1,13 @@
 """A run that was stopped and resumed is, bit for bit, the run that never stopped."""
 
 import hashlib
-import json
 import shutil
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rl_llm.cli.main import main
-
-# A sampler of one's own that sends its process the signal NAME at the start of step STEP, where the
-# environment says STOP="STEP NAME"; without it, the built-in sampler.
-STOPPING = """\
-import os
-import signal
-
-from rl_llm.curriculum import samplers
-
-
-def stop(step, round):
-    at, _, name = os.environ.get("STOP", "0 SIGTERM").partition(" ")
-    if (step, round) == (int(at), 0):
-        os.kill(os.getpid(), signal.Signals[name])
-
-
-class Posterior(samplers.Posterior):
-    def plan(self, step, num_problems, *, round=0, exclude=None):
-        stop(step, round)
-        return super().plan(step, num_problems, round=round, exclude=exclude)
-
-
-class Uniform(samplers.Uniform):
-    def plan(self, step, num_problems, *, round=0, exclude=None):
-        stop(step, round)
-        return super().plan(step, num_problems, round=round, exclude=exclude)
-"""
 
 # The small recipe itself refills, divides a step into two updates, repeats them, and moves beta.
 RICH = ["run.steps=7", "curriculum.sampler={name: stopping.py:Posterior}", "checkpoint.every=4"]
@@ -55,16 +26,6 @@ PLAIN = [
 
 
 @pytest.fixture
-def prepare(write_small):
-    def into(folder):
-        write_small(folder)
-        (folder / "stopping.py").write_text(STOPPING, encoding="utf-8")
-        return folder
-
-    return into
-
-
-@pytest.fixture
 def whole(once, prepare, program):
     """The rich run, never interrupted."""
 
@@ -73,57 +34,6 @@ def whole(once, prepare, program):
         assert done.returncode == 0, done.stderr
 
     return once("uninterrupted-run", make) / "runs" / "small"
-
-
-@pytest.fixture
-def assert_same_run(read_metrics, lasting):
-    """Compare everything that two run folders hold and no clock has touched."""
-
-    def compare(ours, whole):
-        assert lasting(read_metrics(ours)) == lasting(read_metrics(whole))
-        assert_same_tensors(
-            load_file(ours / "adapter" / "adapter_model.safetensors"),
-            load_file(whole / "adapter" / "adapter_model.safetensors"),
-        )
-        last, last_whole = (sorted((run / "checkpoints").iterdir())[-1] for run in (ours, whole))
-        assert last.name == last_whole.name
-        assert read_json(last / "state.json") == read_json(last_whole / "state.json")
-        beliefs, beliefs_whole = (
-            pq.read_table(checkpoint / "curriculum.parquet") for checkpoint in (last, last_whole)
-        )
-        assert beliefs.equals(beliefs_whole)
-        assert_same_tensors(
-            torch.load(last / "trainer" / "policy.pt"),
-            torch.load(last_whole / "trainer" / "policy.pt"),
-        )
-        samples, samples_whole = (
-            {file.name: file.read_bytes() for file in (run / "completions").iterdir()}
-            for run in (ours, whole)
-        )
-        assert samples == samples_whole
-
-    return compare
-
-
-def assert_same_tensors(ours, whole):
-    """Compare trees of mappings, lists, tensors and plain values, tensors bit by bit."""
-    assert type(ours) is type(whole)
-    if isinstance(whole, dict):
-        assert ours.keys() == whole.keys()
-        for key in whole:
-            assert_same_tensors(ours[key], whole[key])
-    elif isinstance(whole, list | tuple):
-        assert len(ours) == len(whole)
-        for our_item, item in zip(ours, whole, strict=True):
-            assert_same_tensors(our_item, item)
-    elif isinstance(whole, torch.Tensor):
-        assert ours.dtype == whole.dtype and torch.equal(ours, whole)
-    else:
-        assert ours == whole
-
-
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def checkpoints(run_dir):

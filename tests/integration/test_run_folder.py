@@ -32,6 +32,19 @@ def rows(run_dir, read_metrics):
 
 
 @pytest.fixture(scope="module")
+def critic_rows(once, program, write_small, read_metrics):
+    """The rows of a short run with a critic."""
+
+    def make(folder):
+        write_small(folder)
+        short = ["run.steps=1", "data.eval=[]", "eval.train_problems=0"]
+        done = program("train", "small.yaml", *short, "algorithm={name: ppo}", folder=folder)
+        assert done.returncode == 0, done.stderr
+
+    return read_metrics(once("run-with-a-critic", make) / "runs" / "small")
+
+
+@pytest.fixture(scope="module")
 def documented(repository):
     """Return the text of docs/metrics.md on metrics, and that on sample completions."""
     text = (repository / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -92,16 +105,18 @@ def test_samples_are_kept_at_every_evaluation(run_dir):
     assert names == [f"step-00000{step}.jsonl" for step in (0, 2, 4, 5)]
 
 
-def test_every_key_of_a_row_is_documented_and_every_documented_key_is_written(rows, documented):
+def test_every_key_of_a_row_is_documented_and_every_documented_key_is_written(
+    rows, critic_rows, documented
+):
     patterns = {
         name: re.sub("<[a-z]+>", ".+", re.escape(name)) for name in first_cells(documented[0])
     }
-    written = {key for row in rows for key in row}
+    written = {key for row in (*rows, *critic_rows) for key in row}
     unknown = {key for key in written if not any(re.fullmatch(p, key) for p in patterns.values())}
     absent = {
         name for name, p in patterns.items() if not any(re.fullmatch(p, key) for key in written)
     }
-    assert (unknown, absent) == (set(), {"curriculum/probes_waiting"})  # The run has no probes.
+    assert (unknown, absent) == (set(), {"curriculum/probes_waiting"})  # Neither run has probes.
 
 
 def test_every_field_of_a_sample_is_documented(run_dir, documented):

@@ -63,16 +63,20 @@ def test_a_penalty_in_the_reward_is_not_in_the_loss_as_well(tiny_llama, uneven_g
 
 
 def test_later_updates_are_left_out_once_the_policy_has_gone_too_far(tiny_llama, uneven_groups):
-    def taken(stop_at_old):
+    def taken(stop_at_old, *, epochs=4):
         kl = {"stop_at_old": stop_at_old}
-        engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl, epochs=4)
+        engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl, epochs=epochs)
         return engines.update(engine, uneven_groups, lr=1e-2)
 
-    free, held = taken(None), taken(1e-3)
+    free, held, two = taken(None), taken(1e-3), taken(None, epochs=2)
     assert (free.num_updates, free.num_left_out) == (4, 0)
     assert (held.num_updates, held.num_left_out) == (1, 3)
-    assert free.old_nats_per_token > 1e-3 >= held.old_nats_per_token
     assert held.trained_tokens == 46
+    # What the second update saw before it was left out is reported, as if it had been taken: a
+    # controller must not take a policy that went too far for one that stood still.
+    assert held.old_nats_per_token == pytest.approx(two.old_nats_per_token)
+    assert held.old_nats_per_response == pytest.approx(two.old_nats_per_response)
+    assert free.old_nats_per_token > held.old_nats_per_token > 1e-3 / 2
 
 
 def test_a_penalty_against_old_holds_later_updates_near_their_start(tiny_llama, uneven_groups):
@@ -83,6 +87,19 @@ def test_a_penalty_against_old_holds_later_updates_near_their_start(tiny_llama, 
     free, held = gone(0.0), gone(20.0)
     assert held.old_nats_per_token < 0.5 * free.old_nats_per_token
     assert held.ref_nats_per_token == 0.0  # nothing asks for the reference
+
+
+def test_where_one_group_alone_is_left_a_penalty_against_old_is_0(tiny_llama, uneven_groups):
+    """Two updates were asked for, and there are not enough groups to share out."""
+
+    def weights_after(beta):
+        kl = {"against": "old"}
+        engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl, updates_per_batch=2)
+        facts = engines.update(engine, uneven_groups[:1], beta=beta, lr=1e-2)
+        assert facts.num_updates == 1 and facts.old_nats_per_token == 0.0
+        return [p.detach().clone() for p in engine.parameters()]
+
+    assert all(map(torch.equal, weights_after(0.0), weights_after(5.0)))
 
 
 def test_the_entropy_bonus_spreads_the_policy(tiny_llama, uneven_groups):

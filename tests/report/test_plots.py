@@ -78,6 +78,16 @@ def test_a_sampler_without_beliefs_gets_no_heatmap(make_run):
     assert plots_curriculum.belief_heatmap(read_run(make_run(rows))) == ""
 
 
+def test_a_critic_that_was_far_off_at_first_leaves_room_for_what_it_learns(make_run):
+    explained = [-40.0, -0.2, 0.4, 0.6]
+    rows = [
+        {"step": step, "critic/explained_variance": share, "loss/value": 0.5 / step}
+        for step, share in enumerate(explained, 1)
+    ]
+    seen = words(plots.critic(read_run(make_run(rows))))
+    assert {"explained variance", "value loss", "\N{MINUS SIGN}100%", "0%", "100%"} <= set(seen)
+
+
 def test_completions_spent_are_zero_before_the_first_step(make_run):
     rows = [
         {"step": 0, "eval/pass_rate": 0.2},
@@ -89,8 +99,8 @@ def test_completions_spent_are_zero_before_the_first_step(make_run):
 
 def test_every_plot_is_empty_for_a_run_that_wrote_nothing_for_it(make_run):
     run = read_run(make_run([{"step": 0}]))
-    assert len(PLOTS) == 21
-    assert [plot(run) for plot in PLOTS.values()] == [""] * 21
+    assert len(PLOTS) == 22
+    assert [plot(run) for plot in PLOTS.values()] == [""] * 22
 
 
 def test_every_plot_takes_one_row_and_a_long_run(make_run, rows):

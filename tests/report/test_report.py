@@ -74,7 +74,7 @@ def test_every_section_and_every_plot_appear_for_a_whole_run(whole_run):
         *("Held-out problems", "Curriculum", "Learning", "Cost", "Completions before and after"),
         *("Training completions of step 16", "Recipe"),
     ]
-    assert page.count("<svg ") == 21
+    assert page.count("<svg ") == 22
     assert "Not drawn" not in page
 
 
@@ -150,6 +150,15 @@ def test_a_run_without_evaluation_reports_its_training(make_run, rows):
     assert "Informative groups" in text
     assert "Held-out problems" not in text
     assert "has not written its metrics: Pass rate, Before and after, per level," in text
+
+
+def test_a_run_without_a_critic_misses_none(make_run, rows):
+    without = [
+        {key: value for key, value in row.items() if not key.startswith("critic/")} for row in rows
+    ]
+    page = page_of(make_run(without))
+    assert page.count("<svg ") == 21
+    assert "Critic" not in visible(page) and "Not drawn" not in page
 
 
 def test_a_run_with_one_evaluation_reports_it_alone(make_run, rows, make_sample):
@@ -268,7 +277,7 @@ def test_a_browser_decodes_every_image_and_draws_every_plot(whole_run, tmp_path,
     policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
     probe.write_text(policy.sub("", page).replace("</body>", PROBE))
     title, _ = browse(probe, tmp_path, width=width)
-    assert title == "images 2 broken 0 plots 21 flat 0 wide false"
+    assert title == "images 2 broken 0 plots 22 flat 0 wide false"
 
 
 @pytest.mark.slow
