@@ -13,12 +13,8 @@ goes on where an earlier one was stopped. What is run is in `bench_curriculum_ar
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from bench_curriculum_arms import (
@@ -53,8 +49,17 @@ from bench_curriculum_table import (
     summarise,
     targets,
 )
+from bench_runs import (
+    add_run_options,
+    exit_code,
+    missing_runs,
+    read_row,
+    read_rows,
+    run_all,
+    start,
+)
 
-from rl_llm.errors import InputError, RlLlmError
+from rl_llm.errors import InputError
 
 CHILD = ROOT / "scripts" / "bench_curriculum_run.py"
 STAGES = ("lr", "freeze", "measure")
@@ -74,15 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.runs is None:
         is_kept = not (given.quick or given.check_oracle)
         given.runs = RUNS if is_kept else ROOT / "runs" / "bench-curriculum"
-    try:
-        if given.check_oracle:
-            return _check_oracle(given)
-        specs = [] if given.table else list(planned(given))
-        failed = run_all(_missing(specs, given), given)
-        show(given)
-    except RlLlmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+    return exit_code(lambda: _work(given))
+
+
+def _work(given: argparse.Namespace) -> int:
+    if given.check_oracle:
+        return _check_oracle(given)
+    specs = [] if given.table else list(planned(given))
+    if given.stage != "quick":  # A quick pair is made again at every call.
+        specs = missing_runs(specs, given.runs, fresh=given.fresh)
+    failed = run_all(specs, child=CHILD, runs=given.runs, cores=given.cores, describe=_description)
+    show(given)
     return 1 if failed else 0
 
 
@@ -91,13 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", choices=STAGES, default="measure")
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
     parser.add_argument("--arms", choices=list(ALL_ARMS), nargs="+", help="(default: the task's)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="(default: the stage's)")
-    parser.add_argument("--cores", type=int, help="runs at once, each on its core (default all)")
-    parser.add_argument("--runs", type=Path, help=f"(default: {RUNS.relative_to(ROOT)})")
     parser.add_argument("--quick", action="store_true", help="one short pair; nothing is kept")
-    parser.add_argument("--table", action="store_true", help="make no run")
     parser.add_argument("--check-oracle", action="store_true", help="compare it with sampling")
-    parser.add_argument("--fresh", action="store_true", help="replace runs of other settings")
+    add_run_options(parser, runs=RUNS)
     return parser
 
 
@@ -123,102 +126,20 @@ def planned(given: argparse.Namespace) -> Iterator[Spec]:
                 yield Spec(stage=given.stage, task=task, arm=arm, seed=seed)
 
 
-def _missing(specs: Sequence[Spec], given: argparse.Namespace) -> list[Spec]:
-    """Return the runs that are not there; refuse to replace those of other settings unasked."""
-    missing, stale = [], []
-    for spec in specs:
-        file = spec.file(given.runs)
-        if given.stage == "quick" or not file.is_file():
-            missing.append(spec)
-        elif _read(file)["settings"] != spec.settings:
-            stale.append(spec)
-    if stale and not given.fresh:
-        raise InputError(
-            f"{given.runs} holds {len(stale)} runs of other settings, the first "
-            f"{stale[0].file(given.runs)}; add --fresh to replace them, or name another --runs"
-        )
-    wanted = {id(spec) for spec in (*missing, *stale)}
-    return [spec for spec in specs if id(spec) in wanted]
-
-
-def run_all(specs: Sequence[Spec], given: argparse.Namespace) -> list[Spec]:
-    """Run each in a process of its own, one on every core at a time; return those that failed."""
-    waiting, failed = list(specs), []
-    free = sorted(os.sched_getaffinity(0))[: given.cores]
-    running: dict[int, tuple[Spec, subprocess.Popen[bytes]]] = {}
-    try:
-        while waiting or running:
-            while free and waiting:
-                core, spec = free.pop(0), waiting.pop(0)
-                running[core] = (spec, _start("run", spec, spec.file(given.runs), core))
-            time.sleep(0.2)
-            for core, (spec, process) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[core]
-                free.append(core)
-                ended = process.returncode == 0
-                failed += [] if ended else [spec]
-                _say(spec, given, ended=ended, left=len(waiting) + len(running))
-    finally:
-        for _, process in running.values():
-            process.terminate()
-            process.wait()
-    return failed
-
-
-def _start(mode: str, spec: Spec, out: Path, core: int) -> "subprocess.Popen[bytes]":
-    """Start a child that writes `out` when it has ended well, and its log beside it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(CHILD), mode, json.dumps(asdict(spec)), str(out)]
-    with out.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(
-            [*command, "--core", str(core)],
-            env=_environment(),
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def _environment() -> Mapping[str, str]:
-    """Return an environment of one thread, in which this checkout's code is what is imported."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": path,
-    }
-
-
-def _say(spec: Spec, given: argparse.Namespace, *, ended: bool, left: int) -> None:
-    """Print one line on a run that is over, or the end of its log."""
-    name = f"{spec.stage}/{spec.task}/{spec.name}"
-    if not ended:
-        log = spec.file(given.runs).with_suffix(".log").read_text(encoding="utf-8")
-        print(f"{name} failed:\n{log[-2000:]}", file=sys.stderr, flush=True)
-        return
-    run = _read(spec.file(given.runs))
+def _description(run: Tree) -> str:
     rates = run["curve"]["pass_rate"]
-    print(
-        f"{name}: {rates[0]:.3f} to {rates[-1]:.3f} in {run['steps']} steps, "
-        f"{run['wall_s']:.0f} s; {left} to go",
-        flush=True,
-    )
+    return f"{rates[0]:.3f} to {rates[-1]:.3f} in {run['steps']} steps"
 
 
 def _check_oracle(given: argparse.Namespace) -> int:
     """Run the check, and put what it found into the result file."""
     spec = Spec(stage="oracle", task="pool", arm="uniform", seed=FREEZE_SEEDS[0])
     out = spec.file(given.runs)
-    process = _start("check-oracle", spec, out, min(os.sched_getaffinity(0)))
+    process = start(CHILD, "check-oracle", spec, out, min(os.sched_getaffinity(0)))
     if process.wait():
         print(out.with_suffix(".log").read_text(encoding="utf-8")[-2000:], file=sys.stderr)
         return 1
-    checks = _read(out)["checks"]
+    checks = read_row(out)["checks"]
     print(json.dumps(checks, indent=1))
     merge_result({"oracle_check": checks})
     return 0
@@ -226,7 +147,7 @@ def _check_oracle(given: argparse.Namespace) -> int:
 
 def show(given: argparse.Namespace) -> None:
     """Print the tables of a stage; those of `measure` go into the result file and the document."""
-    runs = [_read(file) for file in sorted((given.runs / given.stage).glob("*/*.json"))]
+    runs = read_rows(given.runs / given.stage, "*/*.json")
     check_settings(runs)
     if given.stage == "lr":
         found = learning_rates(runs)
@@ -271,11 +192,6 @@ def summary_of(runs: Sequence[Mapping[str, Any]]) -> Tree:
 
 def _command(given: argparse.Namespace) -> str:
     return f"python scripts/bench_curriculum.py --stage {given.stage}"
-
-
-def _read(file: Path) -> Tree:
-    tree: Tree = json.loads(file.read_text(encoding="utf-8"))
-    return tree
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
 """What `bench_curriculum.py` and `bench_scale.py` write: docs/benchmarks/curriculum.json, and the
 tables of docs/benchmarks.md. Imports no torch."""
 
-import json
-import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import bench_runs_docs
 import numpy as np
+from bench_runs_docs import BENCHMARKS, origin, provenance, table
 
-from rl_llm.errors import InputError
+__all__ = [
+    "RESULT",
+    "markdown",
+    "merge_result",
+    "provenance",
+    "read_result",
+    "scale_markdown",
+    "write_between",
+]
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "docs" / "benchmarks" / "curriculum.json"
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-PACKAGES = ("rl-llm", "torch", "transformers", "peft", "numpy")
+DOCUMENT = bench_runs_docs.DOCUMENT
+RESULT = BENCHMARKS / "curriculum.json"
 
 # What is compared, its least value, and what the lower end of its interval has to exceed.
 GOALS = (
@@ -32,64 +35,34 @@ Tree = dict[str, Any]
 
 def read_result() -> Tree:
     """Return what an earlier call wrote; empty before the first."""
-    if not RESULT.is_file():
-        return {}
-    tree: Tree = json.loads(RESULT.read_text(encoding="utf-8"))
-    return tree
+    return bench_runs_docs.read_result(RESULT)
 
 
 def merge_result(part: Mapping[str, Any]) -> Tree:
     """Put `part` over what stands in the file, write it, and return the whole."""
-    tree = read_result() | part
-    rows = tree.pop("rows", [])
-    head = json.dumps(tree, indent=1).removesuffix("\n}")
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    text = f'{head},\n "rows": [\n{lines}\n ]\n}}\n' if rows else f"{head}\n}}\n"
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    aside = RESULT.with_suffix(".tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(RESULT)
-    return {**tree, "rows": rows}
+    return bench_runs_docs.merge_result(RESULT, part)
 
 
 def write_between(name: str, text: str) -> None:
     """Replace what stands between the markers `name:begin` and `name:end` of the document."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    head, found, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
-        raise InputError(f"{DOCUMENT} lacks the lines {begin} and {end}; put them where it goes")
-    DOCUMENT.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
-
-
-def provenance(command: str) -> Tree:
-    """Return the command, the versions and the machine."""
-    found = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in found if line.startswith("model name")]
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "command": command,
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "machine": f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, "
-        f"{gib:.0f} GiB, Python {platform.python_version()}",
-    }
+    bench_runs_docs.write_between(DOCUMENT, name, text)
 
 
 def markdown(tree: Mapping[str, Any]) -> str:
     """Return everything that is known, as tables."""
-    parts = [f"{tree['machine']}; {tree['versions']}; `{tree['command']}`"]
+    parts = [origin(tree)]
     for task in tree["arms"]:
         parts += [f"#### Task `{task}`: target {tree['targets'][task]:.3f}"]
-        parts += [_table(_arm_lines(tree, task)), _table(_pair_lines(tree, task))]
+        parts += [table(_arm_lines(tree, task)), table(_pair_lines(tree, task))]
         if task == "pool" and (lines := list(_goal_lines(tree))):
-            parts += [_table(["goal | least | found | lower end above | met", *lines])]
+            parts += [table(["goal | least | found | lower end above | met", *lines])]
     for title, lines in (
         ("#### The pool at the start", _pool_lines(tree)),
         ("#### The learning rate of `uniform`", _lr_lines(tree)),
         ("#### What the oracle sees", _oracle_lines(tree)),
     ):
         if found := list(lines):
-            parts += [title, _table(found)]
+            parts += [title, table(found)]
     return "\n\n".join(parts)
 
 
@@ -101,7 +74,7 @@ def scale_markdown(scale: Mapping[str, Any]) -> str:
     for name in names:
         cells = [f"{entry[name]:.4g}" for entry in sizes.values()]
         lines += [f"{name} | " + " | ".join(cells) + f" | {scale['targets'].get(name, '-')}"]
-    return f"{scale['machine']}; `{scale['command']}`\n\n{_table(lines)}"
+    return f"{scale['machine']}; `{scale['command']}`\n\n{table(lines)}"
 
 
 def _arm_lines(tree: Mapping[str, Any], task: str) -> Iterator[str]:
@@ -174,11 +147,6 @@ def _oracle_lines(tree: Mapping[str, Any]) -> Iterator[str]:
                 f"{check['mean_absolute_difference']:.4f} | {check['of_sampling_alone']:.4f} | "
                 f"{check['largest']:.3f}"
             )
-
-
-def _table(lines: Sequence[str] | Iterator[str]) -> str:
-    head, *body = [f"| {line} |" for line in lines]
-    return "\n".join([head, "| --- " * (head.count("|") - 1) + "|", *body])
 
 
 def _interval(entry: Mapping[str, Any], key: str) -> str:

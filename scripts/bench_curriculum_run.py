@@ -5,30 +5,22 @@ python scripts/bench_curriculum_run.py run|check-oracle SPEC OUT.json [--core N]
 SPEC is a JSON object with the fields of `Spec`.
 """
 
-import argparse
-import json
-import os
-import resource
-import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from bench_curriculum_arms import BINS, Spec
 from bench_curriculum_oracle import Oracle, WorkedSolutions, mixed_probability
+from bench_runs_child import built, child_main, mean_rate
 
-from rl_llm.cli.parts import build_parts, load_data, load_model, sampling_of
-from rl_llm.cli.progress import SilentWatcher
-from rl_llm.cli.runtime import keep_freed_memory
+from rl_llm.cli.parts import sampling_of
 from rl_llm.curriculum.samplers import SAMPLERS
-from rl_llm.policy import Ranks
 from rl_llm.records import Problem, Request
 from rl_llm.seeds import derive_seed
-from rl_llm.trainer import Evaluation, Parts, RunFolder, Trainer
+from rl_llm.trainer import Evaluation, Parts, Trainer
 
 NUM_CHECKED, NUM_SAMPLES = 64, 64
 
@@ -46,43 +38,30 @@ class Subject:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do one run, or check what the oracle knows, and write the row when all is done."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("mode", choices=["run", "check-oracle"])
-    parser.add_argument("spec")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--core", type=int)
-    given = parser.parse_args(arguments)
-    if given.core is not None:
-        os.sched_setaffinity(0, {given.core})
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as `rl-llm` does at its start
-    spec = Spec(**json.loads(given.spec))
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="bench_curriculum-") as scratch:
-        subject = build(spec, Path(scratch))
-        row = measure(spec, subject) if given.mode == "run" else check_oracle(spec, subject)
-    row["wall_s"] = round(time.perf_counter() - started, 1)
-    row["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    aside = given.out.with_suffix(".tmp")
-    aside.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    aside.replace(given.out)
-    return 0
+    modes = {
+        "run": partial(_with_subject, measure),
+        "check-oracle": partial(_with_subject, check_oracle),
+    }
+    return child_main(arguments, __doc__, modes)
 
 
-def build(spec: Spec, scratch: Path) -> Subject:
+def _with_subject(work: Callable[[Spec, Subject], Row], fields: Mapping[str, Any]) -> Row:
+    spec = Spec(**fields)
+    with subject_of(spec) as subject:
+        return work(spec, subject)
+
+
+@contextmanager
+def subject_of(spec: Spec) -> Iterator[Subject]:
     """Put the parts of `rl-llm train` together, and let the oracle see the policy."""
     SAMPLERS["oracle"] = Oracle
-    recipe, ranks = spec.recipe(), Ranks()
-    model = load_model(recipe, ranks)
-    data = load_data(recipe, model.encoder)
-    parts = build_parts(
-        recipe, model, data, ranks, folder=RunFolder(scratch), watcher=SilentWatcher()
-    )
-    rates = WorkedSolutions(
-        model, data.train.problems, temperature=recipe.rollout.temperature or 1.0
-    )
-    Oracle.true_rates = rates
-    return Subject(parts=parts, problems=data.train.problems, rates=rates)
+    with built(spec.recipe()) as run:
+        problems = run.data.train.problems
+        rates = WorkedSolutions(
+            run.model, problems, temperature=run.parts.recipe.rollout.temperature or 1.0
+        )
+        Oracle.true_rates = rates
+        yield Subject(parts=run.parts, problems=problems, rates=rates)
 
 
 def measure(spec: Spec, subject: Subject) -> Row:
@@ -118,12 +97,10 @@ def _point(parts: Parts, evaluation: Evaluation, *, share: float | None) -> Row:
     `pass_rate` is that of the levels that are trained on; a level above them stands alone.
     """
     trained = set(parts.recipe.data.train[0].options["levels"])
-    inside = [rate for level, rate in evaluation.by_level.items() if level in trained]
-    weights = [rate.num_problems for rate in inside]
     return {
         "completions": parts.counters.completions,
         "tokens": parts.counters.tokens,
-        "pass_rate": round(float(np.average([r.mean for r in inside], weights=weights)), 5),
+        "pass_rate": mean_rate(evaluation, trained),
         "informative_share": None if share is None else round(share, 5),
         **{f"level={k}": round(rate.mean, 4) for k, rate in evaluation.by_level.items()},
     }

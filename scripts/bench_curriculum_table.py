@@ -5,24 +5,31 @@ A run holds its learning curve: lists of one length by name (`completions`, `tok
 ratio "A vs B" is B's rollouts divided by A's, so more than 1 means that A needs fewer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import bench_runs
 import numpy as np
-from numpy.typing import NDArray
+from bench_runs_stats import (
+    Floats,
+    estimate,
+    geometric_mean,
+    last_mean,
+    mean,
+    paired,
+    standard_error,
+)
 
 from rl_llm.errors import InputError
-from rl_llm.seeds import derive_rng
 
 Run = Mapping[str, Any]
 Row = dict[str, Any]
-Floats = NDArray[np.float64]
 
 BASELINE, BEST = "uniform", "oracle"
 OPPONENTS = {"posterior": None, "posterior-refill": (BASELINE, "dynamic", "posterior", BEST)}
-NUM_RESAMPLES = 10_000
-LAST_SHARE = 0.2  # The final level is the mean over this last part of a run.
+_estimate = partial(estimate, stream="bench_curriculum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +75,7 @@ def crossing(curve: Mapping[str, Sequence[float]], target: float) -> Crossing | 
 
 def final(run: Run, name: str = "pass_rate") -> float:
     """Return the mean of the evaluations in the last fifth of a run's budget."""
-    curve = run["curve"]
-    late = np.asarray(curve["completions"]) > (1 - LAST_SHARE) * run["budget"]
-    return float(np.asarray(curve[name], np.float64)[late].mean())
+    return last_mean(run["curve"], name, along="completions", end=run["budget"])
 
 
 def informative_share(run: Run) -> float:
@@ -131,14 +136,7 @@ def _level_above(run: Run) -> str:
 
 def check_settings(runs: Sequence[Run]) -> None:
     """Refuse to put runs of one arm together that were made with different settings."""
-    seen: dict[tuple[str, str, float], str] = {}
-    for run in runs:
-        key = (run["task"], run["arm"], run["lr"])
-        if seen.setdefault(key, run["settings"]) != run["settings"]:
-            raise InputError(
-                f"the runs of {run['arm']} on {run['task']} were made with different settings; "
-                "run that stage again with --fresh, or name another --runs"
-            )
+    bench_runs.check_settings(runs, lambda run: (run["task"], run["arm"], run["lr"]))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
@@ -162,7 +160,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _pair(rows: Sequence[Row], task: str, better: str, other: str) -> Row | None:
-    both = _paired(rows, task, (better, other))
+    both = paired(_of_task(rows, task), (better, other))
     if not both:
         return None
     entry: Row = {
@@ -183,7 +181,9 @@ def gains(rows: Sequence[Row], task: str) -> dict[str, Row]:
     """Return by arm the share of the oracle's gain over `uniform`, in logarithms of rollouts."""
     found = {}
     for arm in dict.fromkeys(row["arm"] for row in rows if row["task"] == task):
-        if arm in (BASELINE, BEST) or not (seeds := _paired(rows, task, (arm, BASELINE, BEST))):
+        if arm in (BASELINE, BEST) or not (
+            seeds := paired(_of_task(rows, task), (arm, BASELINE, BEST))
+        ):
             continue
         logs = np.log([[row["rollouts_to_target"] for row in seed.values()] for seed in seeds])
         gains_SM = logs[:, [1]] - logs[:, [0, 2]]
@@ -200,19 +200,18 @@ def arm_figures(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
         figures[task] = {}
         for arm in dict.fromkeys(row["arm"] for row in rows if row["task"] == task):
             own = [row for row in rows if (row["task"], row["arm"]) == (task, arm)]
-            finals = np.array([row["final"] for row in own])
-            error = finals.std(ddof=1) / np.sqrt(len(finals)) if len(finals) > 1 else 0.0
+            finals = [row["final"] for row in own]
             figures[task][arm] = {
                 "seeds": len(own),
                 "censored": sum(row["censored"] for row in own),
-                "rollouts_to_target": _geometric([row["rollouts_to_target"] for row in own]),
-                "tokens_to_target": _geometric([row["tokens_to_target"] for row in own]),
-                "informative_share": _mean([row["informative_share"] for row in own]),
-                "final": _mean(finals),
-                "final_se": round(float(error), 5),
-                "above": _mean([row["above"] for row in own]),
-                "steps": _mean([row["steps"] for row in own]),
-                "wall_s": _mean([row["wall_s"] for row in own]),
+                "rollouts_to_target": geometric_mean([row["rollouts_to_target"] for row in own]),
+                "tokens_to_target": geometric_mean([row["tokens_to_target"] for row in own]),
+                "informative_share": mean([row["informative_share"] for row in own]),
+                "final": mean(finals),
+                "final_se": standard_error(finals),
+                "above": mean([row["above"] for row in own]),
+                "steps": mean([row["steps"] for row in own]),
+                "wall_s": mean([row["wall_s"] for row in own]),
                 **({"oracle_gain": shares[arm]} if arm in shares else {}),
             }
     return figures
@@ -223,34 +222,9 @@ def learning_rates(runs: Sequence[Run]) -> dict[str, Row]:
     found = {}
     for lr in sorted({run["lr"] for run in runs}):
         finals = [round(final(run), 5) for run in runs if run["lr"] == lr]
-        found[f"{lr:g}"] = {"finals": finals, "mean": _mean(finals)}
+        found[f"{lr:g}"] = {"finals": finals, "mean": mean(finals)}
     return found
 
 
-def _paired(rows: Sequence[Row], task: str, arms: Sequence[str]) -> list[dict[str, Row]]:
-    """Return, for each seed that all arms have, their rows by arm, in the order of `arms`."""
-    by_run = {(row["arm"], row["seed"]): row for row in rows if row["task"] == task}
-    seeds = sorted({seed for _, seed in by_run})
-    return [
-        {arm: by_run[arm, seed] for arm in arms}
-        for seed in seeds
-        if all((arm, seed) in by_run for arm in arms)
-    ]
-
-
-def _estimate(values_SM: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, ...]:
-    """Return a statistic of the means over seeds, and the 2.5 and 97.5 % points of it over
-    resampled seeds."""
-    rng = derive_rng("bench_curriculum", "bootstrap")
-    drawn = rng.integers(0, len(values_SM), size=(NUM_RESAMPLES, len(values_SM)))
-    low, high = np.quantile(statistic(values_SM[drawn].mean(axis=1)), [0.025, 0.975])
-    point = float(statistic(values_SM.mean(axis=0)))
-    return round(point, 4), round(float(low), 4), round(float(high), 4)
-
-
-def _geometric(values: Sequence[float]) -> float:
-    return round(float(np.exp(np.log(values).mean())), 1)
-
-
-def _mean(values: Sequence[float] | Floats) -> float:
-    return round(float(np.mean(values)), 5)
+def _of_task(rows: Sequence[Row], task: str) -> list[Row]:
+    return [row for row in rows if row["task"] == task]

@@ -1,0 +1,166 @@
+"""Train the quickstart's task with every algorithm, and see what each gains in the same budget.
+
+python scripts/bench_algorithms.py [--arms ppo grpo] [--cores N]
+python scripts/bench_algorithms.py --table         # summarise the runs that there are
+
+Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
+the runs that are missing, so it goes on where an earlier one was stopped. What is run is in
+`bench_algorithms_arms.py`. Exits with 1 when a run fails or a target is missed.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import bench_runs_docs
+from bench_algorithms_arms import (
+    ALGORITHMS,
+    LEAST_EXPLAINED,
+    LEAST_GAIN,
+    SEEDS,
+    WITH_CRITIC,
+    Spec,
+)
+from bench_runs import (
+    ROOT,
+    add_run_options,
+    check_settings,
+    exit_code,
+    missing_runs,
+    read_rows,
+    run_all,
+)
+from bench_runs_docs import BENCHMARKS, merge_result, origin, provenance, table, write_between
+from bench_runs_stats import mean, standard_error
+
+from rl_llm.errors import InputError
+
+CHILD = ROOT / "scripts" / "bench_algorithms_run.py"
+RUNS = BENCHMARKS / "algorithms-runs"  # Committed, so that work goes on elsewhere.
+RESULT = BENCHMARKS / "algorithms.json"
+DOCUMENT = bench_runs_docs.DOCUMENT
+
+EXPLAINED = ("critic", "prompt_mean")
+
+Tree = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the runs that are missing, summarise, and return 1 if any failed or missed its
+    target."""
+    given = _parser().parse_args(arguments)
+    given.runs = given.runs or RUNS
+    return exit_code(lambda: _work(given))
+
+
+def _work(given: argparse.Namespace) -> int:
+    failed: list[Spec] = []
+    if not given.table:
+        specs = missing_runs(list(planned(given)), given.runs, fresh=given.fresh)
+        failed = run_all(
+            specs, child=CHILD, runs=given.runs, cores=given.cores, describe=_description
+        )
+    missed = show(given)
+    return 1 if failed or missed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--arms", choices=list(ALGORITHMS), nargs="+", help="(default: all)")
+    add_run_options(parser, runs=RUNS)
+    return parser
+
+
+def planned(given: argparse.Namespace) -> Iterator[Spec]:
+    """Yield the runs of a call, seed by seed over all algorithms."""
+    for seed in given.seeds or SEEDS:
+        for arm in given.arms or ALGORITHMS:
+            yield Spec(arm=arm, seed=seed)
+
+
+def show(given: argparse.Namespace) -> list[str]:
+    """Write what the runs come to, print it, and return the algorithms that missed a target."""
+    runs = read_rows(given.runs)
+    if not runs:
+        raise InputError(f"no runs under {given.runs}; make some first")
+    check_settings(runs, lambda run: run["arm"])
+    rows = rows_of(runs)
+    tree = {
+        **provenance("python scripts/bench_algorithms.py"),
+        "targets": {"gain": LEAST_GAIN, "critic": LEAST_EXPLAINED},
+        "arms": arm_figures(rows),
+        "rows": rows,
+    }
+    merge_result(RESULT, tree)
+    write_between(DOCUMENT, "algorithms", markdown(tree))
+    print(markdown(tree))
+    return [arm for arm, entry in tree["arms"].items() if not entry["met"]]
+
+
+def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[Tree]:
+    """Return one row a run, algorithms in their order: before, after, and with a critic what it
+    explains after the last step."""
+    order = {arm: place for place, arm in enumerate(ALGORITHMS)}
+    rows = []
+    for run in sorted(runs, key=lambda run: (order[run["arm"]], run["seed"])):
+        curve = run["curve"]
+        before, after = curve["pass_rate"][0], curve["pass_rate"][-1]
+        row = {key: run[key] for key in ("arm", "seed", "settings", "completions", "wall_s")}
+        row |= {"before": before, "after": after, "gain": round(after - before, 5)}
+        row |= {name: curve[name][-1] for name in EXPLAINED if name in curve}
+        rows.append(row | {"curve": curve})
+    return rows
+
+
+def arm_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tree]:
+    """Return by algorithm the means over seeds, and whether they meet the targets."""
+    figures: dict[str, Tree] = {}
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        names = ("before", "after", "gain", "wall_s", *(EXPLAINED if arm in WITH_CRITIC else ()))
+        entry: Tree = {name: mean([row[name] for row in own]) for name in names}
+        entry |= {"seeds": len(own), "gain_se": standard_error([row["gain"] for row in own])}
+        explains = entry.get("critic", 0.0) > LEAST_EXPLAINED.get(arm, float("-inf"))
+        figures[arm] = entry | {"met": entry["gain"] >= LEAST_GAIN and explains}
+    return figures
+
+
+def markdown(tree: Mapping[str, Any]) -> str:
+    """Return the tables of gains, and of what the critics explain."""
+    parts = [origin(tree), table(_gain_lines(tree))]
+    if any("critic" in row for row in tree["rows"]):
+        parts.append(table(_critic_lines(tree)))
+    return "\n\n".join(parts)
+
+
+def _gain_lines(tree: Mapping[str, Any]) -> Iterator[str]:
+    yield "algorithm | seeds | before | after | gain | least | targets met | a run, s"
+    for arm, entry in tree["arms"].items():
+        yield (
+            f"`{arm}` | {entry['seeds']} | {entry['before']:.3f} | {entry['after']:.3f} | "
+            f"{entry['gain']:+.3f} ± {entry['gain_se']:.3f} | {LEAST_GAIN} | "
+            f"{'yes' if entry['met'] else 'no'} | {entry['wall_s']:.0f}"
+        )
+
+
+def _critic_lines(tree: Mapping[str, Any]) -> Iterator[str]:
+    steps = next(row["curve"]["step"] for row in tree["rows"] if "critic" in row)
+    after = " | ".join(f"after {step} steps" for step in steps[1:])
+    yield f"explained variance | seed | {after} | mean reward of the prompt's others | least"
+    for row in tree["rows"]:
+        if "critic" in row:
+            cells = " | ".join(f"{value:.2f}" for value in row["curve"]["critic"][1:])
+            yield (
+                f"`{row['arm']}` | {row['seed']} | {cells} | {row['prompt_mean']:.2f} | "
+                f"{LEAST_EXPLAINED.get(row['arm'], '-')}"
+            )
+
+
+def _description(run: Tree) -> str:
+    curve = run["curve"]
+    critic = f", critic explains {curve['critic'][-1]:.2f}" if "critic" in curve else ""
+    return f"{curve['pass_rate'][0]:.3f} to {curve['pass_rate'][-1]:.3f}{critic}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

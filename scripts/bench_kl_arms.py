@@ -1,0 +1,136 @@
+"""What `bench_kl.py` compares: arms, seeds, and the two tasks. Frozen before the measured runs.
+
+An arm is a KL controller; everything else is one recipe and a list of overrides that all arms of a
+stage share. Imports no torch.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_kl_reversed import coefficients
+
+from rl_llm.config import Recipe, load_recipe
+from rl_llm.kl import GrpoD
+
+ROOT = Path(__file__).resolve().parent.parent
+REVERSED = "scripts/bench_kl_reversed.py:GrpoDReversed"
+
+STAGES = ("freeze", "measure", "control")
+FREEZE_SEEDS = (100, 101, 102)
+MEASURED_SEEDS = tuple(range(8))
+CONTROL_SEEDS = tuple(range(3))
+POOL_SEED = 1_000  # Added to a run's seed: the training pool differs from seed to seed.
+
+STEPS, EVALUATE_EVERY = 100, 10
+TRAINED_LEVELS, UNTRAINED_LEVELS = (5, 6, 7, 8), (1, 2, 3, 4)
+POOL_SIZE = 16
+LOWEST, HIGHEST = 0.0, 0.2  # Of the schedules' coefficients.
+AVERAGE = round(
+    sum(coefficients(GrpoD(min=LOWEST, max=HIGHEST, total_steps=STEPS), STEPS)) / STEPS, 6
+)
+TARGET_NATS = 0.05  # Per token of the completions that a step trains on.
+
+CONTROL_STEPS = 400
+CONTROL_NATS = 0.02
+CONTROL_BETA = 0.03  # About where `target` settles there.
+TOLERANCE = 0.25
+
+_RANGE = f"min: {LOWEST}, max: {HIGHEST}"
+ARMS = {
+    "none": "{name: constant, beta: 0.0}",
+    "constant-low": "{name: constant, beta: 0.02}",
+    "constant-average": f"{{name: constant, beta: {AVERAGE}}}",
+    "constant-high": "{name: constant, beta: 0.2}",
+    "grpo_d": f"{{name: grpo_d, {_RANGE}}}",
+    "grpo_d-reversed": f"{{name: '{REVERSED}', {_RANGE}}}",
+    "target": f"{{name: target, beta: {AVERAGE}, nats_per_token: {TARGET_NATS}}}",
+    "accuracy": f"{{name: accuracy, beta: {round(AVERAGE / 0.75, 6)}}}",
+}
+CONTROL_ARMS = {
+    f"{name}": f"{{name: target, beta: {factor * CONTROL_BETA:g}, gain: 0.3, "
+    f"nats_per_token: {CONTROL_NATS}}}"
+    for name, factor in (("too-high", 10.0), ("too-low", 0.1))
+}
+SCHEDULES = ("grpo_d", "grpo_d-reversed")
+MATCHED = "constant-average"  # What a schedule has to beat.
+
+_NOT_SCHEDULED = (
+    "curriculum.sampler={name: uniform}",
+    "curriculum.retire=null",
+    "curriculum.defer=null",
+)
+
+
+def _source(levels: tuple[int, ...], size: int, split: str, seed: int) -> str:
+    return (
+        f"{{use: arithmetic, levels: {list(levels)}, size: {size}, split: {split}, seed: {seed}}}"
+    )
+
+
+def _comparison(seed: int) -> tuple[str, ...]:
+    """A pool so small, and a learning rate so high, that a run without a penalty forgets."""
+    held_out = [
+        _source(UNTRAINED_LEVELS[:1], 28, "eval", 1),
+        _source(UNTRAINED_LEVELS[1:], 180, "eval", 1),
+        _source(TRAINED_LEVELS, 200, "eval", 1),
+    ]
+    return (
+        f"data.train=[{_source(TRAINED_LEVELS, POOL_SIZE, 'train', POOL_SEED + seed)}]",
+        f"data.eval=[{', '.join(held_out)}]",
+        f"rollout.problems_per_step={POOL_SIZE}",
+        "optim.lr=3.0e-3",
+        *_NOT_SCHEDULED,
+    )
+
+
+def _control(seed: int) -> tuple[str, ...]:
+    return (
+        f"data.train.0.seed={POOL_SEED + seed}",
+        f"data.train.1.seed={POOL_SEED + seed}",
+        *_NOT_SCHEDULED,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One run, as it is handed to a child process."""
+
+    stage: str
+    arm: str
+    seed: int
+    steps: int = STEPS
+    evaluate_every: int = EVALUATE_EVERY
+
+    def file(self, runs: Path) -> Path:
+        """Return where the run's row lies."""
+        return runs / self.stage / f"{self.arm}-{self.seed}.json"
+
+    @property
+    def settings(self) -> str:
+        """16 hex digits of everything but the seed that the run depends on."""
+        text = json.dumps([self._recipe_of(0).model_dump(), self.evaluate_every], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def recipe(self) -> Recipe:
+        """Return the recipe of the run."""
+        return self._recipe_of(self.seed)
+
+    def _recipe_of(self, seed: int) -> Recipe:
+        is_control = self.stage == "control"
+        name = "carry-adder-frontier/grpo-arithmetic" if is_control else "quickstart"
+        arms, overrides = (CONTROL_ARMS, _control) if is_control else (ARMS, _comparison)
+        shared = (f"run.seed={seed}", f"run.steps={self.steps}", *overrides(seed))
+        return load_recipe(
+            ROOT / "recipes" / f"{name}.yaml", (*shared, f"kl.controller={arms[self.arm]}")
+        )
+
+
+def spec_of(stage: str, arm: str, seed: int) -> Spec:
+    """Return a run of a stage in its full length."""
+    if stage == "control":
+        return Spec(
+            stage=stage, arm=arm, seed=seed, steps=CONTROL_STEPS, evaluate_every=CONTROL_STEPS
+        )
+    return Spec(stage=stage, arm=arm, seed=seed)
