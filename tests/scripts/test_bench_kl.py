@@ -25,7 +25,7 @@ steps = spec["steps"]
 rise = 0.01 * (spec["arm"] == "grpo_d") + 0.001 * spec["seed"]
 curve = {"step": [0, steps], "trained": [0.2, 0.5 + rise], "untrained": [0.9, 0.8]}
 curve |= {"trained_ref_nats": [0.0, 0.05], "untrained_ref_nats": [0.0, 0.02]}
-updates = {"beta": [0.1] * steps, "ref_nats_per_token": [0.02] * steps}
+updates = {"beta": [0.1] * steps, "ref_nats_per_token": [0.004] * steps}
 updates |= {"trained_tokens": [9] * steps, "pass_rate": [1.0] * steps}
 row = {**spec, "settings": "x", "curve": curve, "updates": updates, "wall_s": 1.0}
 out.write_text(json.dumps(row))
@@ -231,7 +231,7 @@ def test_runs_are_planned_seed_by_seed_and_stages_have_seeds_of_their_own(sandbo
     ]
     assert {each.seed for each in sandbox.specs("--stage", "freeze")} == {100, 101, 102}
     assert {each.seed for each in sandbox.specs()} == set(range(8))
-    assert {each.steps for each in sandbox.specs("--stage", "control")} == {400}
+    assert {each.steps for each in sandbox.specs("--stage", "control")} == {320}
 
 
 def test_a_failing_run_stops_no_other_and_tables_say_who_beats_the_matched_constant(
@@ -260,7 +260,7 @@ def test_the_control_stands_beside_the_comparison(sandbox):
     text = sandbox.document.read_text()
     assert "`none`" in text and "#### Control" in text
     assert (
-        "In 2 of 2 runs the mean KL of the last half (200 updates or more) is within 25 %" in text
+        "In 2 of 2 runs the mean KL of the last half (160 updates or more) is within 25 %" in text
     )
     assert (sandbox.result.parent / "kl-control.png").is_file()
 
