@@ -4,10 +4,10 @@ All share the recipe; an algorithm is taken at its own defaults, and some need a
 Names are checked against `rl_llm.algorithms.ALGORITHMS` by a test: importing it takes torch.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench_runs import digest
 
 from rl_llm.config import Recipe, load_recipe
 
@@ -16,7 +16,8 @@ RECIPE = ROOT / "recipes" / "quickstart.yaml"
 
 SEEDS = (0, 1, 2)
 STEPS, EVALUATE_EVERY = 24, 8
-SAMPLES_PER_PROBLEM = 4  # So that a completion has others of its prompt to be compared with.
+HELD_OUT = (20, 140)  # Sums of one digit, and of 2 to 8.
+SAMPLES_PER_PROBLEM = 8  # As in training: a completion is compared with 7 others of its prompt.
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "reinforce": (),
@@ -28,7 +29,14 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "rloo": (),
     "reinforce_pp": (),
     "a2c": (),
-    "ppo": ("optim.epochs=4",),  # Its critic takes more than one update of each batch.
+    # A critic takes several updates of each batch, learns what problems of all levels are worth
+    # from all of them, and follows a policy that moves no faster than it can.
+    "ppo": (
+        "algorithm.critic_lr=3.0e-3",
+        "optim.epochs=4",
+        "optim.lr=3.0e-4",
+        "curriculum.sampler={name: uniform}",
+    ),
 }
 WITH_CRITIC = ("a2c", "ppo")
 
@@ -53,8 +61,7 @@ class Spec:
     @property
     def settings(self) -> str:
         """16 hex digits of everything but the seed that the run depends on."""
-        text = json.dumps([self._recipe_of(0).model_dump(), self.evaluate_every], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self._recipe_of(0), self.evaluate_every)
 
     def recipe(self) -> Recipe:
         """Return the recipe of the run."""
@@ -66,6 +73,7 @@ class Spec:
             (
                 f"run.seed={seed}",
                 f"run.steps={self.steps}",
+                *(f"data.eval.{i}.size={size}" for i, size in enumerate(HELD_OUT)),
                 f"eval.samples_per_problem={SAMPLES_PER_PROBLEM}",
                 "curriculum.gates=null",  # Those that learn from equal rewards get them.
                 f"algorithm={{name: {self.arm}}}",

@@ -4,10 +4,10 @@ An arm is a list of overrides to one recipe; all arms share the recipe, the lear
 number of generated completions. Imports no torch.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench_runs import digest
 
 from rl_llm.config import Recipe, load_recipe
 
@@ -106,9 +106,7 @@ class Spec:
     @property
     def settings(self) -> str:
         """16 hex digits of everything but the seed that the run depends on."""
-        tree = self._recipe_of(0).model_dump()
-        text = json.dumps([tree, self.budget, self.evaluate_every], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self._recipe_of(0), self.budget, self.evaluate_every)
 
     def recipe(self) -> Recipe:
         """Return the recipe of the run; `optim.lr` and the seeds are the same for all arms."""

@@ -118,7 +118,7 @@ def _draw_ratios(pairs: Mapping[str, Row], file: Path) -> None:
         for place, name in zip(_places(names), names, strict=True):
             entry = pairs[name]
             colour = COLOURS.get(name.split(" vs ")[0], GREY)
-            panel.plot([entry["ci_low"], entry["ci_high"]], [place, place], color=colour, lw=2.2)
+            panel.plot(_ends(entry), [place, place], color=colour, lw=2.2)
             panel.plot([entry["ratio"]], [place], "o", color=colour, ms=5.5)
             panel.annotate(
                 f"{entry['ratio']:.2f}",
@@ -147,9 +147,16 @@ def _places(names: Sequence[str]) -> list[float]:
     return [-sum(steps[:place]) for place in range(len(names))]
 
 
+def _ends(entry: Row) -> tuple[float, float]:
+    """Return the ends of an interval; of one pair, which has none, the ratio itself."""
+    if entry["ci_low"] is None:
+        return entry["ratio"], entry["ratio"]
+    return entry["ci_low"], entry["ci_high"]
+
+
 def _ratio_ticks(panel: Axes, entries: Iterable[Row]) -> None:
     """Span every interval, with plain numbers at round ratios."""
-    bounds = [bound for entry in entries for bound in (entry["ci_low"], entry["ci_high"])]
+    bounds = [bound for entry in entries for bound in _ends(entry)]
     low, high = min(0.9, *bounds) * 0.95, max(1.1, *bounds) * 1.05
     panel.set_xlim(low, high)
     ticks = [t for t in (0.25, 0.33, 0.5, 0.67, 0.8, 1, 1.25, 1.5, 2, 3, 4, 6, 8) if low < t < high]

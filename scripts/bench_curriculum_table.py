@@ -7,7 +7,6 @@ ratio "A vs B" is B's rollouts divided by A's, so more than 1 means that A needs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import bench_runs
@@ -27,9 +26,10 @@ from rl_llm.errors import InputError
 Run = Mapping[str, Any]
 Row = dict[str, Any]
 
+_KEPT = ("task", "arm", "seed", "settings", "commit", "budget", "lr")
 BASELINE, BEST = "uniform", "oracle"
 OPPONENTS = {"posterior": None, "posterior-refill": (BASELINE, "dynamic", "posterior", BEST)}
-_estimate = partial(estimate, stream="bench_curriculum")
+EASIER = 0.9  # Of the target: a second level, to see whether ratios hang on the first.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +108,13 @@ def rows_of(runs: Sequence[Run], levels: Mapping[str, float]) -> list[Row]:
         found = crossing(curve, levels[run["task"]])
         spent = Crossing(completions=curve["completions"][-1], tokens=curve["tokens"][-1])
         reached = found or spent
+        easier = crossing(curve, EASIER * levels[run["task"]]) or spent
         rows.append(
             {
-                **{key: run[key] for key in ("task", "arm", "seed", "settings", "budget", "lr")},
+                **{key: run[key] for key in _KEPT},
                 "rollouts_to_target": round(reached.completions, 1),
                 "tokens_to_target": round(reached.tokens, 1),
+                "rollouts_to_easier": round(easier.completions, 1),
                 "censored": found is None,
                 "informative_share": round(informative_share(run), 4),
                 "final": round(final(run), 5),
@@ -140,8 +142,8 @@ def check_settings(runs: Sequence[Run]) -> None:
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    """Return by task and pair ("A vs B") the geometric mean of the paired ratios, in rollouts and
-    in tokens, with 95 % intervals."""
+    """Return by task and pair ("A vs B") the geometric mean of the paired ratios, in rollouts, in
+    tokens, and in rollouts to the easier level, with 95 % intervals."""
     summary: dict[str, dict[str, Row]] = {}
     for task in dict.fromkeys(row["task"] for row in rows):
         arms = list(dict.fromkeys(row["arm"] for row in rows if row["task"] == task))
@@ -168,9 +170,13 @@ def _pair(rows: Sequence[Row], task: str, better: str, other: str) -> Row | None
         "censored": sum(seed_rows[better]["censored"] for seed_rows in both),
         "censored_other": sum(seed_rows[other]["censored"] for seed_rows in both),
     }
-    for prefix, key in (("", "rollouts_to_target"), ("tokens_", "tokens_to_target")):
+    for prefix, key in (
+        ("", "rollouts_to_target"),
+        ("tokens_", "tokens_to_target"),
+        ("easier_", "rollouts_to_easier"),
+    ):
         logs = np.array([np.log(s[other][key] / s[better][key]) for s in both])
-        found = _estimate(logs[:, None], lambda means: np.exp(means[..., 0]))
+        found = estimate(logs[:, None], lambda means: means[..., 0], shown_as=np.exp)
         entry |= zip(
             (f"{prefix}{name}" for name in ("ratio", "ci_low", "ci_high")), found, strict=True
         )
@@ -187,8 +193,8 @@ def gains(rows: Sequence[Row], task: str) -> dict[str, Row]:
             continue
         logs = np.log([[row["rollouts_to_target"] for row in seed.values()] for seed in seeds])
         gains_SM = logs[:, [1]] - logs[:, [0, 2]]
-        estimate = _estimate(gains_SM, lambda means: means[..., 0] / means[..., 1])
-        found[arm] = dict(zip(("share", "ci_low", "ci_high"), estimate, strict=True))
+        share = estimate(gains_SM, lambda means: means[..., 0] / means[..., 1])
+        found[arm] = dict(zip(("share", "ci_low", "ci_high"), share, strict=True))
     return found
 
 

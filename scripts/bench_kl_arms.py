@@ -4,12 +4,12 @@ An arm is a KL controller; everything else is one recipe and a list of overrides
 stage share. Imports no torch.
 """
 
-import hashlib
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_kl_reversed import coefficients
+from bench_runs import digest
 
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.kl import GrpoD
@@ -31,6 +31,8 @@ LOWEST, HIGHEST = 0.0, 0.2  # Of the schedules' coefficients.
 AVERAGE = round(
     sum(coefficients(GrpoD(min=LOWEST, max=HIGHEST, total_steps=STEPS), STEPS)) / STEPS, 6
 )
+POOL_PASS_RATE = 0.9  # About where the pool stays after the first steps, on FREEZE_SEEDS.
+ACCURACY_BETA = round(AVERAGE * 2 / (math.tanh(POOL_PASS_RATE) + 1), 6)
 TARGET_NATS = 0.05  # Per token of the completions that a step trains on.
 
 CONTROL_STEPS = 320
@@ -48,7 +50,7 @@ ARMS = {
     "grpo_d": f"{{name: grpo_d, {_RANGE}}}",
     "grpo_d-reversed": f"{{name: '{REVERSED}', {_RANGE}}}",
     "target": f"{{name: target, beta: {AVERAGE}, nats_per_token: {TARGET_NATS}}}",
-    "accuracy": f"{{name: accuracy, beta: {round(AVERAGE / 0.75, 6)}}}",
+    "accuracy": f"{{name: accuracy, beta: {ACCURACY_BETA}}}",
 }
 CONTROL_ARMS = {
     f"{name}": f"{{name: target, beta: {factor * CONTROL_BETA:g}, gain: 0.3, "
@@ -117,8 +119,7 @@ class Spec:
     @property
     def settings(self) -> str:
         """16 hex digits of everything but the seed that the run depends on."""
-        text = json.dumps([self._recipe_of(0).model_dump(), self.evaluate_every], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self._recipe_of(0), self.evaluate_every)
 
     def recipe(self) -> Recipe:
         """Return the recipe of the run."""

@@ -55,9 +55,11 @@ def _verdict_lines(tree: Tree) -> Iterator[str]:
         own, _, other = pair.partition(" vs ")
         if other == MATCHED and not own.startswith("constant"):
             matched = ", its time average" if own in SCHEDULES else ""
+            beta, matched_beta = (tree["arms"][arm]["beta"] for arm in (own, other))
             yield (
-                f"- Against `{MATCHED}`{matched}, `{own}` is {verdict(entry['trained'])} on the "
-                f"trained task and {verdict(entry['untrained'])} on the untrained one."
+                f"- Against `{MATCHED}`{matched}, `{own}` (mean beta {beta:.3g} against "
+                f"{matched_beta:.3g}) is {verdict(entry['trained'])} on the trained task and "
+                f"{verdict(entry['untrained'])} on the untrained one."
             )
 
 
@@ -79,10 +81,12 @@ def _control_lines(tree: Tree) -> Iterator[str]:
 def _control_verdict(tree: Tree) -> str:
     holding = sum(row["holds"] for row in tree["control"])
     least = min(row["updates"] for row in tree["control"])
+    near = [row["near_smoothed"] for row in tree["control"]]
     percent = f"{TOLERANCE:.0%}".replace("%", " %")
     return (
         f"In {holding} of {len(tree['control'])} runs the mean KL of the last half ({least} "
-        f"updates or more) is within {percent} of the target of {CONTROL_NATS} nats per token."
+        f"updates or more) is within {percent} of the target of {CONTROL_NATS} nats per token; of "
+        f"its running means, {min(near):.0%} to {max(near):.0%} of a run are."
     )
 
 
@@ -91,4 +95,6 @@ def _with_error(entry: Mapping[str, Any], name: str) -> str:
 
 
 def _interval(entry: Mapping[str, Any]) -> str:
+    if entry["ci_low"] is None:
+        return f"{entry['difference']:+.3f}"
     return f"{entry['difference']:+.3f} ({entry['ci_low']:+.3f} to {entry['ci_high']:+.3f})"

@@ -20,8 +20,6 @@ NO_PENALTY = "none"
 FIGURES = ("trained", "untrained", "ref_nats")
 WINDOW = 16  # Updates that are averaged where single ones are too noisy to look at.
 
-_difference = partial(paired_difference, stream="bench_kl")
-
 
 def check_settings(runs: Sequence[Run]) -> None:
     """Refuse to put runs of one arm together that were made with different settings."""
@@ -77,7 +75,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
     pairs += [SCHEDULES]
     summary: dict[str, dict[str, Row]] = {}
     for own, other in pairs:
-        found = {name: _difference(rows, own, other, name) for name in FIGURES}
+        found = {name: paired_difference(rows, own, other, name) for name in FIGURES}
         kept = {name: entry for name, entry in found.items() if entry is not None}
         if kept:
             summary[f"{own} vs {other}"] = kept
@@ -91,7 +89,7 @@ def verdict(entry: Mapping[str, Any]) -> str:
         return "better"
     if entry["pairs"] > 1 and entry["ci_high"] < 0:
         return "worse"
-    return "no different"
+    return "not told apart"
 
 
 def control_rows(runs: Sequence[Run]) -> list[Row]:

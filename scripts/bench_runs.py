@@ -6,6 +6,7 @@ torch; what the processes themselves share is in `bench_runs_child.py`.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from rl_llm.config import Recipe
 from rl_llm.errors import InputError, RlLlmError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +41,34 @@ class Spec(Protocol):
 
 
 SpecT = TypeVar("SpecT", bound=Spec)
+
+
+def digest(recipe: Recipe, *more: object) -> str:
+    """Return 16 hex digits of what a recipe sets, defaults left out, and of `more`.
+
+    A key that a later version adds changes nothing, so rows stay good; what a version does is told
+    by the commit in each row.
+    """
+    text = json.dumps([recipe.model_dump(exclude_unset=True), *more], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def commit() -> str:
+    """Return the commit of this checkout, `-dirty` where it was edited; `unknown` outside git."""
+    command = [
+        "git",
+        "--no-optional-locks",
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, runs: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bench_runs
 import numpy as np
 import torch
 
@@ -54,7 +55,8 @@ def child_main(arguments: Sequence[str] | None, doc: str | None, modes: Mapping[
     torch.set_num_threads(1)
     keep_freed_memory()  # as `rl-llm` does at its start
     started = time.perf_counter()
-    row = modes[given.mode](json.loads(given.spec))
+    commit = bench_runs.commit()
+    row = modes[given.mode](json.loads(given.spec)) | {"commit": commit}
     row["wall_s"] = round(time.perf_counter() - started, 1)
     row["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     aside = given.out.with_suffix(".tmp")

@@ -1,5 +1,5 @@
 """What the benchmarks that make many runs share in arithmetic: seeds that several arms have, means
-over them, and intervals by resampling them. Imports no torch.
+over them, and their intervals. Imports no torch.
 
 Legend: S seeds, M measured values of each.
 """
@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from rl_llm.seeds import derive_rng
+from scipy import stats
 
 Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
-NUM_RESAMPLES = 10_000
 LAST_SHARE = 0.2  # The final level is the mean over this last part of a run.
 
 
@@ -31,19 +29,35 @@ def paired(rows: Sequence[Row], arms: Sequence[str]) -> list[dict[str, Row]]:
 
 
 def estimate(
-    values_SM: Floats, statistic: Callable[[Floats], Floats], *, stream: str
-) -> tuple[float, float, float]:
-    """Return a statistic of the means over seeds, and the 2.5 and 97.5 % points of it over
-    resampled seeds; `stream` names the benchmark, whose draws are always the same."""
-    rng = derive_rng(stream, "bootstrap")
-    drawn = rng.integers(0, len(values_SM), size=(NUM_RESAMPLES, len(values_SM)))
-    low, high = np.quantile(statistic(values_SM[drawn].mean(axis=1)), [0.025, 0.975])
+    values_SM: Floats,
+    statistic: Callable[[Floats], Floats],
+    *,
+    shown_as: Callable[[Floats], Floats] = np.asarray,
+) -> tuple[float, float | None, float | None]:
+    """Return a statistic of the means over seeds, and the ends of its 95 % interval, both passed
+    through `shown_as`; one seed alone has no interval.
+
+    The interval is Student's t on the jackknife's standard error: of a mean, the usual one.
+    Resampling so few seeds would give intervals that are too narrow.
+    """
     point = float(statistic(values_SM.mean(axis=0)))
-    return round(point, 4), round(float(low), 4), round(float(high), 4)
+    size = len(values_SM)
+    if size < 2:
+        return _rounded(shown_as, point), None, None
+    rest_SM = (values_SM.sum(axis=0) - values_SM) / (size - 1)
+    left_out_S = statistic(rest_SM)
+    error = np.sqrt((size - 1) * np.var(left_out_S))
+    reach = float(stats.t.ppf(0.975, size - 1) * error)
+    low, high = point - reach, point + reach
+    return _rounded(shown_as, point), _rounded(shown_as, low), _rounded(shown_as, high)
+
+
+def _rounded(shown_as: Callable[[Floats], Floats], value: float) -> float:
+    return round(float(shown_as(np.float64(value))), 4)
 
 
 def paired_difference(
-    rows: Sequence[Row], own: str, other: str, name: str, *, stream: str
+    rows: Sequence[Row], own: str, other: str, name: str
 ) -> dict[str, Any] | None:
     """Return the mean over common seeds of `own` less `other` in the figure `name`, with a 95 %
     interval; None without a common seed."""
@@ -51,7 +65,7 @@ def paired_difference(
     if not both:
         return None
     values = np.array([[seed[own][name] - seed[other][name]] for seed in both], np.float64)
-    found = estimate(values, lambda means: means[..., 0], stream=stream)
+    found = estimate(values, lambda means: means[..., 0])
     return {"pairs": len(both)} | dict(zip(("difference", "ci_low", "ci_high"), found, strict=True))
 
 

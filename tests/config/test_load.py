@@ -154,7 +154,8 @@ CONTRADICTIONS = {
     "pulls towards the reference: its gradient nearly cancels near it; use k1, or kl.placement "
     "loss",
     "kl={floor: 0.2, ceiling: 0.1}": "kl.floor=0.2 is above kl.ceiling=0.1; swap them",
-    "kl.against=old": "kl.against='old' with one update a step: the policy that the update starts "
+    "kl={against: old, controller: {name: linear, start: 0.1, end: 0.0}}": "kl.against='old' with "
+    "one update a step: the policy that the update starts "
     "from is the policy itself, and the penalty is 0; set optim.updates_per_batch or optim.epochs "
     "to 2 or more, or kl.against ref",
     "kl.stop_at_old=.1": "kl.stop_at_old=0.1 has no later update to leave out; set "
@@ -164,10 +165,22 @@ CONTRADICTIONS = {
     "optim.updates_per_batch or optim.epochs to 2 or more",
     "kl.reference={refresh_every: 9}": "kl.reference.refresh_every=9 with "
     "kl.reference.mode='base': only a snapshot is refreshed; set kl.reference.mode to snapshot",
-    "kl.reference={mode: snapshot}": "kl.reference.mode='snapshot' is never refreshed, and so "
-    "stays the base; set kl.reference.refresh_every or refresh_on_stagnation, or use mode base",
-    "kl.reference={mode: snapshot, refresh_on_stagnation: 3}": "kl.reference."
-    "refresh_on_stagnation=3 watches the held-out pass rate; add a source under data.eval",
+    "kl={controller: {name: target}, reference: {mode: snapshot}}": "kl.reference.mode='snapshot' "
+    "is never refreshed, and so stays the base; set kl.reference.refresh_every or "
+    "refresh_on_stagnation, or use mode base",
+    "kl={controller: {name: target}, reference: {mode: snapshot, refresh_on_stagnation: 3}}": "kl."
+    "reference.refresh_on_stagnation=3 watches the held-out pass rate; add a source under "
+    "data.eval",
+    "kl.reference={mode: snapshot, refresh_every: 5}": "kl.reference.mode='snapshot' with "
+    "kl.controller 'constant' and beta 0: no reference is ever computed, and each refresh forgets "
+    "the optimiser's moments; use kl.reference.mode base, or a beta above 0",
+    "kl={controller: {name: constant, beta: 0}, reference: {mode: ema}}": "kl.reference.mode='ema' "
+    "with kl.controller 'constant' and beta 0: no reference is ever computed; use "
+    "kl.reference.mode base, or a beta above 0",
+    "kl.reference.decay=.9": "kl.reference.decay=0.9 with kl.reference.mode='base': only a moving "
+    "average decays; set kl.reference.mode to ema, or leave decay out",
+    "kl.spike=9": "kl.spike=9.0 with kl.controller 'constant': it bounds the divergence that a "
+    "controller sees, and this one looks at none; leave kl.spike out, or use the controller target",
 }
 
 
@@ -187,6 +200,48 @@ def test_settings_that_contradict_each_other_are_named_with_the_way_out(
 ):
     file, path = recipe_file(), override.partition("=")[0]
     assert message_of(file, override) == f"{file} with {path} from the command line: {message}"
+
+
+HELD_TO_OLD = ["optim.epochs=2", "kl={against: old, controller: {name: constant, beta: 0.1}}"]
+
+
+def test_a_divergence_from_the_old_policy_cannot_be_charged_to_rewards(recipe_file):
+    file = recipe_file()
+    assert load_recipe(file, HELD_TO_OLD).kl.against == "old"
+    assert message_of(file, *HELD_TO_OLD, "kl.placement=reward").endswith(
+        "kl.against='old' with kl.placement='reward': rewards are charged before the first update, "
+        "when that divergence is 0; use kl.placement loss"
+    )
+
+
+def test_a_penalty_that_is_always_0_is_against_nothing(recipe_file):
+    file = recipe_file()
+    message = message_of(file, *HELD_TO_OLD, "kl.controller.beta=0")
+    assert "kl.against='old' with kl.controller 'constant' and beta 0" in message
+    assert "beta above 0, or leave kl.against out" in message
+    assert load_recipe(file, ["optim.epochs=2", "kl.stop_at_old=.1"]).kl.stop_at_old == 0.1
+
+
+def test_a_reference_that_is_never_computed_is_not_refreshed(recipe_file):
+    file, refreshed = recipe_file(), "kl.reference={mode: snapshot, refresh_every: 5}"
+    assert load_recipe(file, ["kl.controller={name: constant, beta: 0.1}", refreshed])
+    assert message_of(file, *HELD_TO_OLD, refreshed).endswith(
+        "kl.reference.mode='snapshot' with kl.against='old': no reference is ever computed, and "
+        "each refresh forgets the optimiser's moments; use kl.reference.mode base, or kl.against "
+        "ref"
+    )
+
+
+def test_what_a_controller_of_ones_own_reads_is_not_judged(recipe_file):
+    own = "kl.controller={name: mine.py:Constant}"
+    reference = "kl.reference={mode: snapshot, refresh_every: 5}"
+    assert load_recipe(recipe_file(), [own, reference, "kl.spike=9"]).kl.spike == 9.0
+
+
+def test_a_recipe_as_run_which_names_every_default_loads_again(recipe_file):
+    recipe = load_recipe(recipe_file())
+    assert "decay: 0.99" in dump_yaml(recipe)
+    assert load_recipe(recipe_file(dump_yaml(recipe))) == recipe
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -88,7 +88,7 @@ def test_every_algorithm_is_run_in_the_quickstarts_budget(scripts):
         assert (algorithm.critic is not None) == (name in scripts.arms.WITH_CRITIC)
         assert (recipe.run.steps, recipe.rollout.problems_per_step) == (24, 32)
         assert (recipe.rollout.group_size, recipe.run.seed) == (8, 2)
-        assert recipe.eval.samples_per_problem == 4
+        assert recipe.eval.samples_per_problem == recipe.rollout.group_size
 
 
 def test_the_mean_of_the_others_leaves_each_row_out_of_its_own(scripts):
@@ -179,7 +179,7 @@ def test_all_targets_met_is_an_exit_code_of_zero(sandbox):
 
 @pytest.mark.slow
 def test_a_run_of_ppo_says_what_its_critic_explains_of_held_out_rewards(scripts, tmp_path):
-    small = scripts.arms.Spec(arm="ppo", seed=0, steps=2, evaluate_every=1)
+    small = scripts.arms.Spec(arm="ppo", seed=0, steps=1)
     out = tmp_path / "row.json"
     script = SCRIPTS / "bench_algorithms_run.py"
     command = [sys.executable, str(script), "run", json.dumps(asdict(small)), str(out)]
@@ -189,10 +189,10 @@ def test_a_run_of_ppo_says_what_its_critic_explains_of_held_out_rewards(scripts,
     assert done.returncode == 0, done.stderr
     row = json.loads(out.read_text(encoding="utf-8"))
     curve = row["curve"]
-    assert curve["step"] == [0, 1, 2] and row["completions"] == 2 * 32 * 8
+    assert curve["step"] == [0, 1] and row["completions"] == 32 * 8
     assert curve["critic"][0] == 0.0  # A new critic says 0 everywhere.
-    assert curve["critic"][2] != 0.0
+    assert curve["critic"][1] != 0.0
     # Levels of 1 to 8 digits: what others of a prompt are worth tells much before any training.
     assert curve["prompt_mean"][0] > 0.3
-    # Both steps are warm-up: the policy, and with it what it earns, stays as it is.
-    assert curve["pass_rate"][0] == curve["pass_rate"][2]
+    # The step is warm-up: the policy, and with it what it earns, stays as it is.
+    assert curve["pass_rate"][0] == curve["pass_rate"][1]

@@ -28,7 +28,7 @@ if spec["arm"] == "dynamic":
 rates = [0.0, 0.5, 1.0]
 curve = {"completions": [0, 1, 2], "tokens": [0, 1, 2], "pass_rate": rates}
 curve |= {"informative_share": [None, 1.0, 1.0], "level=9": rates}
-row = {**spec, "settings": sys.argv[0], "curve": curve, "steps": 2, "wall_s": 0.0}
+row = {**spec, "settings": sys.argv[0], "commit": "abc", "curve": curve, "steps": 2, "wall_s": 0.0}
 row |= {"pool": {"histogram": [1] * 8, "informative": 0.5}, "budget": 2, "core": sys.argv[5]}
 out.write_text(json.dumps(row))
 """

@@ -25,6 +25,7 @@ def run(arm, seed, rates, *, task="pool", settings="x", lr=1e-3, shares=None, ea
         "arm": arm,
         "seed": seed,
         "settings": settings,
+        "commit": "abc",
         "lr": lr,
         "budget": completions[-1],
         "steps": len(rates) - 1,
@@ -48,6 +49,7 @@ def row(arm, seed, rollouts, *, censored=False, task="pool"):
         "seed": seed,
         "rollouts_to_target": rollouts,
         "tokens_to_target": 50 * rollouts,
+        "rollouts_to_easier": rollouts / 2,
         "censored": censored,
     }
 
@@ -102,6 +104,7 @@ def test_a_run_that_never_reaches_the_target_is_censored_at_what_it_spent(table)
     (found,) = table.rows_of([run("ladder", 3, [0.0, 0.1, 0.2])], {"pool": 0.5})
     assert found["censored"]
     assert (found["rollouts_to_target"], found["tokens_to_target"]) == (200, 2000)
+    assert found["commit"] == "abc"
     assert found["above"] == 0.25  # Level 10 lies above level 9.
 
 
@@ -115,8 +118,21 @@ def test_ratios_are_geometric_means_over_seeds_that_both_arms_have(table):
     entry = table.summarise(rows)["pool"]["posterior vs uniform"]
     assert entry["pairs"] == 2
     assert entry["ratio"] == entry["tokens_ratio"] == pytest.approx(6.0)  # sqrt(4 * 9)
-    # Two seeds give 4, 6 or 9 in a resample, the ends a quarter of the time each.
-    assert (entry["ci_low"], entry["ci_high"]) == (pytest.approx(4.0), pytest.approx(9.0))
+    # log 4 and log 9: their standard error is half of what they differ by, and Student's t of one
+    # degree of freedom 12.7062.
+    reach = (9 / 4) ** (12.7062 / 2)
+    assert entry["ci_low"] == pytest.approx(6 / reach, abs=1e-4)
+    assert entry["ci_high"] == pytest.approx(6 * reach, rel=1e-4)
+
+
+def test_a_second_level_is_nine_tenths_of_the_target(table):
+    # Smoothed .1, .2, .4, .5: .4 is reached at 200, and .36 four fifths of the way there.
+    (found,) = table.rows_of([run("a", 0, [0.0, 0.2, 0.4, 0.6])], {"pool": 0.4})
+    assert found["rollouts_to_target"] == 200.0
+    assert found["rollouts_to_easier"] == 180.0
+    rows = [row("uniform", 0, 400), row("posterior", 0, 100) | {"rollouts_to_easier": 25}]
+    entry = table.summarise(rows)["pool"]["posterior vs uniform"]
+    assert (entry["ratio"], entry["easier_ratio"]) == (4.0, 8.0)
 
 
 def test_censored_runs_are_counted_on_either_side(table):

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from rl_llm.config import load_recipe
 from rl_llm.errors import InputError, RunError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -60,14 +63,47 @@ def test_an_error_is_a_line_and_a_code(shared, capsys, error, code):
 
 
 def test_a_paired_difference_is_the_mean_over_seeds_that_both_arms_have(shared):
-    # Seeds 0 and 1: .7 - .4 and .9 - .8. Two seeds resample to .3, .2 or .1.
+    # Seeds 0 and 1: .7 - .4 and .9 - .8, so .2 +- 12.7062 (Student's t of one degree of freedom)
+    # times .1, the standard error.
     rows = [{"arm": "a", "seed": seed, "rate": rate} for seed, rate in enumerate([0.7, 0.9, 0.0])]
     rows += [
         {"arm": "b", "seed": seed, "rate": rate} for seed, rate in [(0, 0.4), (1, 0.8), (5, 1)]
     ]
-    found = shared.stats.paired_difference(rows, "a", "b", "rate", stream="test")
-    assert found == {"pairs": 2, "difference": 0.2, "ci_low": 0.1, "ci_high": 0.3}
-    assert shared.stats.paired_difference(rows, "a", "c", "rate", stream="test") is None
+    found = shared.stats.paired_difference(rows, "a", "b", "rate")
+    assert found == {"pairs": 2, "difference": 0.2, "ci_low": -1.0706, "ci_high": 1.4706}
+    assert shared.stats.paired_difference(rows, "a", "c", "rate") is None
+
+
+def test_one_seed_has_no_interval(shared):
+    found = shared.stats.estimate(np.array([[0.5]]), lambda means: means[..., 0], shown_as=np.exp)
+    assert found == (1.6487, None, None)
+
+
+def test_the_interval_of_a_ratio_of_means_is_that_of_the_jackknife(shared):
+    # Sums 6 and 3: a ratio of 2. Without each seed in turn: 5/2, 4/2, 3/2; their variance is 1/6,
+    # the standard error sqrt(2 / 6), and t of two degrees of freedom 4.3027.
+    values_SM = np.array([[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]])
+    found = shared.stats.estimate(values_SM, lambda means: means[..., 0] / means[..., 1])
+    assert found == pytest.approx(
+        (2.0, 2 - 4.3027 * (1 / 3) ** 0.5, 2 + 4.3027 * (1 / 3) ** 0.5), abs=1e-4
+    )
+
+
+def test_a_digest_tells_what_is_set_and_no_more(shared):
+    recipe = SCRIPTS.parent / "recipes" / "quickstart.yaml"
+    plain = shared.runs.digest(load_recipe(recipe), 1)
+    assert plain == shared.runs.digest(load_recipe(recipe), 1)
+    assert plain != shared.runs.digest(load_recipe(recipe), 2)
+    assert plain != shared.runs.digest(load_recipe(recipe, ["optim.lr=0.5"]), 1)
+    # What a recipe leaves out is not in it, so a key that is new with a default changes nothing.
+    assert "spike" not in load_recipe(recipe).model_dump(exclude_unset=True)["kl"]
+    assert "spike" in load_recipe(recipe).model_dump()["kl"]
+
+
+def test_a_commit_is_that_of_the_checkout(shared, monkeypatch, tmp_path):
+    assert re.fullmatch(r"([0-9a-f]{12,40})(-dirty)?", shared.runs.commit())
+    monkeypatch.setattr(shared.runs, "ROOT", tmp_path)
+    assert shared.runs.commit() == "unknown"
 
 
 def test_what_a_run_ends_at_is_its_last_fifth(shared):
