@@ -5,9 +5,11 @@ python scripts/bench_scale.py [--sizes 10000 100000 1000000]
 The scheduler is that of a recipe whose `curriculum` section asks for one round of refills and for
 nothing else: the default sampler with retirement, deferral, calibration and the regression
 detector. `observe_ms` is what a step's groups cost, from beliefs that learn to gates that decide;
-`refill_ms` is what it costs to replace half of them, in equal parts from all buckets. Of the other
-samplers the plan alone is timed, beside the whole step's of the default (`plan_ms`). Writes the key
-`scale` of docs/benchmarks/curriculum.json, and its table.
+`metrics_ms` what it costs to say how the pool stands after them, and `refill_ms` to replace half of
+them, in equal parts from all buckets. `plan_difficulty_ms` and `observe_difficulty_ms` are those of
+a pool with a column `difficulty`. Of the other samplers the plan alone is timed, beside the whole
+step's of the default (`plan_ms`). Writes the key `scale` of docs/benchmarks/curriculum.json, and
+its table.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -45,6 +48,7 @@ from rl_llm.records import (
 from rl_llm.seeds import derive_rng
 
 GROUP_SIZE, GROUPS_PER_STEP, NUM_BUCKETS = 8, 1_024, 64
+NUM_DIFFICULTIES = 7  # Of each bucket, since 64 and 7 have no factor in common.
 STEPS, STEPS_OF_OTHERS = 20, 5
 OTHERS = [name for name in sorted(SAMPLERS) if name != CurriculumSection().sampler.name]
 TARGETS = {
@@ -91,24 +95,39 @@ def measure(num_problems: int) -> dict[str, float]:
     ]
     num_bytes = _bytes_held(problems)
     scheduler = _build(problems)
-    plan_ms, observe_ms = [], []
-    for step in range(1, STEPS + 1):
-        requests, elapsed_ms = _timed(partial(scheduler.plan, step))
-        plan_ms.append(elapsed_ms)
-        groups = _simulated(requests, step)
-        _, elapsed_ms = _timed(partial(_learn, scheduler, groups, step))
-        observe_ms.append(elapsed_ms)
+    plan_ms, observe_ms, metrics_ms = _step_ms(scheduler)
     save_s, load_s = _save_and_load(scheduler, _build(problems))
     others = {name: _plan_ms(name, scheduler.index) for name in OTHERS}
-    return {
-        "plan_ms": round(median(plan_ms), 3),
-        "observe_ms": round(median(observe_ms), 3),
-        "refill_ms": round(_refill_ms(_build(problems)), 3),
-        "bytes_per_problem": round(num_bytes / num_problems, 1),
-        "save_s": round(save_s, 3),
-        "load_s": round(load_s, 3),
-        **{f"{name}_plan_ms": round(elapsed_ms, 3) for name, elapsed_ms in others.items()},
+    rated = [
+        replace(problem, meta={"difficulty": i % NUM_DIFFICULTIES})
+        for i, problem in enumerate(problems)
+    ]
+    plan_difficulty_ms, observe_difficulty_ms, _ = _step_ms(_build(rated))
+    figures = {
+        "plan_ms": plan_ms,
+        "observe_ms": observe_ms,
+        "metrics_ms": metrics_ms,
+        "refill_ms": _refill_ms(_build(problems)),
+        "plan_difficulty_ms": plan_difficulty_ms,
+        "observe_difficulty_ms": observe_difficulty_ms,
+        "bytes_per_problem": num_bytes / num_problems,
+        "save_s": save_s,
+        "load_s": load_s,
+        **{f"{name}_plan_ms": elapsed_ms for name, elapsed_ms in others.items()},
     }
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _step_ms(scheduler: Scheduler) -> list[float]:
+    """Return the medians, over steps, of a plan, of learning from its groups, and of metrics."""
+    elapsed_ms = []
+    for step in range(1, STEPS + 1):
+        requests, plan_ms = _timed(partial(scheduler.plan, step))
+        groups = _simulated(requests, step)
+        _, observe_ms = _timed(partial(_learn, scheduler, groups, step))
+        _, metrics_ms = _timed(partial(scheduler.metrics, step))
+        elapsed_ms.append((plan_ms, observe_ms, metrics_ms))
+    return [median(each) for each in zip(*elapsed_ms, strict=True)]
 
 
 def _refill_ms(scheduler: Scheduler) -> float:

@@ -17,7 +17,8 @@ from rl_llm.cli.beliefs import load_scheduler
 from rl_llm.cli.data import prompt_text
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.curriculum import Scheduler, informative_probability
-from rl_llm.curriculum.priors import evidence_for, read_priors
+from rl_llm.curriculum.pool import bucket_name
+from rl_llm.curriculum.priors import Evidence, evidence_for, read_priors
 from rl_llm.errors import DataError, InputError
 from rl_llm.problems import load_pool
 from rl_llm.records import Problem
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     console.print("\n".join(_head(found, scheduler, history)))
     console.print()
     _print_history(console, history, has_probes=recipe.curriculum.probe is not None)
-    console.print("\n".join(["", *_now(found, scheduler, recipe, step=step)]))
+    is_over = folder.adapter.is_dir() or step >= recipe.run.steps
+    console.print("\n".join(["", *_now(found, scheduler, recipe, step=step, is_over=is_over)]))
     return 0
 
 
@@ -87,7 +89,7 @@ def find(text: str, scheduler: Scheduler, folder: RunFolder) -> Found | None:
     _refuse_several(text, list(logged))
     buckets = {name: bucket_id for bucket_id, name in enumerate(index.bucket_names)}
     for draw in logged.values():
-        name = f"{draw.source}/level={draw.level}"
+        name = bucket_name(draw.source, draw.level)
         if name in buckets:
             return Found(key=draw.key, bucket_id=buckets[name], position=None)
     return None
@@ -213,9 +215,11 @@ def _learnt_from_probes(history: Sequence[LoggedDraw]) -> list[str]:
     return said
 
 
-def _now(found: Found, scheduler: Scheduler, recipe: Recipe, *, step: int) -> list[str]:
+def _now(
+    found: Found, scheduler: Scheduler, recipe: Recipe, *, step: int, is_over: bool
+) -> list[str]:
     """Return what holds after the checkpoint's step: the belief, the bucket, what the next step
-    makes of the problem."""
+    makes of the problem, or would make if the run were not over."""
     beliefs = scheduler.beliefs()
     a_N, b_N = np.asarray(beliefs.a, np.float64), np.asarray(beliefs.b, np.float64)
     in_bucket = np.flatnonzero(scheduler.index.bucket_ids == found.bucket_id)
@@ -239,7 +243,8 @@ def _now(found: Found, scheduler: Scheduler, recipe: Recipe, *, step: int) -> li
         *_prior_lines(found.position, scheduler, recipe),
     ]
     facts = scheduler.explain(scheduler.problems[found.position].key, step=step + 1)
-    return [*lines, "", f"in step {step + 1}:", *(f"{name:<10} {said}" for name, said in facts)]
+    when = f"in step {step + 1}, if the run were not over:" if is_over else f"in step {step + 1}:"
+    return [*lines, "", when, *(f"{name:<10} {said}" for name, said in facts)]
 
 
 def _prior_lines(position: int, scheduler: Scheduler, recipe: Recipe) -> list[str]:
@@ -249,8 +254,7 @@ def _prior_lines(position: int, scheduler: Scheduler, recipe: Recipe) -> list[st
     bucket_id, lines = int(scheduler.index.bucket_ids[position]), []
     if scheduler.index.endless_K[bucket_id]:
         return []
-    known = None if priors.path is None else read_priors(priors.path)
-    evidence = evidence_for([problem], known, strength=priors.strength)
+    evidence = _evidence(problem, priors.path, strength=priors.strength)
     worth = float(evidence.correct_N[0] + evidence.wrong_N[0])
     if worth > 0:
         lines.append(
@@ -265,6 +269,19 @@ def _prior_lines(position: int, scheduler: Scheduler, recipe: Recipe) -> list[st
             f"pass rate {expit(logit):.2f} to {expit(logit + offset):.2f}"
         )
     return lines
+
+
+def _evidence(problem: Problem, paths: str | Sequence[str] | None, *, strength: float) -> Evidence:
+    """Return what a problem's prior is worth, and where it is from: of several files the last
+    that knows the problem."""
+    if paths is None:
+        return evidence_for([problem], None, strength=strength)
+    each = [paths] if isinstance(paths, str) else paths
+    for path in reversed(each):
+        evidence = evidence_for([problem], read_priors(path), strength=strength)
+        if evidence.num_known:
+            return evidence
+    return evidence_for([problem], read_priors(each), strength=strength)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -142,7 +142,7 @@ class _Measurement:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def mixed_probability(
+def expected_mixed_share(
     num_correct: ArrayLike, num_counted: ArrayLike, *, group_size: int
 ) -> NDArray[np.float64]:
     """Return the probability that `group_size` of a problem's counted completions, drawn without
@@ -246,7 +246,7 @@ def _show(console: Console, pool: Pool, rows: Sequence[Row], *, group_size: int)
     """Print pass rates and the share of groups that would teach, by source and level."""
     counted_N = np.array([row["num_counted"] for row in rows])
     correct_N = np.array([row["num_correct"] for row in rows])
-    mixed_N = mixed_probability(correct_N, counted_N, group_size=group_size)
+    mixed_N = expected_mixed_share(correct_N, counted_N, group_size=group_size)
     table = Table(title=f"pass rates of {pool.where}")
     for heading in ("source", "level", "problems", "pass rate", f"mixed groups of {group_size}"):
         table.add_column(heading, justify="left" if heading == "source" else "right")

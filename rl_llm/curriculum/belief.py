@@ -14,6 +14,7 @@ from rl_llm.curriculum.beta import (
     Floats,
     SomeFloats,
     check_range,
+    design_effect,
     informative_probability,
 )
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
@@ -52,15 +53,18 @@ class PoolBelief:
     remembers its bucket's logit as of its last visit; the belief of that visit moves by the drift
     of that logit since, and keeps its strength. Evidence moves by at most `max_drift` either way
     (at 0 the formula above holds as it stands), and is rebased in the same way at the next visit,
-    before it is discounted. A problem that was never visited has the prior alone, and so has every
-    problem of an endless bucket.
+    before it is discounted: what stays is the strength of the whole belief. Evidence that is nearly
+    all of one kind, in a bucket that moved the same way, is held at 0 where the prior alone says
+    more than is believed, and by that much it gains: with kappa = 3, 0 of 8 and a drift of -2
+    logits, 8 wrong completions become 8.13. A problem that was never visited has the prior alone,
+    and so has every problem of an endless bucket.
 
     Two things may be known beforehand. `set_priors` starts with evidence from elsewhere.
     `set_offsets` gives every problem a prior of its own: its odds are the bucket's times
     exp(offset), in place of m / (1 - m) above. Offsets say what a problem is, not what the model
     has learnt since: a change of theirs moves priors and no evidence.
 
-    Memory: 12 bytes a problem beside the index, and 4 more once there are offsets.
+    Memory: 12 bytes a problem beside the index.
     """
 
     def __init__(
@@ -93,7 +97,8 @@ class PoolBelief:
         self._logit_K = np.zeros(index.num_buckets)
         self._counted_K = np.zeros(index.num_buckets)
         self._step_K = np.full(index.num_buckets, -1, np.int64)
-        self._offset_odds_N: Singles | None = None
+        self._z_N: Singles | None = None
+        self._slope_K = np.zeros(index.num_buckets, np.float32)
         self._refresh_odds()
 
     @property
@@ -113,9 +118,14 @@ class PoolBelief:
         return rates
 
     def bucket_beta(self) -> BetaBelief:
-        """Return the belief (K) about the pass rate of every bucket; Beta(1/2, 1/2) until seen."""
+        """Return the belief (K) about the pass rate of every bucket; Beta(1/2, 1/2) until seen.
+
+        The completions of a group share their problem, so they count for fewer than they are: by
+        the `design_effect` of a whole group.
+        """
         rates_K = self.bucket_rates()
-        strength_K = self._counted_K + 1.0
+        effect = design_effect(self._prior_strength, self._group_size)
+        strength_K = self._counted_K / effect + 1.0
         return BetaBelief(strength_K * rates_K, strength_K * (1.0 - rates_K))
 
     def set_priors(self, correct_N: SomeFloats, wrong_N: SomeFloats) -> None:
@@ -143,16 +153,16 @@ class PoolBelief:
         self._wrong_N[own] = wrong_N[own]
         self._visit_logit_N[own] = self._logit_K[self._index.bucket_ids[own]]
 
-    def set_offsets(self, offset_logit_N: SomeFloats) -> None:
-        """Take what every problem's prior has over its bucket's, in logits, from now on: within -10
-        and 10, and 0 on average over a bucket, so that the bucket's rate stays its problems'.
+    def set_offsets(self, z_N: Singles, slope_K: Floats) -> None:
+        """Take what every problem's prior has over its bucket's from now on: z_N times its bucket's
+        slope, in logits, held within -10 and 10; `z_N`, which is not copied, is 0 on average over a
+        bucket, so that the bucket's rate stays its problems'.
 
-        Not part of the state: whoever found the offsets sets them again after a restart.
+        It costs nothing a problem until beliefs are asked for. Not part of the state: whoever found
+        the slopes sets them again after a restart.
         """
-        if self._offset_odds_N is None:
-            self._offset_odds_N = np.empty(self._index.num_problems, np.float32)
-        np.clip(offset_logit_N, -_MOST_LOGIT, _MOST_LOGIT, out=self._offset_odds_N)
-        np.exp(self._offset_odds_N, out=self._offset_odds_N)
+        self._z_N = z_N
+        self._slope_K = slope_K.astype(np.float32)
 
     def beta(self, where: Indices | slice) -> BetaBelief:
         """Return today's beliefs about the problems at `where`, in float32; cheapest where they are
@@ -184,7 +194,8 @@ class PoolBelief:
 
     def own_counts(self, where: Indices | slice) -> tuple[Singles, Singles]:
         """Return the correct and the wrong completions that a problem's own evidence is worth
-        today, discounted and moved with its bucket: a and b without the prior, never below 0.
+        today, discounted and moved with its bucket: a and b without the prior. Where one of these
+        is below 0 it is 0 here, and the two are then worth more than the evidence was.
 
         Of a problem without evidence they are 0 but for rounding; `has_evidence_N` tells.
         """
@@ -198,14 +209,19 @@ class PoolBelief:
     @property
     def has_evidence_N(self) -> NDArray[np.bool_]:
         """Whether a problem (N) has evidence of its own, from visits or from `set_priors`."""
-        known_N: NDArray[np.bool_] = (self._correct_N > 0) | (self._wrong_N > 0)
-        return known_N
+        return self.has_evidence(slice(None))
+
+    def has_evidence(self, where: Indices | slice) -> NDArray[np.bool_]:
+        """Return `has_evidence_N` of the problems at `where`."""
+        correct, wrong = _select(self._correct_N, where), _select(self._wrong_N, where)
+        known: NDArray[np.bool_] = (correct > 0) | (wrong > 0)
+        return known
 
     def prior_offset(self, position: int) -> float:
         """Return what a problem's prior has over its bucket's, in logits; 0 without offsets."""
-        if self._offset_odds_N is None:
-            return 0.0
-        return float(np.log(self._offset_odds_N[position]))
+        return (
+            0.0 if self._z_N is None else float(self._offsets(self._z_N, np.array([position]))[0])
+        )
 
     def _bucket_odds(self, where: Indices | slice) -> Singles:
         """Return m / (1 - m) for the bucket of each problem at `where`, in an array of its own."""
@@ -213,8 +229,15 @@ class PoolBelief:
 
     def _apply_offsets(self, odds: Singles, where: Indices | slice) -> None:
         """Turn the odds of buckets into those of their problems' priors, in place."""
-        if self._offset_odds_N is not None:
-            odds *= _select(self._offset_odds_N, where)
+        if self._z_N is not None:
+            offsets = self._offsets(self._z_N, where)
+            odds *= np.exp(offsets, out=offsets)
+
+    def _offsets(self, z_N: Singles, where: Indices | slice) -> Singles:
+        """Return what the priors at `where` have over those of their buckets, in logits."""
+        offsets = self._slope_K.take(_select(self._index.bucket_ids, where))
+        offsets *= _select(z_N, where)
+        return np.clip(offsets, -_MOST_LOGIT, _MOST_LOGIT, out=offsets)
 
     def _refresh_odds(self) -> None:
         """Keep the bounds and the odds of the buckets in step with their logits."""

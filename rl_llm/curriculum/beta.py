@@ -88,6 +88,16 @@ def _write_mixed(a: SomeFloats, b: SomeFloats, group_size: int, *, out: SomeFloa
     np.divide(not_all_correct, total, out=out)
 
 
+def design_effect(strength: float, num_completions: NDArray[Any] | float) -> Any:
+    """Return how many completions of one problem say as much as one completion of a problem each,
+    where pass rates are spread like a Beta of this strength: (strength + n) / (strength + 1).
+
+    By this factor n completions of a problem have more variance than n independent ones (Kish's
+    design effect, the correlation of two completions of a problem being 1 / (strength + 1)).
+    """
+    return (strength + num_completions) / (strength + 1.0)
+
+
 def check_range(
     name: str,
     value: float,

@@ -37,12 +37,16 @@ DEFAULT_GATES = (NamedPart(name="informative"),)
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
     """What a run asks of a step: so many problems, so many completions of each, drawn so;
-    `last_step` is the run's."""
+    `last_step` is the run's, `divides_by_group` says whether its algorithm divides advantages by
+    their group's standard deviation, and `needs_mixed` whether it learns nothing from groups that
+    are all correct or all wrong."""
 
     num_problems: int
     group_size: int
     sampling: Sampling
     last_step: int
+    divides_by_group: bool = True
+    needs_mixed: bool = False
 
 
 def build_scheduler(
@@ -76,11 +80,12 @@ def build_scheduler(
         supply=supply,
         index=index,
         belief=belief,
-        slopes=DifficultySlopes.of(index, problems),
-        planner=_build_planner(section, index, belief, seed=seed, group_size=rollouts.group_size),
+        slopes=DifficultySlopes.of(index, problems, prior_strength=section.belief.prior_strength),
+        planner=_build_planner(section, index, belief, rollouts, seed=seed),
         gates=build_gates(
             DEFAULT_GATES if section.gates is None else section.gates,
             group_size=rollouts.group_size,
+            needs_mixed=rollouts.needs_mixed or section.probe is not None,
         ),
         probing=_build_probing(section, rollouts),
         shape=StepShape(
@@ -99,12 +104,22 @@ def build_scheduler(
 
 
 def _build_planner(
-    section: CurriculumSection, index: PoolIndex, belief: PoolBelief, *, seed: int, group_size: int
+    section: CurriculumSection,
+    index: PoolIndex,
+    belief: PoolBelief,
+    rollouts: Rollouts,
+    *,
+    seed: int,
 ) -> Planner:
     return Planner(
         index=index,
         sampler=build_sampler(
-            section.sampler, index=index, belief=belief, seed=seed, group_size=group_size
+            section.sampler,
+            index=index,
+            belief=belief,
+            seed=seed,
+            group_size=rollouts.group_size,
+            divides_by_group=rollouts.divides_by_group,
         ),
         standing=_build_standing(section, index, belief),
         quotas=Quotas(index, section.quotas),
@@ -113,7 +128,13 @@ def _build_planner(
 
 
 def build_sampler(
-    part: NamedPart, *, index: PoolIndex, belief: PoolBelief, seed: int, group_size: int
+    part: NamedPart,
+    *,
+    index: PoolIndex,
+    belief: PoolBelief,
+    seed: int,
+    group_size: int,
+    divides_by_group: bool = True,
 ) -> Sampler:
     """Build `curriculum.sampler`; raises as `build_scheduler`."""
     sampler: Sampler = plugins.build_named(
@@ -121,18 +142,33 @@ def build_sampler(
         SAMPLERS,
         path="curriculum.sampler",
         methods=_SAMPLER_METHODS,
-        offered={"index": index, "belief": belief, "seed": seed, "group_size": group_size},
+        offered={
+            "index": index,
+            "belief": belief,
+            "seed": seed,
+            "group_size": group_size,
+            "divides_by_group": divides_by_group,
+        },
     )
     _check_state(sampler, index.num_problems)
     return sampler
 
 
-def build_gates(parts: Sequence[NamedPart], *, group_size: int | None = None) -> list[Gate]:
+def build_gates(
+    parts: Sequence[NamedPart], *, group_size: int | None = None, needs_mixed: bool = False
+) -> list[Gate]:
     """Build `curriculum.gates`; raises as `build_scheduler`.
 
-    With the `group_size` of the run, a gate that names it is given it.
+    A gate that names them is given `needs_mixed`, true also beside the gate `informative`, and, if
+    it is known, the run's `group_size`.
     """
-    offered = {} if group_size is None else {"group_size": group_size}
+    needs_mixed = needs_mixed or any(
+        part.name == "informative" and part.options.get("of", "correct") == "correct"
+        for part in parts
+    )
+    offered: dict[str, Any] = {"needs_mixed": needs_mixed}
+    if group_size is not None:
+        offered["group_size"] = group_size
     return [
         plugins.build_named(
             part,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import Floats
+from rl_llm.curriculum.beta import design_effect
 from rl_llm.curriculum.pool import Outcomes, PoolIndex, StateDict
 from rl_llm.records import Problem
 
@@ -28,9 +29,15 @@ class DifficultySlopes:
         m + beta z
 
     Each source's beta starts as a Gaussian with mean 0 and deviation `prior_deviation`, and learns
-    from every round by Bayesian logistic regression, m being given: the mean becomes the most
-    likely slope, the precision the curvature there (Laplace's approximation; Spiegelhalter and
-    Lauritzen 1990). Before a round that shows the source, its evidence is discounted by `decay`.
+    by Bayesian logistic regression, m being given: the mean becomes the most likely slope, the
+    precision the curvature there (Laplace's approximation; Spiegelhalter and Lauritzen 1990).
+    Before it learns, its evidence is discounted by `decay`.
+
+    It learns from the first group of every problem alone. Later ones were chosen by what the
+    problem itself had shown, near one half whatever its difficulty, and would flatten the slope.
+    The completions of a group share what difficulty does not tell of their problem, so they count
+    for fewer than they are: by the `design_effect` of pass rates spread like a Beta of
+    `prior_strength`.
 
     Memory: 4 bytes a problem.
     """
@@ -40,6 +47,7 @@ class DifficultySlopes:
         index: PoolIndex,
         difficulty_N: NDArray[np.float32],
         *,
+        prior_strength: float = 3.0,
         prior_deviation: float = 1.0,
         decay: float = 0.98,
     ) -> None:
@@ -49,19 +57,22 @@ class DifficultySlopes:
         position = {source: number for number, source in enumerate(self._sources)}
         self._source_ids_K = np.array([position[s] for s in index.bucket_sources], np.int64)
         self._z_N = _standardised(index, self._source_ids_K, difficulty_N)
+        self._prior_strength = prior_strength
         self._prior_precision = prior_deviation**-2.0
         self._decay = decay
         self._slope_S = np.zeros(len(self._sources))
         self._precision_S = np.full(len(self._sources), self._prior_precision)
 
     @classmethod
-    def of(cls, index: PoolIndex, problems: Sequence[Problem]) -> "DifficultySlopes | None":
+    def of(
+        cls, index: PoolIndex, problems: Sequence[Problem], *, prior_strength: float
+    ) -> "DifficultySlopes | None":
         """Read `Problem.meta["difficulty"]`, where it is a number; None if no problem has one."""
         values = [problem.meta.get(COLUMN) for problem in problems]
         if not any(map(_is_number, values)):
             return None
         difficulty_N = [value if _is_number(value) else math.nan for value in values]
-        return cls(index, np.array(difficulty_N, np.float32))
+        return cls(index, np.array(difficulty_N, np.float32), prior_strength=prior_strength)
 
     @property
     def slopes(self) -> Mapping[str, float]:
@@ -69,24 +80,27 @@ class DifficultySlopes:
         return dict(zip(self._sources, self._slope_S.tolist(), strict=True))
 
     @property
-    def offset_logit_N(self) -> NDArray[np.float32]:
-        """What the prior logit of each problem has over its bucket's: what `set_offsets` of the
-        belief takes."""
-        slope_K = self._slope_S[self._source_ids_K].astype(np.float32)
-        offset_N = slope_K.take(self._index.bucket_ids)
-        offset_N *= self._z_N
-        return offset_N
+    def z_N(self) -> NDArray[np.float32]:
+        """The difficulty (N) as it is regressed on: z above. With `slope_K` it is what
+        `PoolBelief.set_offsets` takes."""
+        return self._z_N
+
+    @property
+    def slope_K(self) -> Floats:
+        """The slope (K) of each bucket, which is its source's."""
+        return self._slope_S[self._source_ids_K]
 
     def observe(self, outcomes: Outcomes, *, bucket_logits_K: Floats) -> None:
-        """Learn from one round, after the belief has; `bucket_logits_K` are the belief's."""
+        """Learn from the first groups of problems that a round shows, after the belief has;
+        `bucket_logits_K` are the belief's."""
         shown = outcomes.where((outcomes.num_counted > 0) & (self._z_N[outcomes.indices] != 0))
         bucket_ids = self._index.bucket_ids[shown.indices]
         source_ids = self._source_ids_K[bucket_ids]
         seen_S = np.bincount(source_ids, minlength=len(self._sources)) > 0
-        information_S = np.where(seen_S, self._decay, 1.0) * self._precision_S * self._slope_S
+        information_S = self._decay * self._precision_S * self._slope_S
         self._precision_S[seen_S] *= self._decay
         self._precision_S[seen_S] += (1.0 - self._decay) * self._prior_precision
-        self._slope_S = information_S / self._precision_S
+        self._slope_S = np.where(seen_S, information_S / self._precision_S, self._slope_S)
         self._climb(shown, source_ids, bucket_logits_K[bucket_ids])
 
     def _climb(
@@ -96,10 +110,12 @@ class DifficultySlopes:
         z = self._z_N[shown.indices].astype(np.float64)
         mean_S, precision_S = self._slope_S.copy(), self._precision_S.copy()
         num_S = len(self._sources)
+        effect = design_effect(self._prior_strength, shown.num_counted)
+        correct, counted = shown.num_correct / effect, shown.num_counted / effect
         for _ in range(_MAX_NEWTON_STEPS):
             rates = 1.0 / (1.0 + np.exp(-intercepts - self._slope_S[source_ids] * z))
-            surprise = z * (shown.num_correct - shown.num_counted * rates)
-            weight = z * z * shown.num_counted * rates * (1.0 - rates)
+            surprise = z * (correct - counted * rates)
+            weight = z * z * counted * rates * (1.0 - rates)
             prior_pull_S = precision_S * (mean_S - self._slope_S)
             pull_S = np.bincount(source_ids, surprise, num_S) + prior_pull_S
             self._precision_S = precision_S + np.bincount(source_ids, weight, num_S)

@@ -1,6 +1,6 @@
 """What to say when a step found nothing to learn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from rl_llm.curriculum.gates import counted_scores
@@ -20,15 +20,17 @@ def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy) -> str:
     if not scored:
         return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
-    num_wrong = sum(bool(c) and not any(s.correct for s in c) for c in all_counted)
-    num_right = sum(bool(c) and all(s.correct for s in c) for c in all_counted)
-    num_failed = sum(not c for c in all_counted)
-    num_mixed = len(scored) - num_wrong - num_right - num_failed
+    kinds = {
+        "all wrong": sum(bool(c) and not any(s.correct for s in c) for c in all_counted),
+        "all correct": sum(bool(c) and all(s.correct for s in c) for c in all_counted),
+        "without a working reward": sum(not c for c in all_counted),
+    }
+    num_mixed = len(scored) - sum(kinds.values())
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     mixed = f", {num_mixed} mixed, which the gates dropped" if num_mixed else ""
     return (
-        f"nothing to learn from in {len(scored)} groups: {_describe_totals(scored)}; "
-        f"{num_wrong} groups all wrong, {num_right} all correct, {num_failed} without a working "
-        f"reward{mixed}. Likely: {_likely_cause(scored, num_wrong, num_right, num_failed)}. "
+        f"nothing to learn from in {len(scored)} groups ({counts}{mixed}): "
+        f"{_describe_totals(scored)}. Likely{_likely_causes(scored, kinds, num_mixed)}. "
         f"{_WHAT_FOLLOWS[when_dry]}"
     )
 
@@ -43,25 +45,42 @@ def _describe_totals(scored: Sequence[ScoredGroup]) -> str:
     return f"rewards from {low:g} to {high:g}"
 
 
-def _likely_cause(
-    scored: Sequence[ScoredGroup], num_wrong: int, num_right: int, num_failed: int
-) -> str:
-    """Name the causes of what most groups show."""
-    most = max(num_wrong, num_right, num_failed)
-    if len(scored) - num_wrong - num_right - num_failed >= most:
-        return "curriculum.gates admits less than this pool gives; widen or remove a gate"
-    if most == num_failed:
+def _likely_causes(scored: Sequence[ScoredGroup], kinds: Mapping[str, int], num_mixed: int) -> str:
+    """Name the causes of what most groups show, and of what more than half as many show."""
+    most = max(kinds.values())
+    if num_mixed >= most:
+        return ": curriculum.gates admits less than this pool gives; widen or remove a gate"
+    shown = sorted((kind for kind in kinds if 2 * kinds[kind] > most), key=lambda k: -kinds[k])
+    causes = [_cause(kind, scored) for kind in shown]
+    if "all wrong" not in shown and (cut := _describe_cut(scored)):
+        causes[-1] += f" ({cut})"
+    if len(shown) == 1:
+        return f": {causes[0]}"
+    told = "; ".join(f"of those {kind}, {cause}" for kind, cause in zip(shown, causes, strict=True))
+    return f", {told}"
+
+
+def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
+    if kind == "without a working reward":
         errors = (score.error for group in scored for score in group.scores if score.error)
         return f"a broken reward ({next(errors, 'no message')})"
-    if most == num_right:
+    if kind == "all correct":
         return (
             "what can be drawn is mastered; add harder problems, or open levels that "
             "curriculum.prerequisites keeps locked"
         )
-    completions = [c for group in scored for c in group.group.completions]
-    num_cut = sum(completion.finish_reason == "length" for completion in completions)
+    cut = _describe_cut(scored)
     return (
         "the problems are too hard for the model, or the reward does not read the form in which "
-        f"it answers (look at sample completions), or answers are cut off ({num_cut} of "
-        f"{len(completions)} completions ran into rollout.max_new_tokens)"
+        "it answers (look at sample completions)"
+        + (f", or answers are cut off ({cut})" if cut else "")
     )
+
+
+def _describe_cut(scored: Sequence[ScoredGroup]) -> str:
+    """Return how many completions ran into the limit; empty where none did."""
+    completions = [c for group in scored for c in group.group.completions]
+    num_cut = sum(completion.finish_reason == "length" for completion in completions)
+    if not num_cut:
+        return ""
+    return f"{num_cut} of {len(completions)} completions ran into rollout.max_new_tokens"

@@ -1,6 +1,8 @@
 """Which scored groups are learnt from.
 
-A gate is a class whose keyword-only arguments are its options in the recipe.
+A gate is a class whose keyword-only arguments are its options in the recipe. Beside them it may
+name `group_size` and `needs_mixed` (whether groups that are all correct or all wrong are not learnt
+from, whatever the gates say); the program supplies those.
 """
 
 from typing import Literal, Protocol
@@ -26,15 +28,22 @@ class Informative:
     groups in which every answer is wrong. Completions whose reward failed are left out.
     """
 
-    def __init__(self, *, of: Literal["correct", "total"] = "correct") -> None:
-        """Judge by correctness, or by the total reward."""
+    def __init__(
+        self, *, of: Literal["correct", "total"] = "correct", group_size: int | None = None
+    ) -> None:
+        """Judge by correctness, or by the total reward. Raise `ConfigError` for groups of 1."""
+        if group_size == 1:
+            raise ConfigError(
+                "rollout.group_size=1: one completion differs from no other, so no group would be "
+                "learnt from; use 2 or more, or curriculum.gates []"
+            )
         self._of = of
 
     def admit(self, scored_group: ScoredGroup) -> bool:
         """Return True when what is judged differs within the group."""
         if self._of == "correct":
-            return len({s.correct for s in scored_group.scores if s.error is None}) > 1
-        return len({s.total for s in scored_group.scores if s.error is None}) > 1
+            return is_mixed(scored_group)
+        return len({score.total for score in counted_scores(scored_group)}) > 1
 
 
 class Range:
@@ -45,21 +54,34 @@ class Range:
     """
 
     def __init__(
-        self, *, low: float = 0.1, high: float = 0.9, group_size: int | None = None
+        self,
+        *,
+        low: float = 0.1,
+        high: float = 0.9,
+        group_size: int | None = None,
+        needs_mixed: bool = False,
     ) -> None:
         """Raise `ConfigError` unless 0 <= low <= high <= 1, and where no share of `group_size`
-        completions is within the range."""
+        completions, with `needs_mixed` other than none and all, is within the range."""
         check_range("low", low, least=0.0, most=1.0)
         check_range("high", high, least=0.0, most=1.0)
         if low > high:
             raise ConfigError(f"low={low} with high={high}: must not be the larger one")
         self._low, self._high = low, high
         if group_size is not None:
-            self._check_reachable(group_size)
+            self._check_reachable(group_size, needs_mixed=needs_mixed)
 
-    def _check_reachable(self, group_size: int) -> None:
+    def _check_reachable(self, group_size: int, *, needs_mixed: bool) -> None:
         shares = [num_correct / group_size for num_correct in range(group_size + 1)]
-        if any(self._low <= share <= self._high for share in shares):
+        held = [share for share in shares if self._low <= share <= self._high]
+        if held and needs_mixed and all(share in (0, 1) for share in held):
+            raise ConfigError(
+                f"low={self._low} with high={self._high}: of groups of rollout.group_size="
+                f"{group_size} completions it holds those alone that are all correct or all wrong, "
+                f"and those are not learnt from; widen it to hold one of 1/{group_size} to "
+                f"{group_size - 1}/{group_size}"
+            )
+        if held:
             return
         num_below = sum(share < self._low for share in shares) - 1
         raise ConfigError(
@@ -75,6 +97,12 @@ class Range:
         if not scores:
             return False
         return self._low <= sum(score.correct for score in scores) / len(scores) <= self._high
+
+
+def is_mixed(scored_group: ScoredGroup) -> bool:
+    """Tell whether some completion is correct and another wrong, of those whose rewards did not
+    fail."""
+    return len({score.correct for score in counted_scores(scored_group)}) > 1
 
 
 def counted_scores(scored_group: ScoredGroup) -> list[Score]:

@@ -1,8 +1,7 @@
 """Scored groups as JSON, exactly: what was saved and read again is equal.
 
 A problem is not written, only found again by its key. Token ids, logprobs and rewards per token are
-one string each,
-because a list takes a line a number in an indented file.
+one string each, because a list takes a line a number in an indented file.
 """
 
 from collections.abc import Mapping

@@ -76,14 +76,14 @@ class Planner:
         facts = [
             Fact("standing", self.standing.status(position, step)),
             Fact("its level", self.prerequisites.status(bucket_id)),
-            Fact("its source", self._quota(bucket_id, step, num_drawn)),
+            Fact("its source", self._quota(bucket_id, num_drawn)),
             Fact("next draw", self._next_draw(position, step, num_drawn, held_N)),
         ]
         return [fact for fact in facts if fact.said]
 
-    def _quota(self, bucket_id: int, step: int, num_drawn: int) -> str:
+    def _quota(self, bucket_id: int, num_drawn: int) -> str:
         """Say what a source may have of a step; nothing where no source has a quota."""
-        counts, source = self.quotas.split(step, num_drawn), self.index.bucket_sources[bucket_id]
+        counts, source = self.quotas.split(num_drawn), self.index.bucket_sources[bucket_id]
         if counts.keys() == {None}:
             return ""
         if source in counts:
@@ -119,6 +119,7 @@ class Planner:
             "sampler": self.sampler,
             "standing": self.standing,
             "prerequisites": self.prerequisites,
+            "quotas": self.quotas,
         }
 
 
@@ -165,9 +166,9 @@ class StepDraws:
 
     def _by_quotas(self, count: int, *, drawn: Indices) -> Indices:
         """Return `count` problems, `drawn` and others, of which each source has its part."""
-        chosen, missing = [drawn], count - len(drawn)
-        if missing <= 0:
+        if not count:
             return drawn
+        chosen, missing = [drawn], count - len(drawn)
 
         def add(more: Indices) -> None:
             nonlocal missing
@@ -175,10 +176,12 @@ class StepDraws:
             missing -= len(more)
 
         quotas, resting_N = self._planner.quotas, self._planner.unavailable(self._step)
-        for source, share in quotas.split(self._step, count).items():
+        for source, share in quotas.split(count).items():
             other_N = quotas.mask(source)
-            share -= int(np.count_nonzero(~other_N[drawn]))
-            add(self._choose(min(share, missing), resting_N, other_N))
+            num_drawn = int(np.count_nonzero(~other_N[drawn]))
+            num_more = max(0, min(share - num_drawn, missing))
+            quotas.note(source, num_drawn + num_more)
+            add(self._choose(num_more, resting_N, other_N))
         # Where a source has too few left, the others make up for it.
         add(self._choose(missing, resting_N))
         if missing:

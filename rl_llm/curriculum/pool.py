@@ -62,7 +62,7 @@ class PoolIndex:
             count=len(problems),
         )
         sources, levels = (tuple(parts) for parts in zip(*ids, strict=True)) if ids else ((), ())
-        names = tuple(f"{source}/level={level}" for source, level in ids)
+        names = tuple(bucket_name(source, level) for source, level in ids)
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise DataError(
                 f"{twice[0]} is written both as a number and as text in the data; write a level of "
@@ -112,9 +112,9 @@ class PoolIndex:
         return len(self.bucket_names)
 
 
-def bucket_name(problem: Problem) -> str:
-    """Return `SOURCE/level=LEVEL`."""
-    return f"{problem.source}/level={problem.level}"
+def bucket_name(source: str, level: Level) -> str:
+    """Return `SOURCE/level=LEVEL`, by which states, metrics and messages name a bucket."""
+    return f"{source}/level={level}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

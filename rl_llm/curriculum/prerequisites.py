@@ -30,9 +30,10 @@ _LOCKED = -1
 class Prerequisites:
     """Keeps a level locked until all its parents, levels of the same source, are solved.
 
-    A parent is solved when P(p > `OPEN_RATE`) > `OPEN_CERTAINTY`. Levels without parents are open
-    from the start; what is open stays open. `in_order` makes each level the parent of the next:
-    numbers by value, then names in order of appearance.
+    A parent is solved when P(p > `OPEN_RATE`) > `OPEN_CERTAINTY` under `PoolBelief.bucket_beta`,
+    in which the completions of one problem are not taken for independent evidence. Levels without
+    parents are open from the start; what is open stays open. `in_order` makes each level the parent
+    of the next: numbers by value, then names in order of appearance.
 
     Raises `ConfigError` for a source or a level that the pool does not have, `in_order` for a
     source of one level, a level that is its own parent, and levels that wait for each other.

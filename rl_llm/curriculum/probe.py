@@ -8,7 +8,7 @@ with its own logprobs.
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from rl_llm.curriculum.gates import Informative, counted_scores
+from rl_llm.curriculum.gates import counted_scores, is_mixed
 from rl_llm.curriculum.group_json import from_json, to_json
 from rl_llm.curriculum.pool import StateDict
 from rl_llm.records import Group, Problem, ScoredGroup
@@ -88,7 +88,6 @@ class ProbeThenFinish:
         self.num_rest = num_rest
         self._max_finished = max_finished
         self.num_probes = num_probes
-        self._is_mixed = Informative(of="correct").admit
         self._waiting: dict[str, ScoredGroup] = {}
         self._finishing: dict[str, ScoredGroup] = {}
         self._begin(is_last=False)
@@ -141,7 +140,7 @@ class ProbeThenFinish:
             probe = self._finishing.pop(key, None)
             if probe is not None:
                 finished.append(_merged(probe, group))
-            elif self._is_mixed(group):
+            elif is_mixed(group):
                 assert key not in self._waiting, "a problem that waits is not probed again"
                 self._waiting[key] = group
             else:

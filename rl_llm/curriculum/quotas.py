@@ -6,8 +6,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_llm.curriculum.pool import PoolIndex
+from rl_llm.curriculum.pool import PoolIndex, StateDict
 from rl_llm.errors import ConfigError, nearest
+
+Counts = dict[str | None, int]
+"""A number of problems by source; None stands for the sources without a quota."""
 
 _TOLERANCE = Fraction(1, 10**6)  # Shares written as 0.3333333 three times are the whole.
 
@@ -15,8 +18,8 @@ _TOLERANCE = Fraction(1, 10**6)  # Shares written as 0.3333333 three times are t
 class Quotas:
     """Splits the problems of every step among sources, by shares that hold over many steps.
 
-    Sources without a quota share what the others leave; `None` stands for them. A split depends on
-    the step alone, so there is no state.
+    Sources without a quota share what the others leave; `None` stands for them. What each source
+    was asked for is remembered, so that shares hold whatever the sizes of the draws.
 
     Raises `ConfigError` for a source that the pool does not have, a share that is not above 0 and
     at most 1, shares that sum to more than 1, and shares that leave problems to nobody or sources
@@ -35,33 +38,47 @@ class Quotas:
         if not without:
             total = sum(self._shares.values())
             self._shares = {source: share / total for source, share in self._shares.items()}
+        self._asked: Counts = dict.fromkeys(self._shares, 0)
 
-    def split(self, step: int, num_problems: int) -> dict[str | None, int]:
-        """Return how many of the `num_problems` of a step (counted from 1) each source gets.
+    def split(self, num_problems: int) -> Counts:
+        """Return how many of the next `num_problems` each source gets; they sum to that.
 
-        They sum to `num_problems`. With the same `num_problems` in every step, the steps 1 to t
-        together are Webster's apportionment of their n = `num_problems * t` seats, in which nobody
-        loses a seat when there are more. Among k sources (those without a quota are one) it is
-        never further than (1 + share * k) / 2 from share * n.
+        Where all splits are asked for as they are (`note`), they are together Webster's
+        apportionment of their n problems, in which nobody loses a seat when there are more. Among k
+        sources (those without a quota are one) it is never further than (1 + share * k) / 2 from
+        share * n. A source that was asked for more than its part gets none until the others have
+        theirs.
         """
-        after = self._apportion(num_problems * step)
-        before = self._apportion(num_problems * (step - 1))
-        return {source: after[source] - before[source] for source in self._shares}
+        rest = dict(self._shares)
+        num_seats = sum(self._asked.values()) + num_problems
+        while True:
+            seats = _apportion(rest, num_seats)
+            ahead = [source for source in rest if self._asked[source] > seats[source]]
+            if not ahead:
+                break
+            for source in ahead:
+                del rest[source]
+                num_seats -= self._asked[source]
+        return {source: seats.get(source, asked) - asked for source, asked in self._asked.items()}
 
-    def _apportion(self, num_seats: int) -> dict[str | None, int]:
-        """Give the next seat to the highest share / (2 seats + 1), from a start that Webster's
-        method passes through: shares of slightly fewer seats, rounded."""
-        house = max(0, num_seats - len(self._shares))
-        seats = {
-            source: int(share * house + Fraction(1, 2)) for source, share in self._shares.items()
-        }
-        for _ in range(num_seats - sum(seats.values())):
-            # Of equals, `max` takes the first, so the order of the sources decides ties.
-            following = max(
-                seats, key=lambda source: self._shares[source] / (2 * seats[source] + 1)
-            )
-            seats[following] += 1
-        return seats
+    def note(self, source: str | None, count: int) -> None:
+        """Remember that a source was asked for so many problems, be it that it had them or not:
+        what a source cannot give is made up for by the others, and not owed."""
+        self._asked[source] += count
+
+    def state_dict(self) -> StateDict:
+        """Return what each source was asked for, beside the share that it had."""
+        asked = [
+            [source, str(share), self._asked[source]] for source, share in self._shares.items()
+        ]
+        return {"columns": {}, "rest": {"asked": asked}}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take over what each source was asked for; after other shares than these, start anew."""
+        known = {(source, share): count for source, share, count in state["rest"]["asked"]}
+        own = {source: known.get((source, str(share))) for source, share in self._shares.items()}
+        is_same = len(known) == len(own) and None not in own.values()
+        self._asked = {source: count or 0 if is_same else 0 for source, count in own.items()}
 
     def mask(self, source: str | None) -> NDArray[np.bool_]:
         """Return which problems (N) are *not* of a source; for None, those of sources with a
@@ -73,6 +90,20 @@ class Quotas:
         if not any(excluded_K):
             return np.zeros(self._index.num_problems, np.bool_)
         return np.array(excluded_K, np.bool_).take(self._index.bucket_ids)
+
+
+def _apportion(shares: Mapping[str | None, Fraction], num_seats: int) -> Counts:
+    """Give the next seat to the highest share / (2 seats + 1), from a start that Webster's method
+    passes through: shares of slightly fewer seats, rounded."""
+    house, total = max(0, num_seats - len(shares)), sum(shares.values())
+    seats = {
+        source: int(share / total * house + Fraction(1, 2)) for source, share in shares.items()
+    }
+    for _ in range(num_seats - sum(seats.values())):
+        # Of equals, `max` takes the first, so the order of the sources decides ties.
+        following = max(seats, key=lambda source: shares[source] / (2 * seats[source] + 1))
+        seats[following] += 1
+    return seats
 
 
 def _check_shares(shares: Mapping[str, float], sources: Mapping[str, None]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probability
-from rl_llm.curriculum.calibration import Calibration
+from rl_llm.curriculum.calibration import NUM_BINS, Calibration
 from rl_llm.curriculum.difficulty import DifficultySlopes
 from rl_llm.curriculum.draw_record import Draw, Why
 from rl_llm.curriculum.gates import Gate
@@ -21,12 +21,10 @@ from rl_llm.curriculum.planner import Fact, Planner, Stateful
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
 from rl_llm.curriculum.regression import RegressionDetector
-from rl_llm.curriculum.spread import gini
+from rl_llm.curriculum.spread import gini, rate_spread
 from rl_llm.curriculum.supply import Supply
 from rl_llm.records import Problem, Request, Sampling, ScoredGroup
 from rl_llm.seeds import derive_seed
-
-_NUM_BINS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +205,11 @@ class Scheduler:
 
     def _learn(self, outcomes: Outcomes) -> None:
         """Let beliefs learn, and from them how a stated difficulty tells on the pass rate."""
+        first = outcomes.where(~self._belief.has_evidence(outcomes.indices))
         self._belief.observe(outcomes)
         if self._slopes is not None:
-            self._slopes.observe(outcomes, bucket_logits_K=self._belief.bucket_logits)
-            self._belief.set_offsets(self._slopes.offset_logit_N)
+            self._slopes.observe(first, bucket_logits_K=self._belief.bucket_logits)
+            self._belief.set_offsets(self._slopes.z_N, self._slopes.slope_K)
 
     def observe_evaluation(self, scored: Sequence[ScoredGroup], *, step: int) -> None:
         """Let beliefs, and nothing else, learn from training problems that were evaluated."""
@@ -295,13 +294,12 @@ class Scheduler:
 
     def metrics(self, step: int) -> dict[str, Any]:
         """Return the keys `curriculum/*` after a step; docs/metrics.md explains each."""
-        beliefs = np.asarray(self.beliefs().mean, np.float64)
-        histogram, _ = np.histogram(beliefs, bins=_NUM_BINS, range=(0.0, 1.0))
+        rates = rate_spread(self._belief, self._index.num_problems, num_bins=NUM_BINS)
         return {
             "curriculum/visited_share": float(np.mean(self._visits_N > 0)),
             "curriculum/visits_gini": gini(self._visits_N),
-            "curriculum/belief_mean": float(beliefs.mean()),
-            "curriculum/belief_histogram": histogram.tolist(),
+            "curriculum/belief_mean": rates.mean,
+            "curriculum/belief_histogram": rates.histogram,
             "curriculum/review_groups": self._draws.num_reviews,
             "curriculum/regressions": self._num_regressions,
             **self._planner.metrics(step),
@@ -350,7 +348,7 @@ class Scheduler:
             }
             part.load_state_dict({"columns": columns, "rest": state["rest"][name]})
         if self._slopes is not None:
-            self._belief.set_offsets(self._slopes.offset_logit_N)
+            self._belief.set_offsets(self._slopes.z_N, self._slopes.slope_K)
         self._draws = self._planner.begin(0)
 
 

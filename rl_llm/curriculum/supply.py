@@ -74,7 +74,7 @@ class _Source:
         if self.read[0] != number:
             by_bucket: dict[str, list[Problem]] = defaultdict(list)
             for problem in self.stream.batch(number):
-                by_bucket[bucket_name(problem)].append(problem)
+                by_bucket[_bucket_of(problem)].append(problem)
             self.read = (number, dict(by_bucket))
         return self.read[1].get(name, [])
 
@@ -118,7 +118,7 @@ class Supply:
         source = _Source(stream, slots=np.sort(found[found >= 0]))
         self._source_N[source.slots] = number
         for position in source.slots.tolist():
-            bucket = bucket_name(self._first[position])
+            bucket = _bucket_of(self._first[position])
             source.cursors.setdefault(bucket, _Cursor(bucket)).num_slots += 1
         return source
 
@@ -143,7 +143,7 @@ class Supply:
         for problem, number in zip(self._first, self._source_N.tolist(), strict=True):
             name = problem.key
             if number != _FINITE:
-                bucket, seed = bucket_name(problem), self._sources[number].stream.seed
+                bucket, seed = _bucket_of(problem), self._sources[number].stream.seed
                 name = f"{bucket}#{counted[f'{bucket}@{seed}']}@{seed}"
                 counted[f"{bucket}@{seed}"] += 1
             names.append(name)
@@ -191,7 +191,7 @@ class Supply:
             if (number := self._source_N[position]) == _FINITE:
                 continue
             source = self._sources[number]
-            cursor = source.cursors[bucket_name(self._standing[position])]
+            cursor = source.cursors[_bucket_of(self._standing[position])]
             fresh = self._next(source, cursor)
             if fresh is not None:
                 self._put(position, fresh, batch=cursor.batch, row=cursor.row - 1)
@@ -265,7 +265,7 @@ class Supply:
             batch, row = int(batch_N[position]), int(row_N[position])
             if batch == 0:
                 continue
-            part = source.part(batch, bucket_name(self._first[position]))
+            part = source.part(batch, _bucket_of(self._first[position]))
             if row >= len(part):
                 return False
             self._put(position, part[row], batch=batch, row=row)
@@ -276,6 +276,10 @@ class Supply:
         fresh = source.slots[self._batch_N[source.slots] > 0]
         standing = [self._standing[position].key for position in fresh.tolist()]
         return hashlib.sha256(" ".join(standing).encode()).hexdigest()[:32]
+
+
+def _bucket_of(problem: Problem) -> str:
+    return bucket_name(problem.source, problem.level)
 
 
 def _known(keys: Sequence[str], found: Indices) -> Indices:

@@ -1,6 +1,5 @@
 """The training loop, as a table of contents."""
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +98,7 @@ class Trainer:
         self._stop_requested = stop_requested
         self._seconds: dict[str, float] = {}
         self._said_short = False
+        self._why_ended: str | None = None  # What a step found that ends the run with an error.
 
     @property
     def is_finished(self) -> bool:
@@ -106,7 +106,11 @@ class Trainer:
         return self._counters.finished or self._counters.step >= self._parts.recipe.run.steps
 
     def run(self) -> bool:
-        """Train to the end; False if `stop_requested` ended the run early."""
+        """Train to the end; False if `stop_requested` ended the run early.
+
+        Raises `RunError` behind the checkpoint of a step that had nothing to learn from, where
+        `curriculum.refill.when_dry` says so; resumed from it, the run goes on with the next step.
+        """
         self._publish()
         if self._counters.step == 0:
             self._write({"step": 0, **self._evaluate([])})
@@ -120,18 +124,22 @@ class Trainer:
     def take_one_step(self) -> Row:
         """Publish, take one step and return its row; nothing is evaluated, written or saved."""
         self._publish()
-        return self._train_one_step()[0]
+        row, _ = self._train_one_step()
+        self._end_if_asked()
+        return row
 
     def _step(self) -> None:
-        """Take a step, and evaluate, write and save what is due."""
+        """Take a step, and evaluate, write and save what is due; save the one that ends the
+        run."""
         row, samples = self._train_one_step()
         if self._parts.ranks.is_main:
             self._parts.watcher.stepped(row)
         if self._is_due(self._parts.recipe.eval.every):
             row |= self._evaluate(samples)
         self._write(row | self._take_times())
-        if self._is_due(self._parts.recipe.checkpoint.every):
+        if self._why_ended is not None or self._is_due(self._parts.recipe.checkpoint.every):
             self._save()
+        self._end_if_asked()
 
     def _train_one_step(self) -> tuple[Row, list[Row]]:
         """Generate, score, learn and publish; return the row so far, and sample completions."""
@@ -230,18 +238,25 @@ class Trainer:
                 sink.write(row)
 
     def _say(self, harvest: Harvest) -> None:
-        """Say what the scheduler noticed, and apply `curriculum.refill.when_dry` to a step that has
-        nothing to learn from."""
+        """Say what the scheduler noticed; that a step has nothing to learn from is said, or kept
+        for the end of the step, as `curriculum.refill.when_dry` wants."""
         messages = self._parts.scheduler.take_messages()
         when_dry = self._parts.recipe.curriculum.refill.when_dry
         if not harvest.admitted:
-            messages.append(dry_message(harvest.scored, when_dry=when_dry))
+            dry = dry_message(harvest.scored, when_dry=when_dry)
             if when_dry == "stop":
-                raise RunError(messages[-1])
+                self._why_ended = dry
+            else:
+                messages.append(dry)
         messages += self._short_responses(harvest)
         if self._parts.ranks.is_main:
             for message in messages:
                 self._parts.watcher.said(message)
+
+    def _end_if_asked(self) -> None:
+        """End the run, every rank alike, with what the step found."""
+        if self._why_ended is not None:
+            raise RunError(self._why_ended)
 
     def _short_responses(self, harvest: Harvest) -> list[str]:
         """Return what is to be said of responses that are too short for the critic's lambda."""
@@ -286,13 +301,12 @@ class Trainer:
 
 def _kl_facts(facts: UpdateFacts, row: Row, recipe: Recipe) -> KLFacts:
     """Return what the controller may learn: nothing from a policy that stood still while the critic
-    learnt, and NaN for the divergence from the start where no second update could show it."""
-    shows_old = facts.num_updates + facts.num_left_out > 1
+    learnt. NaN is what was not measured."""
     return KLFacts(
         ref_nats_per_token=facts.ref_nats_per_token,
         ref_nats_per_response=facts.ref_nats_per_response,
-        old_nats_per_token=facts.old_nats_per_token if shows_old else math.nan,
-        old_nats_per_response=facts.old_nats_per_response if shows_old else math.nan,
+        old_nats_per_token=facts.old_nats_per_token,
+        old_nats_per_response=facts.old_nats_per_response,
         against=recipe.kl.against,
         trained_tokens=facts.trained_tokens if facts.policy_learns else 0,
         accuracy=row["train/pass_rate"],

@@ -4,6 +4,8 @@ import json
 import math
 from dataclasses import asdict
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rl_llm.cli.main import main
@@ -30,6 +32,7 @@ curriculum:
   defer: {{after: 2, first_steps: 4, most_steps: 64}}
   prerequisites: {prerequisites}
   probe: {probe}
+  priors: {{path: {priors}}}
 rollout: {{problems_per_step: 3, group_size: 4, max_new_tokens: 8}}
 algorithm: {{name: grpo}}
 """
@@ -93,7 +96,7 @@ def simulate(folder, recipe, *, num_steps, correct=CORRECT):
 
 @pytest.fixture
 def write_recipe(tmp_path):
-    def write(*, train, prerequisites="{}", probe="null", columns=None):
+    def write(*, train, prerequisites="{}", probe="null", columns=None, priors="null"):
         folder = tmp_path / "data"
         folder.mkdir()
         rows = {
@@ -108,7 +111,7 @@ def write_recipe(tmp_path):
             (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
         file = tmp_path / "recipe.yaml"
         train = train.format(folder=folder)
-        parts = {"train": train, "prerequisites": prerequisites, "probe": probe}
+        parts = {"train": train, "prerequisites": prerequisites, "probe": probe, "priors": priors}
         file.write_text(RECIPE.format(folder=folder, **parts))
         template = "model.chat_template='{% for m in messages %}{{ m.content }}{% endfor %}'"
         return load_recipe(file, [template])
@@ -189,6 +192,7 @@ def test_a_problem_of_a_locked_level_was_never_drawn_and_says_what_it_waits_for(
 def test_a_problem_that_can_be_drawn_says_how_likely_that_is(run_dir, explain):
     out = explain(run_dir, "3+3=")
     assert "standing   active" in out
+    assert "the first of the step's draws takes it with probability" in out
     assert "of 2 (an even share is 0.5000)" in out
 
 
@@ -273,6 +277,37 @@ def test_what_was_known_before_the_run_is_told_with_what_it_is_worth(
     ) in explain(folder, "3+3=").splitlines()
     out = explain(folder, "2+2=")
     assert "prior  " not in out and "offset  " not in out
+
+
+def test_of_several_files_of_priors_the_one_that_counts_is_named(write_recipe, tmp_path, explain):
+    files = []
+    for name, rates in (("old", {"1+1=": 0.5, "3+3=": 0.75}), ("new", {"3+3=": 0.25})):
+        files.append(str(tmp_path / f"{name}.parquet"))
+        keys = [key_of(prompt) for prompt in rates]
+        pq.write_table(pa.table({"key": keys, "pass_rate": list(rates.values())}), files[-1])
+    train = "[{{use: jsonl, path: {folder}/train.jsonl}}]"
+    recipe = write_recipe(train=train, priors=files)
+    folder = tmp_path / "known"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=1)
+    worth = "prior    worth 8 completions at pass rate"
+    told = {prompt: explain(folder, prompt).splitlines() for prompt in PROMPTS}
+    assert f"{worth} 0.25 before step 1, from new.parquet" in told["3+3="]
+    assert f"{worth} 0.50 before step 1, from old.parquet" in told["1+1="]
+    assert not any(line.startswith("prior") for line in told["2+2="])
+
+
+@pytest.mark.parametrize("leave", ["its last step", "an adapter"])
+def test_a_run_that_is_over_has_no_next_step(write_recipe, tmp_path, explain, leave):
+    train = "[{{use: jsonl, path: {folder}/train.jsonl}}]"
+    recipe, folder = write_recipe(train=train), tmp_path / "over"
+    folder.mkdir()
+    num_steps = 9 if leave == "its last step" else 2
+    simulate(folder, recipe, num_steps=num_steps)
+    if leave == "an adapter":
+        assert "in step 3:" in explain(folder, "1+1=")
+        (folder / "adapter").mkdir()
+    assert f"in step {num_steps + 1}, if the run were not over:" in explain(folder, "1+1=")
 
 
 def test_a_stated_difficulty_that_tells_is_told_with_the_pass_rates_that_it_moves(

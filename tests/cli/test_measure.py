@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rl_llm.cli.main import main
-from rl_llm.cli.measure import mixed_probability
+from rl_llm.cli.measure import expected_mixed_share
 from rl_llm.cli.measured import MeasuredFile
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import InputError
@@ -46,24 +46,26 @@ def cells(printed):
 
 def test_the_share_of_mixed_groups_has_the_hand_worked_value():
     # of 4 completions 2 are right: pairs are alike in 2 of 6 cases, triples and quadruples never
-    assert mixed_probability(2, 4, group_size=2) == pytest.approx(4 / 6)
-    assert mixed_probability(2, 4, group_size=3) == mixed_probability(2, 4, group_size=4) == 1.0
+    assert expected_mixed_share(2, 4, group_size=2) == pytest.approx(4 / 6)
+    assert (
+        expected_mixed_share(2, 4, group_size=3) == expected_mixed_share(2, 4, group_size=4) == 1.0
+    )
     # 1 of 8 right: it is among 4 of them in half of the cases
-    assert mixed_probability(1, 8, group_size=4) == pytest.approx(1 / 2)
-    none = mixed_probability([0, 8, 0, 1], [8, 8, 0, 1], group_size=4)
+    assert expected_mixed_share(1, 8, group_size=4) == pytest.approx(1 / 2)
+    none = expected_mixed_share([0, 8, 0, 1], [8, 8, 0, 1], group_size=4)
     np.testing.assert_array_equal(none, np.zeros(4))
 
 
 def test_the_share_of_mixed_groups_is_right_on_average():
     p, rng = 0.2, np.random.default_rng(0)
     correct_N = rng.binomial(12, p, 100_000)
-    found = mixed_probability(correct_N, np.full(100_000, 12), group_size=8).mean()
+    found = expected_mixed_share(correct_N, np.full(100_000, 12), group_size=8).mean()
     assert found == pytest.approx(1 - p**8 - (1 - p) ** 8, abs=0.005)
 
 
 def test_fewer_completions_than_a_group_give_a_lower_bound():
-    assert mixed_probability(1, 2, group_size=8) == 1.0
-    assert mixed_probability(2, 2, group_size=8) == 0.0
+    assert expected_mixed_share(1, 2, group_size=8) == 1.0
+    assert expected_mixed_share(2, 2, group_size=8) == 0.0
 
 
 def test_parts_become_one_file_in_the_order_asked_for(tmp_path):

@@ -94,6 +94,12 @@ class SimulatedLearner:
         self._logits_N[self.index.bucket_ids == bucket_id] += logits
 
 
+def expected_calibration_error(predicted_N, true_N):
+    """Return the mean distance of predicted and true pass rates over 10 bins of predictions."""
+    bins = np.minimum((10 * predicted_N).astype(np.int64), 9)
+    return np.abs(np.bincount(bins, predicted_N - true_N)).sum() / len(predicted_N)
+
+
 def simulate(learner, sampler, belief, *, num_steps, num_problems=32, after_step=None):
     """Run a learner under a sampler; return the share of mixed groups of each step.
 

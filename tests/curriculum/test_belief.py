@@ -227,7 +227,8 @@ def test_priors_are_own_evidence_and_their_mean_is_the_rate_of_the_bucket():
     belief.set_priors(np.float32([6, 1, 0, 0]), np.float32([2, 3, 0, 0]))
     # rates 3/4 and 1/4 over 12 completions: m = (6 + .5) / 13 = 1/2
     assert belief.bucket_rates().tolist() == [0.5, 0.5]
-    assert belief.bucket_beta().a.tolist() == [6.5, 0.5]
+    # 12 completions in groups of 8 of problems that differ like a Beta(2, .): worth 12 * 3/10.
+    assert belief.bucket_beta().a == pytest.approx([(3.6 + 1) / 2, 0.5])
     assert parameters(belief, 0) == pytest.approx((7.0, 3.0))
     assert parameters(belief, 1) == pytest.approx((2.0, 4.0))
     assert parameters(belief, 2) == parameters(belief, 3) == (1.0, 1.0)
@@ -246,8 +247,9 @@ def test_a_prior_moves_with_its_bucket_from_where_that_started():
 def test_the_prior_of_a_bucket_is_worth_no_more_than_64_completions():
     belief = pool_belief([0] * 100)
     belief.set_priors(np.full(100, 2.0, np.float32), np.full(100, 6.0, np.float32))
-    assert belief.bucket_beta().a[0] == pytest.approx(16.5)
-    assert belief.bucket_beta().b[0] == pytest.approx(48.5)
+    # 64 * 3/10 and 1, at the rate of (.25 * 64 + .5) / 65
+    assert belief.bucket_beta().a[0] == pytest.approx(20.2 * 16.5 / 65)
+    assert belief.bucket_beta().b[0] == pytest.approx(20.2 * 48.5 / 65)
 
 
 def test_priors_of_endless_problems_are_evidence_of_the_bucket_alone():
@@ -265,7 +267,7 @@ def test_priors_after_an_observation_are_a_mistake():
 
 def test_an_offset_multiplies_the_odds_of_the_prior():
     belief = pool_belief([0, 0, 0])
-    belief.set_offsets(np.float32([math.log(3), -math.log(3), 0]))
+    belief.set_offsets(np.float32([1, -1, 0]), np.array([math.log(3)]))
     assert parameters(belief, 0) == pytest.approx((1.5, 0.5), rel=1e-6)
     assert parameters(belief, 1) == pytest.approx((0.5, 1.5), rel=1e-6)
     assert parameters(belief, 2) == (1.0, 1.0)
@@ -274,10 +276,17 @@ def test_an_offset_multiplies_the_odds_of_the_prior():
     assert parameters(belief, 0) == pytest.approx((9.5, 0.5), rel=1e-6)
 
 
+def test_an_offset_is_the_slope_of_its_bucket_and_at_most_10_logits():
+    belief = pool_belief([0, 0, 1, 1])
+    belief.set_offsets(np.float32([1, -1, 1, -60]), np.array([0.5, -2.0]))
+    offsets = [belief.prior_offset(position) for position in range(4)]
+    assert offsets == pytest.approx([0.5, -0.5, -2.0, 10.0])
+
+
 def test_a_later_change_of_offsets_moves_the_prior_and_no_evidence():
     belief = pool_belief([0, 0], max_drift=10.0)
     observe(belief, 0, p0=4, p1=4)
-    belief.set_offsets(np.float32([math.log(4), -math.log(4)]))
+    belief.set_offsets(np.float32([1, -1]), np.array([math.log(4)]))
     # the prior (1, 1) becomes (1.6, .4); the 4 correct and 4 wrong completions stay
     assert parameters(belief, 0) == pytest.approx((5.6, 4.4), rel=1e-6)
     assert parameters(belief, 1) == pytest.approx((4.4, 5.6), rel=1e-6)
@@ -285,11 +294,11 @@ def test_a_later_change_of_offsets_moves_the_prior_and_no_evidence():
 
 def test_state_brings_back_beliefs_with_priors_and_offsets_to_the_bit():
     first, second = (pool_belief([0, 0, 1, 1], visit_decay=0.9, max_drift=2.0) for _ in range(2))
-    offsets = np.float32([0.3, -0.3, 0.1, -0.1])
-    first.set_offsets(offsets)
+    offsets = (np.float32([0.3, -0.3, 0.1, -0.1]), np.array([1.0, 2.0]))
+    first.set_offsets(*offsets)
     first.set_priors(np.float32([5, 0, 1, 0]), np.float32([1, 0, 2, 0]))
     observe(first, 0, p0=3, p2=8)
-    second.set_offsets(offsets)
+    second.set_offsets(*offsets)
     second.load_state_dict(json.loads(json.dumps(first.state_dict(), default=np.ndarray.tolist)))
     for step, belief in ((1, first), (1, second)):
         observe(belief, step, p1=2, p2=1)
@@ -315,9 +324,9 @@ def test_a_learner_that_improves_is_tracked_better_with_drift_than_without():
     assert abs(final_bias(2.0)) < 0.08
 
 
-def test_beliefs_take_at_most_64_bytes_a_problem():
+def test_a_belief_remembers_12_bytes_of_a_problem():
     columns = pool_belief([0] * 1000).state_dict()["columns"].values()
-    assert sum(column.nbytes for column in columns) <= 64 * 1000
+    assert sum(column.nbytes for column in columns) == 12 * 1000
 
 
 @pytest.mark.parametrize(
@@ -332,7 +341,7 @@ def test_options_out_of_range_are_refused_by_name(option, value):
 def test_own_counts_are_the_evidence_without_the_prior_and_whatever_its_offset():
     belief = pool_belief([0, 0, 1])
     belief.set_priors(np.array([6.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]))
-    belief.set_offsets(np.log([3.0, 1 / 3, 1.0]))
+    belief.set_offsets(np.float32([1, -1, 0]), np.log([3.0, 1.0]))
     correct, wrong = belief.own_counts(np.array([1, 0]))
     np.testing.assert_allclose(correct, [0.0, 6.0], atol=1e-6)
     np.testing.assert_allclose(wrong, [0.0, 2.0], atol=1e-6)

@@ -19,12 +19,6 @@ SEEDS = range(5)
 DRIFT = 0.0075  # Buckets that start at .65, .28 and .07 end at about .94, .89 and .22.
 
 
-def expected_calibration_error(predicted, true):
-    """Return the mean distance of predicted and true pass rates over 10 bins of predictions."""
-    bins = np.minimum((10 * predicted).astype(np.int64), 9)
-    return np.abs(np.bincount(bins, predicted - true)).sum() / len(predicted)
-
-
 def run(*, learning_rate, seed, regression=0.0, uniform=False):
     """Return by step the errors of a bucket's mean belief over all problems (steps x K) and over
     those never drawn (NaN below 20 of them), calibration errors, and the shares of mixed groups."""
@@ -49,7 +43,7 @@ def run(*, learning_rate, seed, regression=0.0, uniform=False):
         num_K = np.bincount(learner.index.bucket_ids[undrawn_N], minlength=8)
         sum_K = np.bincount(learner.index.bucket_ids[undrawn_N], error_N[undrawn_N], minlength=8)
         undrawn_errors.append(np.where(num_K < 20, np.nan, sum_K / np.maximum(num_K, 1)))
-        calibration.append(expected_calibration_error(predicted_N, learner.rates_N))
+        calibration.append(simulator.expected_calibration_error(predicted_N, learner.rates_N))
 
     informative = simulator.simulate(
         learner, sampler, belief, num_steps=NUM_STEPS, after_step=compare

@@ -101,6 +101,20 @@ def test_a_gate_knows_the_group_size_of_the_run(make_scheduler, make_problems):
         make_scheduler(make_problems(2), gates=[{"name": "range", "group_size": 3}])
 
 
+def test_a_gate_that_drops_every_group_is_refused(make_scheduler, make_problems):
+    solved = [{"name": "range", "low": 0.9, "high": 1.0}]
+    make_scheduler(make_problems(2), group_size=8, gates=solved)
+    dead = {
+        "a probe finishes mixed groups alone": {"probe": {"completions": 2, "problems": 2}},
+        "the other gate admits mixed groups alone": {"gates": [{"name": "informative"}, *solved]},
+    }
+    for sections in dead.values():
+        with pytest.raises(ConfigError, match=r"curriculum\.gates\.\d: low=0\.9 with high=1\.0"):
+            make_scheduler(make_problems(2), group_size=8, **{"gates": solved, **sections})
+    with pytest.raises(ConfigError, match=r"curriculum\.gates\.0: rollout\.group_size=1: one "):
+        make_scheduler(make_problems(2), group_size=1, gates=[{"name": "informative"}])
+
+
 def test_a_class_of_ones_own_is_found_by_file(build, own_file):
     sampler = build(f"{own_file}:Last", shift=2)
     assert sampler.shift == 2
@@ -273,6 +287,37 @@ def test_a_stated_difficulty_is_put_to_use(make_scheduler, stage):
     assert unseen_N[0::2].any() and unseen_N[1::2].any()
     easy, hard = mean_N[0::2][unseen_N[0::2]], mean_N[1::2][unseen_N[1::2]]
     assert easy.min() > 0.6 and hard.max() < 0.4
+
+
+def test_a_stated_difficulty_is_learnt_from_the_first_group_of_a_problem_alone(
+    make_scheduler, stage, score_group
+):
+    problems = [stage.make_problem(f"q{k}", difficulty=k) for k in range(2)]
+    scheduler = make_scheduler(problems, num_problems=2)
+    slopes = []
+    for step in (1, 2):
+        scheduler.plan(step)
+        scheduler.observe(
+            [score_group(problems[0], ALL), score_group(problems[1], NONE)], step=step
+        )
+        slopes.append(scheduler.state_dict()["rest"]["difficulty"]["slopes"]["s"])
+    assert slopes[0][0] < -0.5
+    assert slopes[1] == slopes[0]
+
+
+def test_the_prior_strength_decides_how_much_a_group_says_of_difficulty(
+    make_scheduler, stage, score_group
+):
+    """With strength 1 four completions of a problem count as 4 * 2/5, with 1e6 as 4."""
+    slopes = []
+    for strength in (1.0, 1e6):
+        problems = [stage.make_problem(f"q{k}", difficulty=k) for k in range(2)]
+        scheduler = make_scheduler(problems, belief={"prior_strength": strength}, num_problems=2)
+        scheduler.plan(1)
+        scheduler.observe([score_group(problems[0], ALL), score_group(problems[1], NONE)], step=1)
+        slopes.append(scheduler.state_dict()["rest"]["difficulty"]["slopes"]["s"][0])
+    # b = -8 sigmoid(b) / effect, from -b less twice 4 sigmoid(b) / effect
+    assert slopes == pytest.approx([-0.915, -1.482], abs=1e-3)
 
 
 def test_streams_make_their_buckets_endless(make_scheduler, make_problems, stage):

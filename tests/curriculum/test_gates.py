@@ -37,7 +37,8 @@ def test_the_dry_message_says_what_all_wrong_groups_may_come_from(group):
     message = dry_message(
         [group([0, 0], finish_reason="length"), group([0, 0])], when_dry="continue"
     )
-    assert "in 2 groups: rewards constant at 0; 2 groups all wrong, 0 all correct" in message
+    assert "in 2 groups (2 all wrong, 0 all correct, 0 without a working reward): " in message
+    assert "rewards constant at 0" in message
     assert "too hard" in message
     assert "2 of 4 completions ran into rollout.max_new_tokens" in message
     assert "\n" not in message
@@ -55,13 +56,32 @@ def test_the_dry_message_tells_a_mastered_pool_from_a_broken_reward(group):
 def test_the_dry_message_names_the_cause_of_most_groups(group):
     right, wrong, failed = group([1, 1]), group([0, 0]), group([0, 0], failed=[0, 1])
     message = dry_message([right, right, wrong, failed], when_dry="continue")
-    assert "1 groups all wrong, 2 all correct, 1 without a working reward" in message
+    assert "4 groups (1 all wrong, 2 all correct, 1 without a working reward): " in message
     assert "Likely: what can be drawn is mastered" in message
 
 
 def test_the_dry_message_blames_the_gates_when_groups_were_mixed(group):
     message = dry_message([group([0, 1])] * 2, when_dry="continue")
-    assert "2 mixed, which the gates dropped. Likely: curriculum.gates admits less" in message
+    assert "2 mixed, which the gates dropped): rewards" in message
+    assert "Likely: curriculum.gates admits less" in message
+
+
+def test_the_dry_message_names_both_sides_where_as_many_groups_were_wrong_as_right(group):
+    right, wrong = group([1, 1]), group([0, 0], finish_reason="length")
+    told = dry_message([right] * 4 + [wrong] * 3, when_dry="continue")
+    assert "Likely, of those all correct, what can be drawn is mastered" in told
+    assert "; of those all wrong, the problems are too hard" in told
+    assert "answers are cut off (6 of 14 completions ran into rollout.max_new_tokens)" in told
+
+
+def test_the_dry_message_speaks_of_cut_answers_whoever_is_to_blame_and_only_if_there_are(group):
+    right, wrong = group([1, 1]), group([0, 0], finish_reason="length")
+    told = dry_message([right] * 3 + [wrong], when_dry="continue")
+    assert "Likely: what can be drawn is mastered" in told
+    assert "(2 of 8 completions ran into rollout.max_new_tokens)" in told
+    assert "too hard" not in told
+    for uncut in (right, group([0, 0])):
+        assert "max_new_tokens" not in dry_message([uncut], when_dry="continue")
 
 
 def test_the_dry_message_ends_with_what_follows(group):

@@ -181,6 +181,16 @@ def test_more_reviews_than_a_source_may_have_take_from_the_others(make_planner):
     assert first.tolist()[:3] == [0, 1, 2]
 
 
+def test_reviews_that_are_a_whole_step_are_made_up_for_later(make_planner):
+    """One problem a step, in every other step a review of a: the steps between are all b's."""
+    planner = make_planner(
+        {"a": [1] * 9, "b": [1] * 9}, quotas={"a": 0.5, "b": 0.5}, review_share=0.5
+    )
+    show(planner, 1, p0=8, p1=8, p2=8)
+    drawn = [int(planner.begin(step).first(1)[0]) // 9 for step in range(2, 22)]
+    assert drawn == [0, 1] * 10
+
+
 def test_others_make_up_for_a_source_that_has_too_few(make_planner):
     planner = make_planner({"a": [1] * 2, "b": [1] * 20}, quotas={"a": 0.5, "b": 0.5})
     drawn = planner.begin(1).first(10)

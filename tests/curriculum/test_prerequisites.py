@@ -31,12 +31,17 @@ def make(levels, parents):
     return Prerequisites(index, belief, {"s": parents}), belief
 
 
+DESIGN_EFFECT = (
+    11 / 4
+)  # (3 + 8) / (3 + 1): groups of 8, pass rates spread like a Beta of strength 3
+
+
 def believe(belief, **a_of):
     """`believe(belief, level_2=3)`: the belief about level 2 of the source is Beta(3, 1)."""
     state = belief.state_dict()
     for name, a in a_of.items():
         bucket = f"s/level={name.removeprefix('level_')}"
-        state["rest"]["buckets"][bucket] = (math.log(a), float(a), 1)
+        state["rest"]["buckets"][bucket] = (math.log(a), DESIGN_EFFECT * a, 1)
     belief.load_state_dict(state)
 
 
@@ -88,6 +93,61 @@ def test_beliefs_open_levels_from_outcomes():
         )
     prerequisites.observe(2)
     assert prerequisites.status(1) == "open since step 2"
+
+
+def test_completions_that_share_their_problem_count_for_fewer_than_they_are():
+    """19 of 32 correct. As 32 independent ones that is Beta(19.5, 13.5) and a certainty of .86; as
+    32 * 4/11 = 11.6 of them it is Beta(7.5, 5.2), and .75."""
+    index = PoolIndex(
+        bucket_ids=np.array([0, 0, 0, 0, 1], np.int32),
+        bucket_names=("s/level=1", "s/level=2"),
+        bucket_sources=("s", "s"),
+        bucket_levels=(1, 2),
+        endless_K=np.zeros(2, np.bool_),
+    )
+    belief = PoolBelief(index)
+    prerequisites = Prerequisites(index, belief, {"s": "in_order"})
+    shown = Outcomes(
+        indices=np.arange(4),
+        num_correct=np.array([8, 7, 4, 0]),
+        num_counted=np.full(4, 8),
+        step=1,
+    )
+    belief.observe(shown)
+    prerequisites.observe(1)
+    assert prerequisites.status(1).endswith("s/level=1 (now 0.75)")
+
+
+def num_opened(*, rate, strength, num_runs=400, num_problems=50):
+    """Count the runs in which 50 steps with a group of 8 each open a level whose parent's problems
+    have pass rates spread like a Beta of this mean and strength. Each run is a source."""
+    num_K = 2 * num_runs
+    sources = tuple(f"s{bucket // 2}" for bucket in range(num_K))
+    index = PoolIndex(
+        bucket_ids=np.concatenate([np.repeat(np.arange(0, num_K, 2), num_problems), [1]]),
+        bucket_names=tuple(f"{source}/level={k % 2}" for k, source in enumerate(sources)),
+        bucket_sources=sources,
+        bucket_levels=(0, 1) * num_runs,
+        endless_K=np.zeros(num_K, np.bool_),
+    )
+    rng = np.random.default_rng(0)
+    rates_N = rng.beta(strength * rate, strength * (1 - rate), index.num_problems)
+    belief = PoolBelief(index)
+    prerequisites = Prerequisites(index, belief, dict.fromkeys(sources, "in_order"))
+    for step in range(1, 51):
+        drawn = num_problems * np.arange(num_runs) + rng.integers(num_problems, size=num_runs)
+        correct = rng.binomial(8, rates_N[drawn])
+        groups = np.full(num_runs, 8)
+        belief.observe(Outcomes(indices=drawn, num_correct=correct, num_counted=groups, step=step))
+        prerequisites.observe(step)
+    return num_runs - prerequisites.metrics()["curriculum/locked_buckets"]
+
+
+def test_problems_that_differ_in_rate_seldom_open_a_level_whose_parent_is_not_solved():
+    """Taken for independent, completions open it in 75 and in 199 of the 400 runs."""
+    assert num_opened(rate=0.3, strength=3.0) < 68
+    assert num_opened(rate=0.4, strength=3.0) < 170
+    assert num_opened(rate=0.7, strength=3.0) == 400
 
 
 def test_in_order_goes_by_value_for_numbers_and_then_by_appearance_for_names():

@@ -47,6 +47,14 @@ def test_a_range_that_no_group_can_reach_is_refused_with_the_nearest_shares(
         Range(low=low, high=high, group_size=group_size)
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.0, 0.0), (0.9, 1.0), (0.0, 0.1)])
+def test_a_range_of_uniform_groups_alone_is_refused_where_those_are_not_learnt_from(low, high):
+    Range(low=low, high=high, group_size=8)
+    with pytest.raises(ConfigError, match=r"all correct or all wrong.* one of 1/8 to 7/8$"):
+        Range(low=low, high=high, group_size=8, needs_mixed=True)
+    Range(low=low and 0.875, high=max(high, 0.125), group_size=8, needs_mixed=True)
+
+
 @pytest.mark.parametrize(("low", "high", "group_size"), [(0.5, 0.5, 2), (0.6, 0.7, 3), (1, 1, 4)])
 def test_a_range_that_holds_one_share_is_taken(group, low, high, group_size):
     num_correct = round(high * group_size - 0.1)

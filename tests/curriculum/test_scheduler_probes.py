@@ -147,3 +147,26 @@ def test_a_problem_whose_probe_waits_says_so_and_when_it_is_drawn(
     assert "its probe" not in said
     # The two that were not drawn, and the one whose probe was all wrong.
     assert "rank" in said["next draw"] and " of 3 (an even share is 0.3333)" in said["next draw"]
+
+
+def test_quotas_hold_although_steps_differ_in_how_many_they_probe(make_scheduler, stage):
+    problems = [
+        stage.make_problem(f"{source}{k}", source=source) for source in "ab" for k in range(30)
+    ]
+    scheduler = make_scheduler(
+        problems,
+        num_problems=1,
+        probe={"completions": 2, "problems": 2},
+        quotas={"a": 0.75},
+        retire=None,
+        defer=None,
+    )
+    world, probed = stage.World(lambda *_: 0.5), Counter()
+    for step in range(1, 101):
+        played = stage.play_step(scheduler, world, step, num_wanted=1)
+        probed.update(
+            group.group.problem.source
+            for group, draw in zip(played.scored, played.draws, strict=True)
+            if draw.why == "probe"
+        )
+    assert abs(probed["a"] - 0.75 * probed.total()) <= 1.0

@@ -1,13 +1,14 @@
 """Weighted draws without replacement."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rl_llm.curriculum.belief import Floats
 from rl_llm.curriculum.pool import Indices
-
-Floats = NDArray[np.float64]
+from rl_llm.curriculum.samplers.protocol import Part
+from rl_llm.seeds import derive_rng
 
 # Every so many problems one is looked at to tell where the first arrivals end. A prime, because
 # levels often take turns in a pool.
@@ -30,6 +31,24 @@ def draw_without_replacement(
     if len(early) < count:
         early = np.flatnonzero(probabilities_N > 0)
     return early[np.argsort(arrival_N[early], kind="stable")[:count]]
+
+
+def draw_parts(
+    parts: Sequence[Part],
+    weights: Callable[[Indices], Floats],
+    *,
+    seed: int,
+    step: int,
+    round: int,
+) -> list[Indices]:
+    """Return what `PartsSampler.plan_parts` promises of a sampler that draws without replacement by
+    the weights of some positions, which need not sum to 1."""
+    chosen = []
+    for number, part in enumerate(parts):
+        rng = derive_rng(seed, "sampler", step, round + number)
+        drawn = draw_without_replacement(weights(part.eligible), part.count, rng=rng)
+        chosen.append(part.eligible[drawn])
+    return chosen
 
 
 def _early(arrival_N: Floats, count: int) -> Indices:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers.draw import draw_without_replacement
+from rl_llm.curriculum.samplers.draw import draw_parts, draw_without_replacement
 from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
@@ -67,12 +67,7 @@ class Gaussian:
 
     def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
         """Return problems of each part drawn by their weights without replacement."""
-        chosen = []
-        for number, part in enumerate(parts):
-            rng = derive_rng(self._seed, "sampler", step, round + number)
-            weights = self._weights(part.eligible)
-            chosen.append(part.eligible[draw_without_replacement(weights, part.count, rng=rng)])
-        return chosen
+        return draw_parts(parts, self._weights, seed=self._seed, step=step, round=round)
 
     def _weights(self, where: Indices | slice) -> Floats:
         offsets = self._offset_N[where].astype(np.float64) + (_START - self._target)

@@ -22,11 +22,11 @@ class Greso:
 
     A problem whose last z groups were all correct is skipped with probability
     1 - max(p_easy^z, `least_kept`), one whose last z groups were all wrong likewise with p_hard;
-    a mixed group sets z to 0. From the second epoch on, p_easy falls by `pace` after a step in
-    which the share of all-correct groups was `target_easy` or more and rises by `pace` after any
-    other, and p_hard likewise; both stay from .05 to .95. A problem that is skipped has its next
-    turn in the next epoch. A step that crosses the end of an epoch takes no problem twice, and
-    when a whole epoch skipped too many, it takes those most likely to be kept.
+    a mixed group sets z to 0, one of the other kind to 1. From the second epoch on, p_easy falls by
+    `pace` after a step in which the share of all-correct groups was `target_easy` or more and rises
+    by `pace` after any other, and p_hard likewise; both stay from .05 to .95. A problem that is
+    skipped has its next turn in the next epoch. A step that crosses the end of an epoch takes no
+    problem twice, and when a whole epoch skipped too many, it takes those most likely to be kept.
 
     Problems of an endless bucket are never skipped, and do not count in the shares.
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_llm.curriculum.belief import check_range
+from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers.draw import draw_without_replacement
+from rl_llm.curriculum.samplers.draw import draw_parts, draw_without_replacement
 from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.errors import ConfigError
@@ -69,7 +69,7 @@ class Pools:
         exclude: NDArray[np.bool_] | None = None,
     ) -> Indices:
         """Return problems drawn by their weights without replacement."""
-        weights_N = self._weights[self._pools(slice(None))]
+        weights_N = self._weights_at(slice(None))
         if exclude is not None:
             weights_N[exclude] = 0.0
         rng = derive_rng(self._seed, "sampler", step, round)
@@ -77,12 +77,11 @@ class Pools:
 
     def plan_parts(self, step: int, parts: Sequence[Part], *, round: int = 0) -> list[Indices]:
         """Return problems of each part drawn by their weights without replacement."""
-        chosen = []
-        for number, part in enumerate(parts):
-            rng = derive_rng(self._seed, "sampler", step, round + number)
-            weights = self._weights[self._pools(part.eligible)]
-            chosen.append(part.eligible[draw_without_replacement(weights, part.count, rng=rng)])
-        return chosen
+        return draw_parts(parts, self._weights_at, seed=self._seed, step=step, round=round)
+
+    def _weights_at(self, where: Indices | slice) -> Floats:
+        weights: Floats = self._weights[self._pools(where)]
+        return weights
 
     def _pools(self, where: Indices | slice) -> NDArray[np.int64]:
         """Return the pool of each problem at `where`, as a position in `POOLS`."""

@@ -15,7 +15,7 @@ from rl_llm.curriculum.belief import (
 )
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
-from rl_llm.curriculum.samplers.memory import eligible_positions
+from rl_llm.curriculum.samplers.memory import NOT_NOW, eligible_positions
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
@@ -29,7 +29,7 @@ class Posterior:
     The score of a problem is `informative_probability` of its belief (see `PoolBelief`) times a
     kernel, raised to 1/`temperature`. A draw takes a problem with probability
     `(1 - floor) score / sum of scores + floor / N`, so none is ever given up; problems are drawn
-    without replacement by Gumbel-top-k. The kernel follows the advantage: `flat` where advantages
+    without replacement by Gumbel-top-k. The kernel matches the advantage: `flat` where advantages
     are divided by the group's standard deviation (GRPO), `variance`, the expected p(1-p), where
     they are not (Dr. GRPO).
     """
@@ -41,11 +41,13 @@ class Posterior:
         seed: int,
         group_size: int,
         belief: PoolBelief,
-        kernel: Literal["flat", "variance"] = "flat",
+        divides_by_group: bool = True,
+        kernel: Literal["flat", "variance"] | None = None,
         temperature: float = 0.25,
         floor: float = 0.1,
     ) -> None:
-        """Score by `belief`.
+        """Score by `belief`. `divides_by_group` says which kernel None is: whether advantages are
+        divided by the group's standard deviation.
 
         Raises `ConfigError` for an option out of range.
         """
@@ -55,7 +57,7 @@ class Posterior:
         self._seed = seed
         self._group_size = group_size
         self._belief = belief
-        self._kernel = KERNELS[kernel]
+        self._kernel = KERNELS[kernel or ("flat" if divides_by_group else "variance")]
         self._temperature = temperature
         self._floor = floor
 
@@ -103,14 +105,14 @@ class Posterior:
         shares = self._shares(eligible, exclude)
         own = shares[eligible == position]
         if not own.size:
-            return "it cannot be drawn now"
+            return NOT_NOW
         rank = int(np.count_nonzero(shares > own[0])) + 1
         belief = self._belief.beta(np.array([position]))
         informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
         return (
-            f"its group would be mixed with probability {informative[0]:.2f}; the next draw takes "
-            f"it with probability {own[0]:.4f}, rank {rank} of {len(eligible)} (an even share is "
-            f"{1 / len(eligible):.4f})"
+            f"its group would be mixed with probability {informative[0]:.2f}; the first of the "
+            f"step's draws takes it with probability {own[0]:.4f}, rank {rank} of {len(eligible)} "
+            f"(an even share is {1 / len(eligible):.4f})"
         )
 
     def _shares(self, eligible: Indices, exclude: NDArray[np.bool_] | None) -> Floats:

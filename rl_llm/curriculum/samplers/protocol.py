@@ -1,8 +1,9 @@
 """What every sampler promises.
 
 A sampler is a class whose keyword-only arguments are its options in the recipe. Beside them it may
-name any of `index` (a `PoolIndex`), `seed`, `group_size` and `belief` (a `PoolBelief`, which has
-learnt from a round before the sampler observes it); the program supplies those.
+name any of `index` (a `PoolIndex`), `seed`, `group_size`, `belief` (a `PoolBelief`, which has
+learnt from a round before the sampler observes it) and `divides_by_group` (whether the algorithm
+divides advantages by their group's standard deviation); the program supplies those.
 """
 
 from collections.abc import Sequence

@@ -59,6 +59,19 @@ def test_the_variance_kernel_multiplies_by_the_expected_variance(posterior, firs
     assert shares[0] == pytest.approx(110**2 / (110**2 + 54**2), abs=0.025)
 
 
+@pytest.mark.parametrize(("divides_by_group", "kernel"), [(True, "flat"), (False, "variance")])
+def test_without_a_kernel_the_algorithm_decides(posterior, divides_by_group, kernel):
+    beliefs = [(0, k) for k in range(16)]
+    named, other = (posterior(*beliefs, kernel=name) for name in ("flat", "variance"))
+    left_out = posterior(*beliefs, divides_by_group=divides_by_group)
+    plans, flat, variance = (
+        [sampler.plan(step, 4).tolist() for step in range(20)]
+        for sampler in (left_out, named, other)
+    )
+    assert flat != variance
+    assert plans == {"flat": flat, "variance": variance}[kernel]
+
+
 def test_the_floor_keeps_drawing_what_is_believed_hopeless(posterior, first_draw_shares):
     # (1 - floor) * 0 + floor / N = .1 / 4; three binomial standard errors of 8000 draws are .0052.
     hopeless = posterior((0, 0), (0, 0), (0, 0), (0, 1e9), floor=0.1)
