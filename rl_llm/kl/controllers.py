@@ -13,10 +13,13 @@ from rl_llm.errors import ConfigError
 class KLFacts:
     """What a controller may learn from one update.
 
-    Two divergences, named apart: `ref_*` is that from the reference, `old_*` that from the policy
-    that the update started from. `against` says which of them the penalty is on. `accuracy` is the
-    share of correct completions; `step` has just ended, of `total_steps`. `trained_tokens` is None
-    where nobody counted; at 0 nothing was trained, so that the divergences mean nothing.
+    Two divergences, named apart: `ref_*` is KL(pi || ref), from the policy to the reference, and
+    `old_*` is KL(old || pi), from the policy that the step started from to that of its last update.
+    `against` says which of them the penalty is on. `accuracy` is the share of correct completions;
+    each of these is NaN where nothing measured it. `step` has just ended, of `total_steps`.
+    `trained_tokens` is None where nobody counted; at 0 nothing was trained, so that the divergences
+    mean nothing. Where `reference_refreshed`, the next `ref_*` are to another reference, and start
+    from 0.
     """
 
     ref_nats_per_token: float
@@ -28,6 +31,7 @@ class KLFacts:
     old_nats_per_response: float = 0.0
     against: Literal["ref", "old"] = "ref"
     trained_tokens: int | None = None
+    reference_refreshed: bool = False
 
     @property
     def nats_per_token(self) -> float:

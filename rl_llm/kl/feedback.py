@@ -33,10 +33,10 @@ class _Multiplicative(ABC):
         targets = {"nats_per_token": nats_per_token, "nats_per_response": nats_per_response}
         given = [(unit, nats) for unit, nats in targets.items() if nats is not None]
         if len(given) != 1:
+            both = " and ".join(f"{unit}={nats}" for unit, nats in given)
             raise ConfigError(
-                f"nats_per_token={nats_per_token} and nats_per_response={nats_per_response}: "
-                f"{name} holds the KL to one target in one unit; give exactly one, such as "
-                "nats_per_token: 0.05"
+                f"{f'{both}: ' if both else ''}{name} holds the KL to one target in one unit; give "
+                "exactly one of nats_per_token and nats_per_response, such as nats_per_token: 0.05"
             )
         ((self._unit, self._target),) = given
         if not 0 < self._target < math.inf:
@@ -108,8 +108,9 @@ class PpoPenalty(_Multiplicative):
     """The adaptive penalty of PPO: beta doubles above 1.5 times the target and halves below the
     target / 1.5 (Schulman et al. 2017, arXiv:1707.06347, section 4).
 
-    The KL is that to `old`, whatever the penalty is on, so it belongs with a penalty on the KL to
-    `old`, and needs more than one update a batch: with one, that KL is always 0.
+    The KL is that to `old`, KL(old || pi) as in the paper, whatever the penalty is on. So it
+    belongs with a penalty on the KL to `old`, and needs more than one update a batch: with one,
+    nothing shows it.
     """
 
     def __init__(

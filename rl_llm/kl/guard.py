@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from rl_llm.errors import ConfigError
+from rl_llm.kl.checks import beta_of, check_state, told_apart
 from rl_llm.kl.controllers import KLController, KLFacts, MovableController
 
 WINDOW = 16
@@ -24,6 +25,9 @@ _DIVERGENCES = (
 class Guarded:
     """Holds a controller's beta between a floor and a ceiling, and spikes of the KL away from it.
 
+    A beta that is no finite number of 0 or more is a `RunError`, at the start and whenever it is
+    read.
+
     A controller that goes on from its own beta (`MovableController`) goes on from the held one, so
     it leaves a bound with the first update that asks for it, however long it was held there.
 
@@ -31,7 +35,8 @@ class Guarded:
     the 16 updates before (None: off), each divergence by its own. It begins once there are 16 and
     their median is above 0, since at the start of a run the KL grows from 0 by factors. The median
     is of what was measured, so a rise that lasts passes from its 9th update on. Updates that
-    trained nothing are passed on and not remembered.
+    trained nothing are passed on and not remembered. A refresh of the reference is another such
+    start: what was measured of the divergence from the one before is forgotten.
     """
 
     def __init__(
@@ -42,8 +47,8 @@ class Guarded:
         ceiling: float | None = None,
         spike: float | None = None,
     ) -> None:
-        """Refuse bounds out of order, a `spike` of 1 or less, and a floor under a beta that is 0
-        for ever."""
+        """Refuse bounds out of order, a `spike` of 1 or less, a floor under a beta that is 0 for
+        ever, and a controller whose state JSON cannot hold."""
         highest = math.inf if ceiling is None else ceiling
         if not (0 <= floor <= highest and highest > 0):
             raise ConfigError(
@@ -63,12 +68,14 @@ class Guarded:
         self._controller, self._spike = controller, spike
         self._floor, self._ceiling = floor, highest
         self._recent = {name: deque[float](maxlen=WINDOW) for name in _DIVERGENCES}
+        check_state(controller)
+        beta_of(controller)
         self._hand_over()
 
     @property
     def beta(self) -> float:
         """The controller's beta between the bounds."""
-        return min(max(self._controller.beta, self._floor), self._ceiling)
+        return min(max(beta_of(self._controller), self._floor), self._ceiling)
 
     @property
     def needs_reference(self) -> bool:
@@ -77,12 +84,11 @@ class Guarded:
 
     def observe(self, facts: KLFacts) -> None:
         """Let the controller learn from what passes, then hold its beta."""
-        self._controller.observe(self._without_spikes(facts))
+        with told_apart(self._controller):
+            self._controller.observe(self._without_spikes(facts))
         self._hand_over()
-        if self._spike is not None and facts.trained_tokens != 0:
-            for name, values in self._recent.items():
-                if math.isfinite(measured := getattr(facts, name)):
-                    values.append(measured)
+        if self._spike is not None:
+            self._remember(facts)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the controller's state, and the divergences of the last updates."""
@@ -102,6 +108,13 @@ class Guarded:
     def _hand_over(self) -> None:
         if isinstance(self._controller, MovableController):
             self._controller.set_beta(self.beta)
+
+    def _remember(self, facts: KLFacts) -> None:
+        for name, values in self._recent.items():
+            if facts.trained_tokens != 0 and math.isfinite(measured := getattr(facts, name)):
+                values.append(measured)
+            if facts.reference_refreshed and name.startswith("ref_"):
+                values.clear()
 
     def _without_spikes(self, facts: KLFacts) -> KLFacts:
         """Return the facts with every divergence held to `spike` times its running median."""

@@ -54,7 +54,8 @@ class GrpoD(_Schedule):
         _check_range(min, max)
         if not 0 < valley < 1:
             raise ConfigError(
-                f"valley={valley} is the share of the run at the lowest beta; use 0 to 1"
+                f"valley={valley} is the share of the run after which beta is lowest; use more "
+                "than 0 and less than 1, such as 0.3"
             )
         self._low, self._high = min, max
         self._bottom_step, self._total_steps = valley * total_steps, total_steps

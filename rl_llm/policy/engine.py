@@ -1,6 +1,7 @@
 """The trained policy: one frozen base with adapters, and how a step's groups become updates."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,10 @@ class PolicyEngine:
         self._stepper.set_lr(lr)
         parts = self._prepare(groups, penalty, rng) * self._optim.epochs
         facts = self._take(parts, penalty, learns=self._policy_learns(step))
-        if self.reference.after_step(step):
-            self._stepper.forget()
-        return facts
+        if not self.reference.after_step(step):
+            return facts
+        self._stepper.forget(critic=self._kl.placement == "reward")
+        return replace(facts, reference_refreshed=True)
 
     def _take(self, parts: Sequence[Part], penalty: Penalty, *, learns: bool) -> UpdateFacts:
         """Take one optimiser step for each part, until the policy has gone too far."""
@@ -124,7 +126,8 @@ class PolicyEngine:
             penalty=penalty,
         )
         device = self._ranks.device
-        total, critic_total, too_far = TokenSums(device), CriticSums(device), TokenSums(device)
+        total, critic_total = TokenSums(device), CriticSums(device)
+        last: TokenSums | None = None  # The last update behind another: the first has not moved.
         norms: list[list[float]] = []
         num_left_out = 0
         for position, part in enumerate(parts):
@@ -134,7 +137,7 @@ class PolicyEngine:
             sums.reduce(self._ranks)
             if self._is_too_far(sums):
                 self._stepper.drop()
-                too_far, num_left_out = sums, len(parts) - position
+                last, num_left_out = sums, len(parts) - position
                 break
             self._teach_critic(part, critic_sums)
             norm = self._stepper.step(
@@ -143,12 +146,13 @@ class PolicyEngine:
                 moves_policy=learns,
             )
             if norm is not None:
+                last = sums if norms else None
                 norms.append(norm)
                 total += sums
                 critic_total += critic_sums
         return total.facts(
             grad_norms=[norm[0] for norm in norms],
-            too_far=too_far,
+            last=last,
             num_left_out=num_left_out,
             policy_learns=learns,
             critic=critic_total.facts(norms) if self.critic else None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rl_llm.algorithms import Algorithm, TokenTerms, Totals, token_mean
-from rl_llm.kl import k3, loss_penalty
+from rl_llm.kl import loss_penalty
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseLogprobs, ResponseScorer
 from rl_llm.policy.pack import TokenBatch
@@ -57,7 +57,7 @@ class PolicyObjective:
                 terms,
                 batch,
                 entropy_BT=now.entropy_BT,
-                ref_kl_BT=None if ref_BT is None else k3(terms.logprobs_BT, ref_BT),
+                ref_logprobs_BT=ref_BT,
                 clipped_BT=self.algorithm.is_clipped(terms),
                 policy_loss=policy_loss,
             )

@@ -84,10 +84,12 @@ class Stepper:
         """Forget the gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def forget(self) -> None:
-        """Start the policy's moments anew, as a new reference asks for."""
-        for parameter in self._groups[0]:
-            self._optimizer.state.pop(parameter, None)
+    def forget(self, *, critic: bool) -> None:
+        """Start the policy's moments anew, and those of the `critic` where its targets jump too, as
+        a new reference asks for."""
+        for group in self._groups if critic else self._groups[:1]:
+            for parameter in group:
+                self._optimizer.state.pop(parameter, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments and the counters."""

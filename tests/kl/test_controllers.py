@@ -6,6 +6,7 @@ import math
 import pytest
 
 from rl_llm.config import NamedPart
+from rl_llm.config.kl_faults import BLIND_CONTROLLERS
 from rl_llm.errors import ConfigError
 from rl_llm.kl import CONTROLLERS, Constant, Guarded
 from rl_llm.plugins import build_named
@@ -85,6 +86,14 @@ def test_a_guarded_controller_resumed_from_json_in_mid_run_goes_on_alike(name, f
 @each
 def test_every_controller_but_the_constant_moves(name, facts):
     assert (len(set(betas(make(name), course(facts, 1, 42)))) > 1) == (name != "constant")
+
+
+@each
+def test_the_blind_controllers_are_those_that_no_divergence_moves(name, facts):
+    nothing, much = make(name), make(name)
+    nothing.observe(facts(1))
+    much.observe(facts(1, ref_nats_per_token=9.0, old_nats_per_token=9.0))
+    assert (nothing.beta == much.beta) == (name in BLIND_CONTROLLERS)
 
 
 @each

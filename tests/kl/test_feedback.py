@@ -148,9 +148,19 @@ def test_a_start_that_no_factor_leads_away_from_is_refused(name, controller, opt
 
 
 @pytest.mark.parametrize("controller", [Target, PpoPenalty])
-@pytest.mark.parametrize("targets", [{}, {"nats_per_token": 0.05, "nats_per_response": 6.0}])
-def test_exactly_one_target_in_one_unit_is_asked_for(controller, targets):
-    with pytest.raises(ConfigError, match=r"give exactly one, such as nats_per_token: 0.05"):
+@pytest.mark.parametrize(
+    ("targets", "start"),
+    [
+        ({}, "(target|ppo_penalty) holds the KL"),
+        (
+            {"nats_per_token": 0.05, "nats_per_response": 6.0},
+            "nats_per_token=0.05 and nats_per_response=6.0: (target|ppo_penalty) holds",
+        ),
+    ],
+)
+def test_exactly_one_target_in_one_unit_is_asked_for(controller, targets, start):
+    rule = "give exactly one of nats_per_token and nats_per_response, such as nats_per_token: 0.05"
+    with pytest.raises(ConfigError, match=f"^{start} .*{rule}$"):
         controller(**targets, total_steps=100)
 
 

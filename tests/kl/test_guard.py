@@ -122,6 +122,28 @@ def test_the_growth_of_the_first_16_updates_passes(facts):
     assert [each.ref_nats_per_token for each in inner.seen] == growth
 
 
+def test_so_does_the_growth_after_a_refresh_of_the_reference_and_a_resume_behind_it(facts):
+    inner, resumed = Recorder(), Recorder()
+    first, second = Guarded(inner, spike=3.0), Guarded(resumed, spike=3.0)
+    for _ in range(16):
+        first.observe(facts(ref_nats_per_token=0.01))
+    first.observe(facts(ref_nats_per_token=0.01, reference_refreshed=True))
+    second.load_state_dict(first.state_dict())
+    for guarded in (first, second):
+        feed(guarded, facts, *[1e-5] * 15, 5.0)
+    assert inner.seen[-1].ref_nats_per_token == resumed.seen[-1].ref_nats_per_token == 5.0
+
+
+def test_a_refresh_of_the_reference_is_no_start_for_the_kl_to_old(facts):
+    inner = Recorder()
+    guarded = Guarded(inner, spike=3.0)
+    for _ in range(16):
+        guarded.observe(facts(old_nats_per_token=0.01))
+    guarded.observe(facts(old_nats_per_token=0.01, reference_refreshed=True))
+    guarded.observe(facts(old_nats_per_token=5.0))
+    assert inner.seen[-1].old_nats_per_token == pytest.approx(0.03)
+
+
 def test_a_median_of_0_holds_nothing_down(facts):
     inner = Recorder()
     feed(Guarded(inner, spike=3.0), facts, *[0.0] * 16, 0.01)

@@ -69,7 +69,10 @@ def test_cosine_is_half_way_in_the_middle_and_slow_at_both_ends(beta_after):
     [
         (lambda: GrpoD(min=0.1, max=0.1, total_steps=1), "min < max"),
         (lambda: GrpoDRising(min=-0.1, max=0.1, total_steps=1), "min=-0.1 and max=0.1"),
-        (lambda: GrpoD(valley=1.0, total_steps=1), "valley=1.0"),
+        (
+            lambda: GrpoD(valley=1.0, total_steps=1),
+            r"valley=1\.0 .* lowest; use more than 0 and less than 1, such as 0\.3$",
+        ),
         (lambda: Linear(start=-1.0, end=0.1, total_steps=1), "start=-1.0 rewards divergence"),
         (lambda: Cosine(start=0.1, end=float("inf"), total_steps=1), "end=inf is no coefficient"),
         (lambda: Cosine(start=0.1, end=0.0, over=0, total_steps=9), "over=0 steps is no length"),

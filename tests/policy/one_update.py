@@ -1,4 +1,4 @@
-"""One PPO update, on as many ranks as there are: the program that test_two_ranks.py launches."""
+"""PPO on one batch, on as many ranks as there are: the program that test_two_ranks.py launches."""
 
 import copy
 import sys
@@ -15,19 +15,26 @@ from rl_llm.policy import Ranks
 engines = load_module(Path(__file__).with_name("engines.py"))
 
 
-def run(folder):
-    """Take one update of every case in `folder`; return its whole gradient and its facts.
+def run(folder, names=None):
+    """Learn from every case in `folder`, or from those named; return of each the facts and the
+    gradient of its last update.
 
-    A case is `(groups, settings of the kl section)`.
+    A case is `(groups, settings of the kl section, settings of the optim section)`; `lr` is among
+    the latter where the weights are to move.
     """
     base = LlamaForCausalLM.from_pretrained(folder / "model").requires_grad_(False).eval()
     cases = torch.load(folder / "cases.pt", weights_only=False)
-    return {name: one_update(copy.deepcopy(base), *case) for name, case in cases.items()}
+    return {
+        name: one_update(copy.deepcopy(base), *case)
+        for name, case in cases.items()
+        if names is None or name in names
+    }
 
 
-def one_update(base, groups, kl):
-    algorithm = ppo(critic_warmup_steps=0)
-    engine = engines.engine_for(base, algorithm=algorithm, kl=kl, tokens_per_micro_batch=32)
+def one_update(base, groups, kl, optim):
+    engine = engines.engine_for(
+        base, algorithm=ppo(critic_warmup_steps=0), kl=kl, tokens_per_micro_batch=32, **optim
+    )
     # A head of zeros lets no gradient through to the critic's adapter.
     torch.nn.init.constant_(engine.critic._head.weight, 0.1)
     parameters = {n: p for n, p in engine._model.named_parameters() if p.requires_grad}
@@ -40,7 +47,7 @@ def one_update(base, groups, kl):
 
     clip, torch.nn.utils.clip_grad_norm_ = torch.nn.utils.clip_grad_norm_, catch
     try:
-        facts = engines.update(engine, groups, beta=0.5, lr=0.0)
+        facts = engines.update(engine, groups, beta=0.5, lr=optim.get("lr", 0.0))
     finally:
         torch.nn.utils.clip_grad_norm_ = clip
     return {"gradient": caught, "facts": asdict(facts)}

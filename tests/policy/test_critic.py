@@ -13,6 +13,7 @@ from rl_llm.plugins import load_module
 from rl_llm.policy.adapters import CRITIC, POLICY
 from rl_llm.policy.pack import TrainGroup, TrainRow, collate
 from rl_llm.policy.penalty import Penalty
+from rl_llm.policy.update import CriticSums
 
 engines = load_module(Path(__file__).with_name("engines.py"))
 CPU = torch.device("cpu")
@@ -107,6 +108,53 @@ def test_a_critic_learns_what_completions_are_worth(tiny_llama, uneven_groups):
     assert first.explained_variance == 0.0 and first.value_mean == 0.0
     assert last.explained_variance > 0.9
     assert last.value_loss < 0.1 * first.value_loss
+
+
+def test_where_targets_hardly_vary_no_error_explains_less_than_minus_one():
+    """Targets 0.99 and 1.01 with values 0 and 1: 1 - .2401 / .0001 is -2400."""
+    sums = CriticSums(CPU)
+    sums.add(
+        torch.tensor([[0.0, 1.0]]),
+        torch.tensor([[0.99, 1.01]]),
+        torch.ones(1, 2, dtype=torch.bool),
+        value_loss=torch.tensor(0.0),
+    )
+    assert sums.facts([[0.0, 0.0]]).explained_variance == -1.0
+
+
+def test_a_value_that_moved_past_the_clip_is_charged_for_where_it_started(
+    tiny_llama, uneven_groups
+):
+    """V = 0 at first, then closer to the targets: under a clip of next to nothing the second epoch
+    counts as far off as the first, max((v - R)^2, (0 - R)^2) / 2."""
+
+    def losses(value_clip):
+        settings = {"critic_lr": 3e-3, "value_clip": value_clip, "lambda_critic": 1.0}
+        made = [
+            ppo_engine(copy.deepcopy(tiny_llama), algorithm=settings, epochs=epochs)
+            for epochs in (1, 2)
+        ]
+        once, twice = (engines.update(engine, uneven_groups).critic for engine in made)
+        return once.value_loss, 2 * twice.value_loss - once.value_loss
+
+    first, second_clipped = losses(1e-6)
+    assert losses(None)[1] < 0.99 * first
+    assert second_clipped > 0.9999 * first
+
+
+@pytest.mark.parametrize("placement", ["loss", "reward"])
+def test_a_refresh_forgets_the_critics_moments_where_its_targets_hold_the_penalty(
+    tiny_llama, uneven_groups, placement
+):
+    kl = {"placement": placement, "reference": {"mode": "snapshot", "refresh_every": 2}}
+    engine = ppo_engine(tiny_llama, algorithm={"critic_warmup_steps": 0}, kl=kl)
+    remembered = []
+    for step in (1, 2):
+        engines.update(engine, uneven_groups, step=step)
+        moments = engine._stepper._optimizer.state
+        remembered.append([p in moments for p in engine.critic.parameters()])
+    assert all(remembered[0])
+    assert set(remembered[1]) == {placement == "loss"}
 
 
 def test_state_brings_back_critic_and_optimiser_to_the_bit(tiny_llama, uneven_groups, tmp_path):

@@ -1,6 +1,7 @@
 """Where the KL penalty enters an update, what it holds the policy to, and when updates stop."""
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,27 @@ def test_later_updates_are_left_out_once_the_policy_has_gone_too_far(tiny_llama,
     assert (held.num_updates, held.num_left_out) == (1, 3)
     assert held.trained_tokens == 46
     # What the second update saw before it was left out is reported, as if it had been taken: a
-    # controller must not take a policy that went too far for one that stood still.
+    # controller must not take a policy that went too far for one that stood still. It is the number
+    # that the stop was decided by, not its mean with the first update's 0.
     assert held.old_nats_per_token == pytest.approx(two.old_nats_per_token)
     assert held.old_nats_per_response == pytest.approx(two.old_nats_per_response)
-    assert free.old_nats_per_token > held.old_nats_per_token > 1e-3 / 2
+    assert held.old_nats_per_token > 1e-3
+    assert taken(1.01 * held.old_nats_per_token, epochs=2).num_left_out == 0
+    assert taken(0.99 * held.old_nats_per_token, epochs=2).num_left_out == 1
+    assert free.old_nats_per_token > held.old_nats_per_token
+
+
+def test_an_update_that_was_left_out_leaves_nothing_behind(tiny_llama, uneven_groups):
+    """The second epoch of each step is judged and left out: as if there had been one alone."""
+
+    def weights_after(**settings):
+        engine = engines.engine_for(copy.deepcopy(tiny_llama), **settings)
+        facts = [engines.update(engine, uneven_groups, lr=1e-2) for _ in range(2)]
+        assert [each.num_updates for each in facts] == [1, 1]
+        return [p.detach().clone() for p in engine.parameters()]
+
+    stopped = weights_after(kl={"stop_at_old": 1e-9}, epochs=2)
+    assert all(map(torch.equal, stopped, weights_after()))
 
 
 def test_a_penalty_against_old_holds_later_updates_near_their_start(tiny_llama, uneven_groups):
@@ -86,7 +104,7 @@ def test_a_penalty_against_old_holds_later_updates_near_their_start(tiny_llama, 
 
     free, held = gone(0.0), gone(20.0)
     assert held.old_nats_per_token < 0.5 * free.old_nats_per_token
-    assert held.ref_nats_per_token == 0.0  # nothing asks for the reference
+    assert math.isnan(held.ref_nats_per_token)  # nothing asks for the reference
 
 
 def test_where_one_group_alone_is_left_a_penalty_against_old_is_0(tiny_llama, uneven_groups):
@@ -96,7 +114,7 @@ def test_where_one_group_alone_is_left_a_penalty_against_old_is_0(tiny_llama, un
         kl = {"against": "old"}
         engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl, updates_per_batch=2)
         facts = engines.update(engine, uneven_groups[:1], beta=beta, lr=1e-2)
-        assert facts.num_updates == 1 and facts.old_nats_per_token == 0.0
+        assert facts.num_updates == 1 and math.isnan(facts.old_nats_per_token)
         return [p.detach().clone() for p in engine.parameters()]
 
     assert all(map(torch.equal, weights_after(0.0), weights_after(5.0)))
@@ -126,3 +144,4 @@ def test_a_refresh_takes_the_policy_as_the_reference_and_forgets_the_moments(
     # Measured before each step: the policy's start, one step from it, and the new reference.
     assert facts[0].ref_nats_per_token < facts[1].ref_nats_per_token
     assert facts[2].ref_nats_per_token == 0.0
+    assert [each.reference_refreshed for each in facts] == [False, True, False]

@@ -14,6 +14,7 @@ from rl_llm.policy.pack import balance
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("one_update.py")
+MOVES = {"epochs": 2, "lr": 1e-3}
 
 
 def launch(folder):
@@ -41,9 +42,12 @@ def launch(folder):
 def cases(tiny_llama, uneven_groups, tmp_path):
     """Write what the program reads into `tmp_path`, and return its cases."""
     cases = {
-        "reward": (uneven_groups, {"placement": "reward"}),
-        "loss": (uneven_groups, {"placement": "loss"}),
-        "one rank has nothing": (uneven_groups[:1], {"placement": "reward"}),
+        "reward": (uneven_groups, {"placement": "reward"}, {}),
+        "loss": (uneven_groups, {"placement": "loss"}, {}),
+        "one rank has nothing": (uneven_groups[:1], {"placement": "reward"}, {}),
+        "several updates": (uneven_groups, {}, {**MOVES, "updates_per_batch": 2}),
+        # The rank without rows has no divergence of its own to stop by.
+        "one rank alone has gone too far": (uneven_groups[:1], {"stop_at_old": 1e-9}, MOVES),
     }
     tiny_llama.save_pretrained(tmp_path / "model")
     torch.save(cases, tmp_path / "cases.pt")
@@ -68,24 +72,34 @@ def facts_of(found):
 
 
 @pytest.mark.slow
-def test_policy_and_critic_get_from_two_ranks_the_gradient_that_one_gives_them(cases, tmp_path):
+def test_policy_and_critic_get_from_two_ranks_what_one_gives_them_and_all_stop_alike(
+    cases, tmp_path
+):
     two, one = launch(tmp_path), load_module(PROGRAM).run(tmp_path)
-    shares = {name: balance(groups, 2) for name, (groups, _) in cases.items()}
+    shares = {name: balance(case[0], 2) for name, case in cases.items()}
     assert [sum(g.num_tokens for g in share) for share in shares["reward"]] == [34, 32]
     assert list(map(len, shares["one rank has nothing"])) == [1, 0]
-    for name in cases:
+    for name, (_, _, optim) in cases.items():
+        # Behind a first update stand AdamW's moves, which enlarge the rounding of small gradients.
+        tolerance = 1e-2 if optim else 1e-5
         ours, alone = two[name]["gradient"], one[name]["gradient"]
         assert ours.keys() == alone.keys() and len(alone) == 2 * 28 + 2
         for part in ("policy", "critic"):
             expected = of(alone, part)
             assert expected.norm() > 1e-3, (name, part)
             difference = (of(ours, part) - expected).norm()
-            assert difference <= 1e-5 * expected.norm(), (name, part)
-        assert facts_of(two[name]) == pytest.approx(facts_of(one[name]), rel=1e-4, abs=1e-7)
+            assert difference <= tolerance * expected.norm(), (name, part)
+        close = pytest.approx(facts_of(one[name]), rel=max(tolerance, 1e-4), abs=1e-7, nan_ok=True)
+        assert facts_of(two[name]) == close, name
+    several = two["several updates"]["facts"]
+    stopped = two["one rank alone has gone too far"]["facts"]
+    assert (several["num_updates"], several["num_left_out"]) == (4, 0)
+    assert (stopped["num_updates"], stopped["num_left_out"]) == (1, 1)
 
 
 def test_the_compared_gradients_show_the_penalty_and_where_it_is_placed(cases, tmp_path):
-    one = {name: found["gradient"] for name, found in load_module(PROGRAM).run(tmp_path).items()}
+    found = load_module(PROGRAM).run(tmp_path, ["reward", "loss"])
+    one = {name: case["gradient"] for name, case in found.items()}
     for part in ("policy", "critic"):
         reward, loss = of(one["reward"], part), of(one["loss"], part)
         assert (reward - loss).norm() > 0.05 * loss.norm(), part
