@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -136,9 +136,10 @@ def check_options(
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in reserved:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (hints.get(name, Any), default)
-    for name in options:
-        if name not in fields:
-            raise ConfigError(f"{path}.{name}: unknown option{nearest(name, [*fields, *beside])}")
+    known = [*fields, *beside]
+    if unknown := [name for name in options if name not in fields]:
+        lines = (f"{path}.{name}: unknown option{nearest(name, known)}" for name in unknown)
+        raise ConfigError("\n  ".join(lines))
     model = pydantic.create_model(
         "Options",
         __config__=pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True),
@@ -169,15 +170,35 @@ def build(
 ) -> Any:
     """Call `target` with a recipe's checked options and the arguments that the program supplies.
 
-    An `InputError` or a `ValueError` of `target` gets the recipe path in front.
+    An `InputError` or a `ValueError` of `target` gets the recipe path in front, and one that says
+    only what is wrong with an option, that option's default behind. Raises `PluginError` where
+    `target` cannot be called with those arguments alone.
     """
     checked = check_options(target, options, path=path, supplied=supplied)
     try:
+        inspect.signature(target).bind(**checked, **supplied)
+    except TypeError as error:
+        raise PluginError(
+            f"{path}: {_name_of(target)} cannot be built: {error}; it is given what stands behind "
+            "a * among its arguments, which are its options in the recipe, and nothing else"
+        ) from None
+    try:
         return target(**checked, **supplied)
     except InputError as error:
-        raise type(error)(f"{path}: {error}") from error.__cause__
+        raise type(error)(f"{path}: {error}{_way_out(error, target)}") from error.__cause__
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}{_way_out(error, target)}") from None
+
+
+def _way_out(error: ValueError, target: Callable[..., Any]) -> str:
+    """Return the default of the option that a message opens with, as `rate=2.0: ...`, unless that
+    says what to use."""
+    name, equals, rest = str(error).partition("=")
+    parameter = inspect.signature(target).parameters.get(name)
+    is_told = not equals or " use " in rest or "such as" in rest
+    if is_told or parameter is None or parameter.default in (inspect.Parameter.empty, None):
+        return ""
+    return f"; its default is {parameter.default!r}"
 
 
 def build_named(
@@ -186,42 +207,98 @@ def build_named(
     *,
     path: str,
     methods: Sequence[str] = (),
+    attributes: Sequence[str] = (),
     offered: Mapping[str, Any] | None = None,
     **supplied: Any,
 ) -> Any:
     """Build `{name: X, ...}`: X stands in the table of built-in parts, or is `path/to/file.py:X`.
 
-    `methods` names what an object of this kind must have. X is given everything that is `supplied`,
-    and of what is `offered` the arguments that it names. Raises `PluginError` for a name that
-    nothing answers to and for a class that lacks a method, and `ConfigError` for wrong options.
+    `methods` names what a class of this kind must have, `attributes` what its object must. X is
+    given everything that is `supplied`, and of what is `offered` the arguments that it names.
+    Raises `PluginError` for a name that nothing answers to and for a class that lacks something,
+    and `ConfigError` for wrong options.
     """
+    target = _named(part, table, path=path)
+    needed = [*attributes, *methods]
+    _check_has(target, methods, needed=needed, where=f"{path}.name={part.name!r}")
+    named = inspect.signature(target).parameters
+    reserved = {*supplied, *(offered or {})}
+    _check_switched(part, target, table, path=path, reserved=reserved)
+    supplied |= {name: value for name, value in (offered or {}).items() if name in named}
+    built = build(target, part.options, path=path, **supplied)
+    _check_has(built, attributes, needed=needed, where=f"{path}.name={part.name!r}")
+    return built
+
+
+def _named(
+    part: NamedPart, table: Mapping[str, Callable[..., Any]], *, path: str
+) -> Callable[..., Any]:
+    """Return what a part's name stands for: in the table, or in a file."""
     if part.name in table:
-        target = table[part.name]
-    elif ":" in part.name:
+        return table[part.name]
+    if ":" in part.name:
         file_name, _, name = part.name.rpartition(":")
         try:
-            target = _from_file(part.name, Path(file_name).expanduser(), name).target
+            return _from_file(part.name, Path(file_name).expanduser(), name).target
         except PluginError as error:
             raise PluginError(f"{path}.name: {error}") from error
-    elif part.name.endswith(".py"):
+    if part.name.endswith(".py"):
         raise PluginError(
             f"{path}.name={part.name!r} names a file; name the class in it too, as "
             f"{part.name}:ClassName"
         )
-    else:
-        raise PluginError(
-            f"{path}.name={part.name!r}: unknown name{nearest(part.name, table)}; name one of "
-            "these, or point at one as path/to/file.py:Name"
-        )
-    missing = [name for name in methods if not hasattr(target, name)]
+    raise PluginError(
+        f"{path}.name={part.name!r}: unknown name{nearest(part.name, table)}; name one of "
+        "these, or point at one as path/to/file.py:Name"
+    )
+
+
+def _check_switched(
+    part: NamedPart,
+    target: Callable[..., Any],
+    table: Mapping[str, Callable[..., Any]],
+    *,
+    path: str,
+    reserved: Container[str],
+) -> None:
+    """Refuse, all at once, options that stand there for another part of the table, as when only the
+    name was overridden."""
+    known = [name for name in _keyword_only(target) if name not in reserved]
+    unknown = [name for name in part.options if name not in known]
+    owners = {
+        name: [
+            other for other in table if name not in reserved and name in _keyword_only(table[other])
+        ]
+        for name in unknown
+    }
+    if not unknown or not all(owners.values()):
+        return
+    found = ", ".join(f"{path}.{name}={part.options[name]!r}" for name in unknown)
+    others = list(dict.fromkeys(other for names in owners.values() for other in names))
+    raise ConfigError(
+        f"{found}: unknown option{'s' if len(unknown) > 1 else ''} of {part.name!r}, known to "
+        f"{', '.join(others)}; it has {', '.join(sorted(known)) or 'none'}; to switch to "
+        f"{part.name!r}, set the section as a whole, as in '{path}={{name: {part.name}}}'"
+    )
+
+
+def _keyword_only(target: Callable[..., Any]) -> list[str]:
+    return [
+        name
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+
+
+def _check_has(thing: Any, names: Sequence[str], *, needed: Sequence[str], where: str) -> None:
+    missing = [name for name in names if not hasattr(thing, name)]
     if missing:
-        raise PluginError(
-            f"{path}.name={part.name!r}: {target!r} has no {', '.join(missing)}; "
-            f"it needs {', '.join(methods)}"
-        )
-    named = inspect.signature(target).parameters
-    supplied |= {name: value for name, value in (offered or {}).items() if name in named}
-    return build(target, part.options, path=path, **supplied)
+        rule = f"; it needs {', '.join(needed)}" if missing != needed else ""
+        raise PluginError(f"{where} has no {', '.join(missing)}{rule}")
+
+
+def _name_of(target: Callable[..., Any]) -> str:
+    return getattr(target, "__qualname__", repr(target))
 
 
 def _describe(point: EntryPoint) -> str:
@@ -244,6 +321,11 @@ def load_module(file: Path, *, reference: str = "") -> ModuleType:
     if not file.is_file():
         raise PluginError(
             f"{reference or file}: there is no file {str(file)!r} (looked from {Path.cwd()})"
+        )
+    if file.suffix != ".py":
+        raise PluginError(
+            f"{reference or file}: {str(file)!r} is no Python file; point at one, as "
+            "path/to/file.py:name"
         )
     source = file.read_bytes()
     tag = hashlib.sha256(str(file.resolve()).encode() + source).hexdigest()[:16]

@@ -21,6 +21,7 @@ from bench_algorithms_arms import (
     WITH_CRITIC,
     Spec,
 )
+from bench_pictures import hang, links
 from bench_runs import (
     ROOT,
     add_run_options,
@@ -91,8 +92,12 @@ def show(given: argparse.Namespace) -> list[str]:
         "arms": arm_figures(rows),
         "rows": rows,
     }
+    from bench_algorithms_plots import draw  # Matplotlib takes a second to import.
+
     merge_result(RESULT, tree)
-    write_between(DOCUMENT, "algorithms", markdown(tree))
+    files = draw(rows, RESULT.parent)
+    write_between(DOCUMENT, "algorithms", "\n\n".join([markdown(tree), *links(files)]))
+    hang(files, DOCUMENT.parent)
     print(markdown(tree))
     return [arm for arm, entry in tree["arms"].items() if not entry["met"]]
 

@@ -27,6 +27,7 @@ from bench_kl_arms import (
 )
 from bench_kl_docs import markdown
 from bench_kl_table import arm_figures, check_settings, control_rows, rows_of, summarise
+from bench_pictures import hang, links
 from bench_runs import ROOT, add_run_options, exit_code, missing_runs, read_rows, run_all
 from bench_runs_docs import BENCHMARKS, merge_result, provenance, write_between
 
@@ -93,8 +94,8 @@ def show(given: argparse.Namespace) -> None:
     tree = merge_result(RESULT, tree)
     measured, control = read_rows(given.runs / "measure"), read_rows(given.runs / "control")
     files = draw(measured, control, RESULT.parent)
-    pictures = [f"![{file.stem}](benchmarks/{file.name})" for file in files]
-    write_between(DOCUMENT, "kl", "\n\n".join([markdown(tree), *pictures]))
+    write_between(DOCUMENT, "kl", "\n\n".join([markdown(tree), *links(files)]))
+    hang(files, DOCUMENT.parent)
     print(markdown(tree))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from bench_kl_arms import ARMS, CONTROL_ARMS, CONTROL_NATS, MATCHED, TOLERANCE
-from bench_kl_table import NO_PENALTY, running_mean
+from bench_kl_table import NO_PENALTY, floats, running_mean
 from bench_runs_stats import Floats
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -102,7 +102,7 @@ def _draw_control(runs: Sequence[Run], file: Path) -> None:
             named.add(arm)
             steps = np.arange(1, len(updates["beta"]) + 1)
             measured = np.asarray(updates["trained_tokens"]) > 0
-            means = running_mean(np.asarray(updates["ref_nats_per_token"]), measured)
+            means = running_mean(floats(updates["ref_nats_per_token"]), measured)
             nats.plot(steps, means, **style)
             betas.plot(steps, updates["beta"], **style)
         nats.axhspan(

@@ -6,6 +6,7 @@ SPEC is a JSON object with the fields of `Spec`. The divergence from the referen
 held-out completions for every arm alike, also where training computes no reference.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -48,7 +49,7 @@ def measure(spec: Spec, subject: Subject) -> Row:
     curve, steps = [_point(subject)], []
     while counters.step < spec.steps:
         row = trainer.take_one_step()
-        steps.append({name: _rounded(row[key]) for name, key in STEP_KEYS.items()})
+        steps.append(kept_of_step(row))
         if counters.step % spec.evaluate_every == 0 or counters.step == spec.steps:
             curve.append(_point(subject))
     return {
@@ -57,6 +58,13 @@ def measure(spec: Spec, subject: Subject) -> Row:
         "updates": {key: [step[key] for step in steps] for key in STEP_KEYS},
         "curve": {key: [point[key] for point in curve] for key in curve[0]},
     }
+
+
+def kept_of_step(row: Mapping[str, Any]) -> Row:
+    """Return what is kept of a step's row; None is what it did not measure, such as a divergence
+    that nothing asked for."""
+    found = {name: row[key] for name, key in STEP_KEYS.items()}
+    return {name: None if math.isnan(x) else _rounded(x) for name, x in found.items()}
 
 
 def _point(subject: Subject) -> Row:

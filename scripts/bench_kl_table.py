@@ -33,6 +33,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for run in sorted(runs, key=lambda run: (order[run["arm"]], run["seed"])):
         curve, betas = run["curve"], run["updates"]["beta"]
+        pool = floats(run["updates"]["pass_rate"])
         final = partial(last_mean, curve, along="step", end=run["steps"])
         rows.append(
             {
@@ -43,7 +44,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
                 "untrained": round(final("untrained"), 5),
                 "ref_nats": round(final("trained_ref_nats"), 5),
                 "untrained_ref_nats": round(final("untrained_ref_nats"), 5),
-                "pool": round(float(np.mean(run["updates"]["pass_rate"][-run["steps"] // 5 :])), 5),
+                "pool": round(float(np.nanmean(pool[-run["steps"] // 5 :])), 5),
                 "beta": round(float(np.mean(betas)), 6),
                 "curve": curve,
             }
@@ -104,7 +105,7 @@ def control_rows(runs: Sequence[Run]) -> list[Row]:
     for run in sorted(runs, key=lambda run: (order[run["arm"]], run["seed"])):
         updates = run["updates"]
         measured = np.asarray(updates["trained_tokens"]) > 0
-        nats, betas = np.asarray(updates["ref_nats_per_token"]), np.asarray(updates["beta"])
+        nats, betas = floats(updates["ref_nats_per_token"]), floats(updates["beta"])
         late = np.arange(len(nats)) >= len(nats) // 2
         settled = float(np.exp(np.log(betas[late]).mean()))
         ratio = float(nats[late & measured].mean()) / CONTROL_NATS
@@ -122,6 +123,11 @@ def control_rows(runs: Sequence[Run]) -> list[Row]:
             }
         )
     return rows
+
+
+def floats(values: Sequence[float | None]) -> Floats:
+    """Return a list of a run's `updates` as numbers, NaN where a step did not measure it."""
+    return np.asarray(values, dtype=float)
 
 
 def running_mean(values: Floats, measured: Floats, *, window: int = WINDOW) -> Floats:

@@ -143,6 +143,10 @@ def test_a_path_that_exists_nowhere_stays_as_it_is(tmp_path, monkeypatch, shippe
 
 
 def part(*, size: int, rate: float = 0.5, mode: str | None = None, rng: object = None):
+    if size == 0:
+        raise ValueError(f"size={size} is no size; use 1 or more")
+    if rate == 0:
+        raise ConfigError(f"rate={rate} is 0; use more")
     if rate > 1:
         raise ConfigError(f"rate={rate} is above 1")
     return SimpleNamespace(size=size, rate=rate, mode=mode, rng=rng)
@@ -156,6 +160,84 @@ def test_a_part_named_by_its_file_alone_is_asked_for_its_class(name):
         f"curriculum.sampler.name={name!r} names a file; name the class in it too, as "
         f"{name}:ClassName"
     )
+
+
+def test_a_file_that_holds_no_python_is_refused_by_its_name(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("run: {}")
+    with pytest.raises(PluginError) as caught:
+        plugins.build_named(NamedPart(name=f"{file}:x"), {}, path="algorithm")
+    assert str(caught.value) == (
+        f"algorithm.name: {file}:x: '{file}' is no Python file; point at one, as "
+        "path/to/file.py:name"
+    )
+
+
+class Ruler:
+    def __init__(self, *, unit: str = "m"):
+        self.unit = unit
+
+    def measure(self): ...
+
+
+@pytest.mark.parametrize(
+    ("methods", "attributes", "message"),
+    [
+        (["cut"], ["unit"], "tool.name='ruler' has no cut; it needs unit, cut"),
+        (["measure"], ["blade"], "tool.name='ruler' has no blade; it needs blade, measure"),
+        (["cut"], [], "tool.name='ruler' has no cut"),
+        (["measure"], ["unit"], None),
+    ],
+)
+def test_a_part_needs_its_methods_and_once_built_its_attributes(methods, attributes, message):
+    def build():
+        part, table = NamedPart(name="ruler"), {"ruler": Ruler}
+        return plugins.build_named(part, table, path="tool", methods=methods, attributes=attributes)
+
+    if message is None:
+        assert build().unit == "m"
+        return
+    with pytest.raises(PluginError) as caught:
+        build()
+    assert str(caught.value) == message
+
+
+class Flat:
+    def __init__(self, *, floor: float = 0.0, index: object = None): ...
+
+
+class Steep:
+    def __init__(self, *, slope: float = 1.0, power: float = 1.0, floor: float = 0.0): ...
+
+
+def test_options_left_of_another_part_are_named_at_once_with_the_way_to_switch():
+    table = {"flat": Flat, "steep": Steep}
+    left = NamedPart(name="flat", slope=2.0, floor=0.1, power=3)
+    with pytest.raises(ConfigError) as caught:
+        plugins.build_named(left, table, path="sampler", offered={"index": None})
+    assert str(caught.value) == (
+        "sampler.slope=2.0, sampler.power=3: unknown options of 'flat', known to steep; it has "
+        "floor; to switch to 'flat', set the section as a whole, as in 'sampler={name: flat}'"
+    )
+
+
+def test_all_misspelt_options_are_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        plugins.build_named(NamedPart(name="flat", flor=1, x=2), {"flat": Flat}, path="sampler")
+    assert str(caught.value).splitlines() == [
+        "sampler.flor: unknown option (did you mean 'floor'?); known: floor, index",
+        "  sampler.x: unknown option; known: floor, index",
+    ]
+
+
+def test_a_class_that_wants_more_than_options_is_refused_with_what_it_is_given():
+    class Part:
+        def __init__(self, size, *, rate: float = 0.5): ...
+
+    with pytest.raises(PluginError) as caught:
+        plugins.build(Part, {}, path="curriculum.sampler")
+    assert str(caught.value).startswith("curriculum.sampler: ")
+    assert "cannot be built: missing a required argument: 'size'; it is given" in str(caught.value)
 
 
 def test_options_are_the_keyword_only_arguments_with_defaults_filled_in():
@@ -182,7 +264,11 @@ def test_a_class_takes_the_options_of_its_constructor():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "curriculum.sampler.size: required, and missing"),
+        (
+            {},
+            "curriculum.sampler.size: required, and missing; add `size: ...` under "
+            "curriculum.sampler",
+        ),
         (
             {"size": 3, "rat": 1.0},
             "curriculum.sampler.rat: unknown option (did you mean 'rate'?); "
@@ -197,7 +283,9 @@ def test_a_class_takes_the_options_of_its_constructor():
             {"size": 3, "mode": 5},
             "curriculum.sampler.mode=5: input should be a valid string; in quotes it is one: '5'",
         ),
-        ({"size": 3, "rate": 2.0}, "curriculum.sampler: rate=2.0 is above 1"),
+        ({"size": 3, "rate": 2.0}, "curriculum.sampler: rate=2.0 is above 1; its default is 0.5"),
+        ({"size": 0}, "curriculum.sampler: size=0 is no size; use 1 or more"),
+        ({"size": 1, "rate": 0.0}, "curriculum.sampler: rate=0.0 is 0; use more"),
     ],
 )
 def test_a_wrong_option_names_its_path_in_the_recipe(options, message):

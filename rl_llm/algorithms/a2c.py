@@ -41,6 +41,7 @@ def a2c(  # noqa: PLR0913  (a recipe's options are a flat list)
         reduce=REDUCTIONS[reduce],
         trains_truncated=truncated != "mask",
         has_group_baseline=False,
+        has_ratio=False,
         entropy_bonus=checked_bonus(entropy_bonus),
         critic=critic_rules(
             critic_lr=critic_lr,

@@ -18,6 +18,9 @@ Baseline = Callable[[Tensor, Tensor], Tensor]
 """From rewards and which of them are counted, (P, G) each, to advantages (P, G)."""
 
 STD_EPSILON = 1e-4
+ROUNDING = 1e-9
+"""Rewards, or sums of advantages, that are this close beside their own size count as equal: whether
+a group is trained must not hang on how sums of the same numbers round."""
 
 
 def group_advantages(rewards_PG: Tensor, counted_PG: Tensor, *, scale: Scale) -> Tensor:
@@ -65,11 +68,12 @@ def batch_advantages(rewards_PG: Tensor, counted_PG: Tensor, *, scale: BatchScal
 
 
 def all_equal(rewards_PG: Tensor, counted_PG: Tensor) -> Tensor:
-    """Return (P,): True where the counted rewards of a group are all the same, or there are
-    none."""
+    """Return (P,): True where the counted rewards of a group are all the same, up to `ROUNDING` of
+    the largest, or there are none."""
     highest_P = rewards_PG.masked_fill(~counted_PG, -torch.inf).amax(dim=1)
     lowest_P = rewards_PG.masked_fill(~counted_PG, torch.inf).amin(dim=1)
-    return highest_P <= lowest_P
+    largest_P = torch.maximum(highest_P.abs(), lowest_P.abs())
+    return highest_P - lowest_P <= ROUNDING * largest_P
 
 
 def normalise_then_sum(scored: ScoredBatch, baseline: Baseline) -> Tensor:
@@ -77,14 +81,20 @@ def normalise_then_sum(scored: ScoredBatch, baseline: Baseline) -> Tensor:
     deviation of these sums over the batch (GDPO, arXiv:2601.05242).
 
     So a reward that varies little within groups counts for as much as one that varies widely.
-    Groups without any advantage stay at 0 and do not enter the deviation.
+    Groups without any advantage get exactly 0 and do not enter the deviation: those in which every
+    reward is equal, and those in which the rewards cancel, to `ROUNDING` of their advantages.
     """
     assert scored.parts_PGR.shape[2] > 0, "score_batch was not told the weights of the rewards"
     summed_PG = torch.zeros_like(scored.rewards_PG)
+    sizes_PG = torch.zeros_like(scored.rewards_PG)
     for part_PG, weight in zip(scored.parts_PGR.unbind(dim=2), scored.weights_R, strict=True):
         if weight != 0:
-            summed_PG = summed_PG + weight * baseline(part_PG / weight, scored.counted_PG)
-    teaches_P1 = (summed_PG != 0).any(dim=1, keepdim=True)
+            advantages_PG = weight * baseline(part_PG / weight, scored.counted_PG)
+            summed_PG = summed_PG + advantages_PG
+            sizes_PG = sizes_PG + advantages_PG.abs()
+    largest_P1 = sizes_PG.amax(dim=1, keepdim=True)
+    teaches_P1 = summed_PG.abs().amax(dim=1, keepdim=True) > ROUNDING * largest_P1
+    summed_PG = summed_PG.masked_fill(~teaches_P1, 0.0)
     return summed_PG / _batch_deviation(summed_PG, scored.counted_PG & teaches_P1)
 
 

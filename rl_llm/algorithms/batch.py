@@ -100,7 +100,10 @@ class Algorithm:
     `reduce` gives the scalar share of one micro-batch, so that the shares of all micro-batches and
     ranks add up to the loss. `trains_truncated` says whether completions that ran into the length
     limit are learnt from. `has_group_baseline` says that a group with equal rewards teaches
-    nothing. `entropy_bonus` times the reduced entropy is subtracted from the loss.
+    nothing, `divides_by_group` that advantages are divided by their group's standard deviation, and
+    `has_ratio` that the loss weighs tokens by pi/old, without which only the first update of a
+    batch is right.
+    `entropy_bonus` times the reduced entropy is subtracted from the loss.
     """
 
     name: str
@@ -110,5 +113,7 @@ class Algorithm:
     reduce: Callable[[Tensor, Tensor, Totals], Tensor]
     trains_truncated: bool
     has_group_baseline: bool
+    divides_by_group: bool = False
+    has_ratio: bool = True
     entropy_bonus: float = 0.0
     critic: CriticRules | None = None

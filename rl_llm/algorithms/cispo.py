@@ -41,5 +41,6 @@ def cispo(
         reduce=REDUCTIONS[reduce],
         trains_truncated=truncated != "mask",
         has_group_baseline=True,
+        divides_by_group=scale == "group",
         entropy_bonus=checked_bonus(entropy_bonus),
     )

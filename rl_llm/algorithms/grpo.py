@@ -46,5 +46,6 @@ def grpo(  # noqa: PLR0913  (a recipe's options are a flat list)
         reduce=REDUCTIONS[reduce],
         trains_truncated=truncated != "mask",
         has_group_baseline=True,
+        divides_by_group=scale == "group",
         entropy_bonus=checked_bonus(entropy_bonus),
     )

@@ -43,5 +43,6 @@ def gspo(
         reduce=sequence_mean,
         trains_truncated=truncated != "mask",
         has_group_baseline=True,
+        divides_by_group=scale == "group",
         entropy_bonus=checked_bonus(entropy_bonus),
     )

@@ -34,5 +34,6 @@ def reinforce(
         reduce=REDUCTIONS[reduce],
         trains_truncated=truncated != "mask",
         has_group_baseline=False,
+        has_ratio=False,
         entropy_bonus=checked_bonus(entropy_bonus),
     )

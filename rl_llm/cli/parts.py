@@ -123,10 +123,11 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
             "completions of a group with each other, and one alone has advantage 0; use at least "
             "2, and usually 8"
         )
-    if algorithm.has_group_baseline and rollout.temperature == 0:
+    if rollout.temperature == 0:
         raise ConfigError(
-            "rollout.temperature=0 draws the same completion for all of a group, so none is better "
-            "than another; use 1.0 to train (0 is for `rl-llm evaluate`)"
+            "rollout.temperature=0 draws the likeliest tokens, so the same completion of a problem "
+            "every time, and none is tried that could be better; use 1.0 to train (0 is for "
+            "`rl-llm evaluate`)"
         )
     if algorithm.critic is None and rollout.group_size * rollout.problems_per_step < 2:
         raise ConfigError(
@@ -141,6 +142,45 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
             "penalised for its length; use fewer tokens, or null for a fifth of the longest"
         )
     return algorithm
+
+
+def check_warmup(recipe: Recipe, algorithm: Algorithm) -> None:
+    """Refuse a run in which the critic learns alone to the end, so that the policy never moves."""
+    warmup = 0 if algorithm.critic is None else algorithm.critic.warmup_steps
+    steps = recipe.run.steps
+    if warmup >= steps:
+        raise ConfigError(
+            f"algorithm.critic_warmup_steps={warmup} with run.steps={steps}: the critic learns "
+            f"alone to the end of the run, and the policy never moves; use at most {steps - 1}, or "
+            f"run.steps {warmup + 1} or more"
+        )
+
+
+def algorithm_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
+    """Return what a person should know of an algorithm in this recipe before it runs."""
+    return [*_updates_notes(recipe, algorithm), *_gates_notes(recipe, algorithm)]
+
+
+def _updates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
+    optim = recipe.optim
+    if algorithm.has_ratio or optim.updates_per_batch * optim.epochs == 1:
+        return []
+    return [
+        f"algorithm {algorithm.name!r} with optim.updates_per_batch={optim.updates_per_batch} and "
+        f"optim.epochs={optim.epochs}: its loss has no ratio, so updates after a step's first take "
+        "tokens for the moved policy's own, which biases their gradients; use 1 of both, or an "
+        "algorithm with a ratio, such as reinforce_pp, or ppo with a critic"
+    ]
+
+
+def _gates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
+    names = [gate.name for gate in recipe.curriculum.gates or ()]
+    if algorithm.has_group_baseline or "informative" not in names:
+        return []
+    return [
+        "curriculum.gates: 'informative' drops groups of equal rewards, from which "
+        f"{algorithm.name!r} would learn too; curriculum.gates=null leaves them in"
+    ]
 
 
 def check_context(recipe: Recipe, data: Data, base: Any) -> None:
@@ -210,8 +250,8 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
     """Build the scheduler over the training pool; it needs no model."""
-    section = recipe.curriculum
-    if section.gates is None and not build_algorithm(recipe).has_group_baseline:
+    section, algorithm = recipe.curriculum, build_algorithm(recipe)
+    if section.gates is None and not algorithm.has_group_baseline:
         section = section.model_copy(update={"gates": []})  # Groups of equal rewards teach, too.
     return build_scheduler(
         section,
@@ -222,9 +262,21 @@ def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
             group_size=recipe.rollout.group_size,
             sampling=sampling_of(recipe),
             last_step=recipe.run.steps,
+            divides_by_group=algorithm.divides_by_group,
+            needs_mixed=_needs_mixed(recipe, algorithm),
         ),
         seed=recipe.run.seed,
     )
+
+
+def _needs_mixed(recipe: Recipe, algorithm: Algorithm) -> bool:
+    """Say whether groups that are all correct or all wrong have equal totals, and so no advantage:
+    no second reward, partial credit or penalty for length tells their completions apart."""
+    only_one = len(recipe.rewards) == 1 and recipe.rewards[0].correct_at == 1
+    truncated = recipe.algorithm.options.get("truncated")
+    may_penalise = algorithm.trains_truncated and truncated != "train"
+    is_known = recipe.algorithm.name in ALGORITHMS
+    return is_known and algorithm.has_group_baseline and only_one and not may_penalise
 
 
 def build_controller(recipe: Recipe) -> KLController:
@@ -235,7 +287,8 @@ def build_controller(recipe: Recipe) -> KLController:
         CONTROLLERS,
         path="kl.controller",
         methods=("observe", "state_dict", "load_state_dict"),
-        total_steps=recipe.run.steps,
+        attributes=("beta", "needs_reference"),
+        offered={"total_steps": recipe.run.steps},
     )
     try:
         return Guarded(controller, floor=kl.floor, ceiling=kl.ceiling, spike=kl.spike)

@@ -151,19 +151,27 @@ def _best_and_worst(samples: Sequence[Row]) -> list[Row]:
 
 
 def _summary(row: Row) -> str:
-    share = row["train/informative_share"]
-    informative = "-" if math.isnan(share) else f"{share:.2f}"
     figures = [
-        f"pass {row['train/pass_rate']:.2f}",
-        f"informative {informative}",
+        f"pass {share(row['train/pass_rate'])}",
+        f"informative {share(row['train/informative_share'])}",
         f"beta {row['kl/beta']:.4f}",
-        f"KL {row['kl/ref_nats_per_token']:.4f}",
     ]
+    if not math.isnan(row["kl/ref_nats_per_token"]):
+        figures.append(f"KL {row['kl/ref_nats_per_token']:.4f}")
     if row["kl/old_nats_per_token"] > 0:
         figures.append(f"KL to old {row['kl/old_nats_per_token']:.4f}")
+    if row["kl/updates_left_out"] > 0:
+        figures.append(f"updates left out {row['kl/updates_left_out']}")
+    if row["optim/lr"] == 0:
+        figures.append("critic alone")
     if "critic/explained_variance" in row:
         figures.append(f"explained variance {row['critic/explained_variance']:.2f}")
     return "  ".join([*figures, f"{row['rollout/tokens_per_s']:,.0f} tokens/s"])
+
+
+def share(value: float) -> str:
+    """Return a share with two decimals, "-" where it is not a number: nothing was counted."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _prompt_text(prompt: Any) -> str:

@@ -12,7 +12,12 @@ from rl_llm.errors import InputError
 NAME = "schema"
 HELP = "print the schema of recipes: JSON schema for editors, or a table for reading"
 
-_BOUNDS = {"exclusiveMinimum": "> {}", "minimum": ">= {}", "maximum": "<= {}"}
+_BOUNDS = {
+    "exclusiveMinimum": "> {}",
+    "minimum": ">= {}",
+    "exclusiveMaximum": "< {}",
+    "maximum": "<= {}",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +52,7 @@ def recipe_table() -> str:
 def _rows(section: dict[str, Any], definitions: dict[str, Any], *, path: str) -> Iterator[str]:
     """Yield the row of each key of a section, then those of the sections under it."""
     for key, field in section["properties"].items():
-        reference = field.get("$ref") or field.get("items", {}).get("$ref")
+        reference = _reference(field)
         inner = definitions[reference.rpartition("/")[2]] if reference else None
         if inner is None or "description" in field:
             required = key in section.get("required", ())
@@ -58,6 +63,16 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], *, path: str) ->
         if inner is not None and len(inner["properties"]) > 1:
             place = f"{path}{key}[]." if "items" in field else f"{path}{key}."
             yield from _rows(inner, definitions, path=place)
+
+
+def _reference(field: dict[str, Any]) -> str | None:
+    """Return what a field that is a section refers to, also one in a list and one that may be
+    null."""
+    references = (
+        choice.get("$ref") or choice.get("items", {}).get("$ref")
+        for choice in [field, *field.get("anyOf", [])]
+    )
+    return next(filter(None, references), None)
 
 
 def _value(field: dict[str, Any], definitions: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from transformers.utils import logging as transformers_logging
 
 from rl_llm import __version__
 from rl_llm.cli.interrupt import Interrupt
-from rl_llm.cli.parts import Model, build_parts, load_data, load_model
+from rl_llm.cli.parts import (
+    Model,
+    algorithm_notes,
+    build_parts,
+    check_warmup,
+    load_data,
+    load_model,
+)
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
 from rl_llm.config import Recipe, dump_yaml, load_recipe
 from rl_llm.errors import ConfigError
@@ -46,9 +53,10 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
     try:
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
-        for line in [*summary_lines(data.train), *summary_lines(data.held_out)]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
+        check_warmup(recipe, parts.algorithm)
+        _print_lines(console, algorithm_notes(recipe, parts.algorithm))
         _resume(parts, resume_from, console)
         is_done = _is_done(parts)
         if is_done:
@@ -59,6 +67,11 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
         return code
     finally:
         ranks.close()
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
@@ -202,8 +215,7 @@ def _show_outcome(parts: Parts, console: Console, *, source: Path) -> None:
         console.print(pass_rate_table(evaluated[0], evaluated[-1]))
     lines = [f"adapter  {folder.adapter}", f"report   {folder.path / REPORT_FILE}", "", "next:"]
     lines += [f"  {_program()} {shlex.join(words)}" for words in _next_commands(parts, source)]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _print_lines(console, lines)
 
 
 def _next_commands(parts: Parts, source: Path) -> Iterator[tuple[str, ...]]:

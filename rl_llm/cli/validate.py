@@ -11,8 +11,15 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.estimate import Estimate, estimate
-from rl_llm.cli.parts import Data, build_parts, load_data, load_model
-from rl_llm.cli.progress import SilentWatcher
+from rl_llm.cli.parts import (
+    Data,
+    algorithm_notes,
+    build_parts,
+    check_warmup,
+    load_data,
+    load_model,
+)
+from rl_llm.cli.progress import SilentWatcher, share
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.policy import Ranks
 from rl_llm.problems import summary_lines
@@ -52,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
                 watcher=SilentWatcher(),
             )
             _print_data(console, data)
-            _print_lines(console, [*parts.scheduler.take_messages(), *_critic_lines(parts)])
+            check_warmup(recipe, parts.algorithm)
+            notes = algorithm_notes(recipe, parts.algorithm)
+            _print_lines(console, [*parts.scheduler.take_messages(), *_critic_lines(parts), *notes])
             console.print(_table(recipe, parts, model.base.config))
             if args.dry_run:
                 _dry_run(console, parts)
@@ -118,7 +127,7 @@ def _dry_run(console: Console, parts: Parts) -> None:
     critic = f", critic's {row['critic/grad_norm']:.3g}" if "critic/grad_norm" in row else ""
     console.print(
         f"one step: {row['step_s']:.1f} s, {row['rollout/completions']} completions, "
-        f"pass rate {row['train/pass_rate']:.2f}, "
+        f"pass rate {share(row['train/pass_rate'])}, "
         f"{row['train/groups_admitted']} groups to learn from, "
         f"gradient norm {row['optim/grad_norm']:.3g}{critic}, "
         f"engine mismatch {row['rollout/mismatch_max_nats']:.2g} nats at most",

@@ -60,7 +60,7 @@ class RetireSection(Section):
 class DeferSection(Section):
     """Problems that are never solved wait, longer each time; none is given up."""
 
-    after: PositiveInt = 2
+    after: Annotated[int, Field(gt=0, le=255)] = 2
     """All-wrong groups in a row after which a problem waits."""
 
     first_steps: PositiveInt = 4

@@ -77,7 +77,7 @@ def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
     if not place:
         return str(items[0]["msg"]).removeprefix("Value error, ")
     if kind == "missing":
-        return f"{path}: required, and missing"
+        return f"{path}: required, and missing{_add(path, value)}"
     if kind == "extra_forbidden":
         return f"{path}: unknown key{_way_out(place)}"
     if kind == "invalid_key":
@@ -89,6 +89,15 @@ def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
     shown = reprlib.repr(value)
     rules = " or ".join(dict.fromkeys(_rule(item["msg"]) for item in items))
     return f"{path}={shown}: {rules}{_mend(path, kind, value)}"
+
+
+def _add(path: str, section: Any) -> str:
+    """Return the end of a message about a key that is missing from a section."""
+    where, _, key = path.rpartition(".")
+    for found in section if isinstance(section, Mapping) else ():
+        if str(found).startswith(f"{key}:"):
+            return f"; {found!r} needs a space behind its colon"
+    return f"; add `{key}: ...` {f'under {where}' if where else 'to the recipe'}"
 
 
 def _rule(message: str) -> str:
@@ -154,8 +163,14 @@ def _model_at(place: Location) -> type[BaseModel]:
     model: type[BaseModel] = Recipe
     for part in place:
         if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            for inner in (annotation, *get_args(annotation)):
+            for inner in _within(model.model_fields[part].annotation):
                 if isinstance(inner, type) and issubclass(inner, BaseModel):
                     model = inner
     return model
+
+
+def _within(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and, however deep, what it is made of."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _within(inner)

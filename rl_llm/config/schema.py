@@ -22,6 +22,7 @@ from rl_llm.config.base import (
 )
 from rl_llm.config.curriculum import CurriculumSection
 from rl_llm.config.kl import KLSection
+from rl_llm.config.kl_faults import kl_faults
 
 
 class SourceUse(OpenSection):
@@ -264,69 +265,14 @@ def _reward_faults(recipe: Recipe) -> Iterator[str]:
 
 
 def _kl_faults(recipe: Recipe) -> Iterator[str]:
-    kl = recipe.kl
-    if kl.used_estimator == "k1" and kl.placement == "loss":
-        yield (
-            "kl.estimator='k1' differentiated in the loss has an expected gradient of zero: it "
-            "adds noise and no pull towards the reference; use k2, or k3 as GRPO publishes it, or "
-            "kl.placement reward"
-        )
-    if kl.used_estimator != "k1" and kl.placement == "reward":
-        yield (
-            f"kl.estimator={kl.used_estimator!r} taken from the rewards hardly pulls towards the "
-            "reference: its gradient nearly cancels near it; use k1, or kl.placement loss"
-        )
-    if kl.ceiling is not None and kl.floor > kl.ceiling:
-        yield f"kl.floor={kl.floor} is above kl.ceiling={kl.ceiling}; swap them"
-    yield from _old_policy_faults(recipe)
-    yield from _reference_faults(recipe)
-
-
-def _old_policy_faults(recipe: Recipe) -> Iterator[str]:
-    kl, optim = recipe.kl, recipe.optim
-    takes_several = optim.updates_per_batch * optim.epochs > 1
-    way_out = "set optim.updates_per_batch or optim.epochs to 2 or more"
-    if kl.against == "old" and not takes_several:
-        yield (
-            "kl.against='old' with one update a step: the policy that the update starts from is "
-            f"the policy itself, and the penalty is 0; {way_out}, or kl.against ref"
-        )
-    if kl.against == "old" and kl.placement == "reward":
-        yield (
-            "kl.against='old' with kl.placement='reward': rewards are charged before the first "
-            "update, when that divergence is 0; use kl.placement loss"
-        )
-    if kl.stop_at_old is not None and not takes_several:
-        yield f"kl.stop_at_old={kl.stop_at_old} has no later update to leave out; {way_out}"
-    if kl.controller.name == "ppo_penalty" and kl.against != "old":
-        yield (
-            "kl.controller 'ppo_penalty' steers the divergence from the policy that an update "
-            f"starts from; set kl.against to old, and {way_out}"
-        )
-
-
-def _reference_faults(recipe: Recipe) -> Iterator[str]:
-    reference = recipe.kl.reference
-    refreshes = {
-        "refresh_every": reference.refresh_every,
-        "refresh_on_stagnation": reference.refresh_on_stagnation,
-    }
-    given = [f"kl.reference.{key}={value}" for key, value in refreshes.items() if value is not None]
-    if given and reference.mode != "snapshot":
-        yield (
-            f"{given[0]} with kl.reference.mode={reference.mode!r}: only a snapshot is refreshed; "
-            "set kl.reference.mode to snapshot"
-        )
-    if reference.mode == "snapshot" and not given:
-        yield (
-            "kl.reference.mode='snapshot' is never refreshed, and so stays the base; set "
-            "kl.reference.refresh_every or refresh_on_stagnation, or use mode base"
-        )
-    if reference.refresh_on_stagnation is not None and not recipe.data.eval:
-        yield (
-            f"kl.reference.refresh_on_stagnation={reference.refresh_on_stagnation} watches the "
-            "held-out pass rate; add a source under data.eval"
-        )
+    optim = recipe.optim
+    return kl_faults(
+        recipe.kl,
+        updates_per_step=optim.updates_per_batch * optim.epochs,
+        has_held_out=bool(recipe.data.eval),
+        num_steps=recipe.run.steps,
+        eval_every=recipe.eval.every,
+    )
 
 
 def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
@@ -345,6 +291,12 @@ def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
             f"curriculum.refill.max_rounds={recipe.curriculum.refill.max_rounds} with "
             "curriculum.probe: probes already keep groups without a mixed outcome from being "
             "finished; use max_rounds 0 or probe null"
+        )
+    if recipe.curriculum.gates == [] and recipe.curriculum.refill.max_rounds:
+        yield (
+            f"curriculum.refill.max_rounds={recipe.curriculum.refill.max_rounds} with "
+            "curriculum.gates=[]: no group is dropped, so there is nothing to refill; use "
+            "max_rounds 0, or name a gate"
         )
     defer = recipe.curriculum.defer
     if defer is not None and defer.most_steps < defer.first_steps:

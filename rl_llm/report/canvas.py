@@ -79,7 +79,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass
 class Canvas:
-    """A figure being drawn: its panels from top to bottom, and its SVG once the drawing is done."""
+    """A figure being drawn: its panels row by row, and its SVG once the drawing is done."""
 
     figure: Figure
     panels: Sequence[Axes]
@@ -88,12 +88,17 @@ class Canvas:
 
 @contextmanager
 def canvas(
-    name: str, *, size: tuple[float, float] = HALF, heights: Sequence[float] = (1,)
+    name: str,
+    *,
+    size: tuple[float, float] = HALF,
+    heights: Sequence[float] = (1,),
+    columns: int = 1,
 ) -> Iterator[Canvas]:
-    """Open a canvas of `size` inches with one panel for each of the relative `heights`.
+    """Open a canvas of `size` inches with a row of `columns` panels for each of the relative
+    `heights`.
 
-    The panels share the horizontal axis. `name` must differ between the plots of a page, because
-    ids inside the SVG derive from it.
+    All panels share the horizontal axis, those of a row the vertical one. `name` must differ
+    between the plots of a page, because ids inside the SVG derive from it.
     """
     with (
         matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": name}),
@@ -104,9 +109,14 @@ def canvas(
         figure = Figure(figsize=size, layout="constrained", dpi=200)
         FigureCanvasSVG(figure)
         grid = figure.subplots(
-            len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights)
+            len(heights),
+            columns,
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+            height_ratios=list(heights),
         )
-        drawn = Canvas(figure=figure, panels=list(grid[:, 0]))
+        drawn = Canvas(figure=figure, panels=list(grid.flat))
         for panel in drawn.panels:
             panel.grid(axis="x", visible=False)
             panel.tick_params(length=0, pad=4)
@@ -134,12 +144,12 @@ def percent_axis(panel: Axes, label: str, *, full: bool = False) -> None:
 
 
 def from_zero(panel: Axes, label: str) -> None:
-    """Label the vertical axis and let it begin at zero, unless there are values below."""
+    """Label the vertical axis and let it begin at zero, unless there are values below, or none."""
     panel.set_ylabel(label)
     panel.yaxis.set_major_locator(_value_ticks(panel))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     smallest, largest = panel.dataLim.y0, panel.dataLim.y1
-    if smallest >= 0:
+    if largest >= smallest >= 0:
         top = largest * 1.08 or 1.0
         panel.set_ylim(-0.03 * top, top)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from rl_llm.report.canvas import INK, label, spread
+from rl_llm.report.canvas import INK, MUTED, label, spread
 from rl_llm.report.read import Series
 
 _SMOOTH_FROM = 60
@@ -43,6 +43,22 @@ def stack_bars(panel: Axes, layers: Mapping[str, tuple[Series, str]]) -> None:
         heights = np.array([values[at : at + stride].mean() for at in range(0, len(steps), stride)])
         panel.bar(starts, heights, width, floor, color=colour, label=text)
         floor += heights
+
+
+def mark_steps(panel: Axes, steps: Sequence[int], text: str) -> None:
+    """Draw a dashed upright line at each step, called `text` once in the legend."""
+    for number, step in enumerate(steps):
+        panel.axvline(step, color=MUTED, lw=1.0, ls=(0, (4, 2)), label="_more" if number else text)
+
+
+def rises(series: Series) -> list[int]:
+    """Return the steps at which a count that starts at 0 has risen."""
+    before = (0.0, *series.values)
+    return [
+        step
+        for step, last, now in zip(series.steps, before, series.values, strict=False)
+        if now > last
+    ]
 
 
 def running_mean(values: Sequence[float]) -> np.ndarray:

@@ -6,6 +6,7 @@ What the curriculum did stands in `plots_curriculum`.
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rl_llm.report.canvas import (
@@ -32,8 +33,10 @@ from rl_llm.report.marks import (
     annotate,
     floor_share,
     line,
+    mark_steps,
     name_line_ends,
     name_places,
+    rises,
     stack_bars,
     write_above,
 )
@@ -125,21 +128,35 @@ def pass_rate_per_level(run: RunRecord) -> str:
 
 
 def kl_and_beta(run: RunRecord) -> str:
-    """Divergence from the reference and from the policy of the step's start; beta below."""
+    """Divergence from the reference, with its refreshes, and from the policy of the step's start,
+    with the steps of which updates were left out; beta below, or alone where neither was
+    measured."""
     ref, old = run.series("kl/ref_nats_per_token"), run.series("kl/old_nats_per_token")
     beta = run.series("kl/beta")
-    if not (ref or old or beta):
-        return ""
+    if not (ref or old):
+        return two_panels("kl", (beta, "beta", VIOLET, False))
     with canvas("kl", heights=(1.7, 1)) as drawn:
         top, bottom = drawn.panels
         line(top, ref, BLUE, "to the reference")
         line(top, old, ORANGE, "to the step's start")
+        _mark_left_out(top, old, run.series("kl/updates_left_out"))
+        mark_steps(top, rises(run.series("kl/reference_refreshes")), "reference refreshed")
         from_zero(top, "KL\nnats / token")
-        legend_above(top)
+        legend_above(top, columns=2)
         line(bottom, beta, VIOLET)
         from_zero(bottom, "beta")
         step_axis(bottom)
     return drawn.svg
+
+
+def _mark_left_out(panel: Axes, old: Series, left_out: Series) -> None:
+    """Put a cross on the divergence of each step that went too far, and count the updates."""
+    steps = {step for step, count in zip(left_out.steps, left_out.values, strict=True) if count}
+    points = [point for point in zip(old.steps, old.values, strict=True) if point[0] in steps]
+    if points:
+        places, heights = zip(*points, strict=True)
+        text = f"updates left out: {left_out.total:,.0f}"
+        panel.scatter(places, heights, 26, color=PINK, marker="x", lw=1.4, zorder=3, label=text)
 
 
 def lengths(run: RunRecord) -> str:
@@ -202,7 +219,8 @@ def clipping_and_rate(run: RunRecord) -> str:
 
 
 def critic(run: RunRecord) -> str:
-    """How much of what responses came to the critic foresaw, down to -100 %; its loss below."""
+    """How much of what responses came to the critic foresaw, down to -100 %, and in which steps it
+    learnt alone; its loss below."""
     explained, loss = run.series("critic/explained_variance"), run.series("loss/value")
     if not explained:
         return ""
@@ -210,12 +228,22 @@ def critic(run: RunRecord) -> str:
         top, bottom = drawn.panels
         top.axhline(0, color=MUTED, lw=1.0, ls=(0, (4, 2)))
         line(top, explained, BLUE)
+        _shade_warm_up(top, run.series("optim/lr"))
         percent_axis(top, "explained variance")
         top.set_ylim(max(min(explained.values), -1.0) - 0.05, 1.02)
+        legend_above(top)
         line(bottom, loss, ORANGE)
         from_zero(bottom, "value loss")
         step_axis(bottom)
     return drawn.svg
+
+
+def _shade_warm_up(panel: Axes, rate: Series) -> None:
+    """Shade the steps in which the policy had no learning rate."""
+    alone = [step for step, lr in zip(rate.steps, rate.values, strict=True) if lr == 0]
+    if alone:
+        span = min(alone) - 0.5, max(alone) + 0.5
+        panel.axvspan(*span, color=GREY, alpha=0.18, lw=0, label="critic alone")
 
 
 def engine_mismatch(run: RunRecord) -> str:

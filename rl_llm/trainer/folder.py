@@ -52,16 +52,29 @@ class RunFolder:
         path.
 
         The folder of a run means its newest checkpoint. Raises `CheckpointError` for `never` on a
-        folder that holds a run.
+        folder that holds a run, and for a checkpoint of another run there.
         """
         if resume == "auto":
             return next(iter(reversed(list_checkpoints(self.checkpoints))), None)
         if resume != "never":
             inside = list_checkpoints(Path(resume) / "checkpoints")
-            return inside[-1] if inside else Path(resume)
+            found = inside[-1] if inside else Path(resume)
+            self._refuse_another_run(found)
+            return found
         if self.metrics.is_file():
             raise CheckpointError(
                 f"{self.path} holds a run already, and --resume never would overwrite it; give "
                 "this run another run.name, or delete the folder"
             )
         return None
+
+    def _refuse_another_run(self, checkpoint: Path) -> None:
+        """Refuse to go on from a checkpoint of elsewhere among the rows of a run of its own."""
+        is_own = checkpoint.resolve().is_relative_to(self.path.resolve())
+        has_rows = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        if has_rows and not is_own and checkpoint.is_dir():
+            raise CheckpointError(
+                f"--resume {checkpoint} is of another run, and {self.path} holds a run of its own, "
+                "which would go on as a mixture of both; give this run another run.name, or leave "
+                f"--resume out to go on with {self.path}"
+            )

@@ -24,6 +24,7 @@ from rl_llm.policy import (
 from rl_llm.rollout import RolloutEngine
 from rl_llm.seeds import derive_rng
 from rl_llm.trainer import checkpoint
+from rl_llm.trainer.critic_hint import CriticHint
 from rl_llm.trainer.draws import draw_rows
 from rl_llm.trainer.evaluate import Evaluation, Evaluator
 from rl_llm.trainer.folder import RunFolder
@@ -98,6 +99,7 @@ class Trainer:
         self._stop_requested = stop_requested
         self._seconds: dict[str, float] = {}
         self._said_short = False
+        self._critic_hint = CriticHint()
         self._why_ended: str | None = None  # What a step found that ends the run with an error.
 
     @property
@@ -152,6 +154,7 @@ class Trainer:
         self._log_draws(harvest, step)
         with self._timed("update"):
             facts, row, samples = self._learn(harvest, step)
+        self._tell(self._critic_hint(facts))
         self._counters.count(step, harvest)
         with self._timed("publish"):
             self._publish()
@@ -187,11 +190,24 @@ class Trainer:
             with_reference=parts.kl.needs_reference,
             rng=derive_rng(recipe.run.seed, "minibatches", step),
         )
-        row = update_row(facts, beta=beta, lr=lr, num_skipped=parts.policy.num_skipped)
+        if facts.reference_refreshed:
+            self._tell([f"reference refreshed: KL is to the policy of step {step} from now on"])
+        row = update_row(
+            facts,
+            beta=beta,
+            lr=lr,
+            num_skipped=parts.policy.num_skipped,
+            num_refreshed=self._num_refreshed(),
+        )
         samples = training_samples(
             harvest.admitted, advantages_PG.tolist(), step=step, beliefs=harvest.beliefs
         )
         return facts, row, samples
+
+    def _num_refreshed(self) -> int | None:
+        """Return how often the reference was refreshed; None for one that never is."""
+        is_snapshot = self._parts.recipe.kl.reference.mode == "snapshot"
+        return self._parts.policy.reference.num_refreshed if is_snapshot else None
 
     def _publish(self) -> None:
         """Hand the adapter to the rollout engine as the next version."""
@@ -249,6 +265,9 @@ class Trainer:
             else:
                 messages.append(dry)
         messages += self._short_responses(harvest)
+        self._tell(messages)
+
+    def _tell(self, messages: Sequence[str]) -> None:
         if self._parts.ranks.is_main:
             for message in messages:
                 self._parts.watcher.said(message)
@@ -309,6 +328,7 @@ def _kl_facts(facts: UpdateFacts, row: Row, recipe: Recipe) -> KLFacts:
         old_nats_per_response=facts.old_nats_per_response,
         against=recipe.kl.against,
         trained_tokens=facts.trained_tokens if facts.policy_learns else 0,
+        reference_refreshed=facts.reference_refreshed,
         accuracy=row["train/pass_rate"],
         step=row["step"],
         total_steps=recipe.run.steps,

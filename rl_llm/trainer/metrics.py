@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rl_llm.curriculum.gates import is_mixed
 from rl_llm.curriculum.pool import bucket_name
 from rl_llm.policy import CriticFacts, UpdateFacts
 from rl_llm.records import Score, ScoredGroup
@@ -63,8 +64,8 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
     counted = [score for score in scores if score.error is None]
     tokens = _spent(harvest.scored).tokens
     return {
-        "train/pass_rate": _mean([score.correct for score in counted]),
-        "train/reward_mean": _mean([score.total for score in counted]),
+        "train/pass_rate": _mean([score.correct for score in counted], without=math.nan),
+        "train/reward_mean": _mean([score.total for score in counted], without=math.nan),
         "train/informative_share": _informative_share(harvest),
         "train/groups_admitted": len(harvest.admitted),
         "train/completions_masked": len(scores) - len(counted),
@@ -84,8 +85,18 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
     }
 
 
-def update_row(facts: UpdateFacts, *, beta: float, lr: float, num_skipped: int) -> Row:
-    """Return what a step's updates say."""
+def update_row(
+    facts: UpdateFacts,
+    *,
+    beta: float,
+    lr: float,
+    num_skipped: int,
+    num_refreshed: int | None = None,
+) -> Row:
+    """Return what a step's updates say; while the critic learns alone the policy's rate is 0.
+
+    `num_refreshed` counts refreshes of the reference, None for one that has none.
+    """
     return {
         "train/trained_tokens": facts.trained_tokens,
         "rollout/mismatch_mean_nats": facts.mismatch_mean_nats,
@@ -93,13 +104,16 @@ def update_row(facts: UpdateFacts, *, beta: float, lr: float, num_skipped: int) 
         "rollout/stale_share": facts.stale_share,
         "rollout/stale_nats_per_token": facts.stale_nats_per_token,
         "kl/ref_nats_per_token": facts.ref_nats_per_token,
+        "kl/ref_nats_per_response": facts.ref_nats_per_response,
         "kl/old_nats_per_token": facts.old_nats_per_token,
+        "kl/old_nats_per_response": facts.old_nats_per_response,
         "kl/beta": beta,
         "kl/updates_left_out": facts.num_left_out,
+        **({} if num_refreshed is None else {"kl/reference_refreshes": num_refreshed}),
         "loss/policy": facts.policy_loss,
         "loss/clip_rate": facts.clip_rate,
         "entropy_nats_per_token": facts.entropy_nats_per_token,
-        "optim/lr": lr,
+        "optim/lr": lr if facts.policy_learns else 0.0,
         "optim/grad_norm": facts.grad_norm,
         "optim/skipped_updates": num_skipped,
         **_critic_row(facts.critic),
@@ -145,7 +159,8 @@ def _admitted_share(harvest: Harvest) -> float:
 
 
 def _groups_by_bucket(groups: Sequence[ScoredGroup]) -> Row:
-    counts = Counter(bucket_name(group.group.problem) for group in groups)
+    problems = [group.group.problem for group in groups]
+    counts = Counter(bucket_name(problem.source, problem.level) for problem in problems)
     return {f"curriculum/groups/{name}": count for name, count in sorted(counts.items())}
 
 
@@ -162,15 +177,11 @@ def _informative_share(harvest: Harvest) -> float:
     earlier ones alone."""
     if harvest.scored and not harvest.judged:
         return math.nan
-    return _mean([_is_informative(group) for group in harvest.judged])
+    return _mean([is_mixed(group) for group in harvest.judged])
 
 
-def _is_informative(group: ScoredGroup) -> bool:
-    return len({score.correct for score in group.scores if score.error is None}) == 2
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+def _mean(values: Sequence[float], *, without: float = 0.0) -> float:
+    return float(np.mean(values)) if values else without
 
 
 class Sink(Protocol):

@@ -211,6 +211,33 @@ def test_normalise_then_sum_leaves_groups_without_advantage_at_zero_and_out_of_t
     torch.testing.assert_close(both[:1], alone)
 
 
+@pytest.mark.parametrize("group_size", [6, 7, 8, 12])
+def test_normalise_then_sum_leaves_out_groups_in_which_the_rewards_cancel(group_size):
+    # The second reward is 1 less the first, so their advantages are opposite but for rounding.
+    firsts = [[0.1 * (place + p) for place in range(group_size)] for p in range(3)]
+    cancelling = [[[first, 1 - first] for first in group] for group in firsts]
+    teaching = [[float(place == 0), 0.0] for place in range(group_size)]
+    algorithm = grpo(combine="normalise_then_sum")
+    found = algorithm.advantages(scored([*cancelling, teaching], [1.0, 1.0]))
+    assert (found[:3] == 0).all()
+    alone = algorithm.advantages(scored([teaching], [1.0, 1.0]))
+    torch.testing.assert_close(found[3:], alone)
+    assert (algorithm.advantages(scored(cancelling, [1.0, 1.0])) == 0).all()
+
+
+def test_normalise_then_sum_keeps_what_is_left_where_rewards_nearly_cancel():
+    values = [[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]]
+    found = grpo(combine="normalise_then_sum").advantages(scored(values, [1.0, 0.999999]))
+    assert found[0, 0] > 0 > found[0, 1]
+
+
+def test_totals_that_differ_by_rounding_alone_are_equal():
+    # .1 + .2 is .30000000000000004 in float64
+    assert advantages([[0.3, 0.1 + 0.2, 0.3], [0.0, 1e-12, 0.0]], "group")[0].tolist() == [0.0] * 3
+    rewards_PG = float64([[0.3, 0.1 + 0.2], [-0.3, -0.3001], [0.0, 1e-12]])
+    assert all_equal(rewards_PG, everything(rewards_PG)).tolist() == [True, False, False]
+
+
 def test_reinforce_pp_normalises_each_reward_over_the_batch():
     # One completion of each of four prompts; the second reward varies a tenth as much.
     values = [[[1.0, 0.0]], [[0.0, 0.1]], [[1.0, 0.1]], [[0.0, 0.0]]]

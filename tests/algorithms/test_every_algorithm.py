@@ -62,6 +62,19 @@ def test_the_table_holds_every_algorithm_and_each_says_its_name():
     } == WITH_GROUP_BASELINE
 
 
+def test_those_that_divide_by_the_deviation_of_a_group_say_so():
+    """A group whose rewards are ten times those of another: only that division makes them alike."""
+    saying = {name for name, build in ALGORITHMS.items() if build().divides_by_group}
+    assert saying == {"grpo", "dapo", "gspo", "cispo"}
+    for name in ("grpo", "gspo", "cispo"):
+        assert not ALGORITHMS[name](scale="batch").divides_by_group
+        assert not ALGORITHMS[name](scale="none").divides_by_group
+    rewards_PG = torch.tensor([[0.0, 0.0, 0.0, 10.0], [0.0, 0.0, 0.0, 1.0]])
+    for name, build in ALGORITHMS.items():
+        ten, one = build().advantages(batch_of(rewards_PG))
+        assert torch.allclose(ten, one, rtol=1e-2) == (name in saying)
+
+
 @pytest.mark.parametrize("name", sorted(WITH_GROUP_BASELINE))
 @pytest.mark.parametrize("group_size", [6, 7, 12])
 def test_groups_of_equal_rewards_have_an_advantage_of_exactly_zero(name, group_size):
@@ -258,8 +271,8 @@ def test_a_dual_clip_bounds_what_a_bad_token_pays_and_stops_its_pull():
     assert gradient_BT.tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_clips_are_those_of_the_papers():
-    # 1.25 lies inside DAPO's and outside the symmetric clip
+def test_clips_are_those_that_the_page_names():
+    # 1.25 lies inside DAPO's clip, which is our GRPO's too, and outside the symmetric one.
     once = terms_of([[math.log(1.25)]], [[1.0]])
     wide = {name: losses(name, once).item() for name in ("grpo", "dapo")}
     assert wide == {"grpo": pytest.approx(-1.25), "dapo": pytest.approx(-1.25)}
@@ -306,6 +319,19 @@ def test_cispo_cuts_the_weight_and_keeps_the_gradient():
     assert flags("cispo", terms) == [[False, True]]
 
 
+def test_those_without_a_ratio_say_so():
+    """Half as likely as when it was drawn: a token's gradient is halved where there is a ratio."""
+    once = terms_of([[math.log(0.5)]], [[1.0]])
+    totals = Totals(num_tokens=1, num_sequences=1, max_response_tokens=1)
+    for build in ALGORITHMS.values():
+        _, gradient_BT = gradient_of(build(), once, totals)
+        assert gradient_BT.item() == pytest.approx(-0.5 if build().has_ratio else -1.0)
+    assert {name for name in ALGORITHMS if not ALGORITHMS[name]().has_ratio} == {
+        "reinforce",
+        "a2c",
+    }
+
+
 @pytest.mark.parametrize("name", ["reinforce", "a2c"])
 def test_the_plain_policy_gradient_knows_no_ratio(name):
     # log pi = -1 + .7 and -1 - .2
@@ -314,7 +340,7 @@ def test_the_plain_policy_gradient_knows_no_ratio(name):
     assert flags(name, terms) == [[False, False]]
 
 
-def test_reductions_are_those_of_the_papers():
+def test_reductions_are_those_that_the_page_names():
     loss_BT = torch.tensor([[1.0, 2.0], [6.0, 0.0]])
     mask_BT = torch.tensor([[True, True], [True, False]])
     totals = Totals(num_tokens=3, num_sequences=2, max_response_tokens=10)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from rl_llm.algorithms import ALGORITHMS, ScoredBatch
+from rl_llm.algorithms import ALGORITHMS, ScoredBatch, sequence_mean
 from rl_llm.config import NamedPart
 from rl_llm.plugins import build_named
 
@@ -67,7 +67,9 @@ def test_the_page_gives_every_default():
 
 
 def test_the_page_gives_the_clip_scale_and_reduction_of_each():
-    for quoted, _, clip, _, scale, reduction, _ in cells("Which one", 7):
+    for row in cells("Which one", 7):
+        # A star says that the default is ours and not the source's.
+        quoted, _, clip, _, scale, reduction, _ = (cell.removesuffix("*") for cell in row)
         found = defaults(quoted.strip("`"))
         if "clip_low" in found:
             assert [float(bound) for bound in clip.split(" / ")] == [
@@ -76,6 +78,14 @@ def test_the_page_gives_the_clip_scale_and_reduction_of_each():
             ]
         assert found.get("scale", scale) == scale
         assert found.get("reduce", "").replace("_", " ") in ("", reduction)
+
+
+def test_grpo_as_published_is_what_the_page_says():
+    (published,) = re.findall(r"`(\{name: grpo, clip_high[^`]*\})`", PAGE)
+    algorithm = build_named(NamedPart(**yaml.safe_load(published)), ALGORITHMS, path="algorithm")
+    assert algorithm.reduce is sequence_mean
+    stars = [row for row in cells("Which one", 7) if row[0] == "`grpo`"]
+    assert [cell for cell in stars[0] if cell.endswith("*")] == [".2 / .28*", "token mean*"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -14,6 +14,8 @@ ROW = {
     "kl/beta": 0.0123,
     "kl/ref_nats_per_token": 0.0456,
     "kl/old_nats_per_token": 0.0,
+    "kl/updates_left_out": 0,
+    "optim/lr": 1e-3,
     "rollout/tokens_per_s": 15432.0,
 }
 
@@ -44,6 +46,22 @@ def test_further_updates_and_a_critic_add_their_figures():
     assert shown(terminal=False, row=row) == (
         "step 3/8  pass 0.61  informative 0.44  beta 0.0123  KL 0.0456  KL to old 0.0012  "
         "explained variance -0.31  15,432 tokens/s  2.0 s\n"
+    )
+
+
+def test_updates_that_were_left_out_and_a_critic_that_learns_alone_are_said():
+    row = ROW | {"kl/updates_left_out": 2, "optim/lr": 0.0, "critic/explained_variance": 0.25}
+    assert shown(terminal=False, row=row) == (
+        "step 3/8  pass 0.61  informative 0.44  beta 0.0123  KL 0.0456  updates left out 2  "
+        "critic alone  explained variance 0.25  15,432 tokens/s  2.0 s\n"
+    )
+
+
+def test_what_nothing_measured_is_left_out_and_a_share_of_nothing_is_a_dash():
+    nan = float("nan")
+    row = ROW | {"train/pass_rate": nan, "kl/ref_nats_per_token": nan, "kl/old_nats_per_token": nan}
+    assert shown(terminal=False, row=row) == (
+        "step 3/8  pass -  informative 0.44  beta 0.0123  15,432 tokens/s  2.0 s\n"
     )
 
 

@@ -68,6 +68,14 @@ def test_the_table_says_what_a_key_may_hold():
     assert '| `loss` or `reward` | `"loss"` |' in rows["kl.placement"]
     assert "| list of `{use: X, ...}` | `[]` |" in rows["data.eval"]
     assert "| number | `1.0` |" in rows["rewards[].weight"]
+    assert "| number > 0, < 1 | `0.99` |" in rows["kl.reference.decay"]
+
+
+def test_the_table_goes_into_sections_that_may_be_null():
+    rows = {row.split("`")[1]: row for row in recipe_table().splitlines()[2:]}
+    assert "| number >= 0.5, < 1 | `0.9` |" in rows["curriculum.retire.certainty"]
+    assert "| integer > 0, <= 255 | `2` |" in rows["curriculum.defer.after"]
+    assert "| integer > 0 | `64` |" in rows["curriculum.probe.problems"]
 
 
 def test_docs_recipes_holds_the_table_as_the_schema_has_it():

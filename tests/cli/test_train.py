@@ -79,12 +79,15 @@ def test_a_step_that_teaches_nothing_is_told_and_trains_nothing(small, capsys, r
     assert (row["loss/policy"], row["optim/grad_norm"], row["train/trained_tokens"]) == (0, 0, 0)
 
 
-def test_a_step_that_teaches_nothing_can_end_the_run_with_1(small, capsys):
+def test_a_step_that_teaches_nothing_can_end_the_run_with_1(small, capsys, read_metrics):
     stop = "curriculum.refill.when_dry=stop"
     assert main(["train", str(small), *SOLVED, stop]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: nothing to learn from in 4 groups")
     assert "4 all correct" in error and "add harder problems" in error
+    assert read_metrics("runs/small")[-1]["train/groups_admitted"] == 0
+    assert len(Path("runs/small/draws.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    assert Path("runs/small/checkpoints/step-000001").is_dir()
 
 
 def test_resume_never_starts_a_run_in_a_new_folder(small):
@@ -142,3 +145,9 @@ def test_a_run_set_back_to_an_earlier_checkpoint_forgets_the_later_ones(small):
     assert main(["train", str(small), *steps, "--resume", str(back)]) == 0
     assert not (run / "checkpoints" / "step-000002" / "mark").exists()
     assert (run / "checkpoints" / "step-000003").is_dir()
+
+
+def test_several_updates_without_a_ratio_are_called_biased_before_the_first_step(small, capsys):
+    assert main(["train", str(small), *QUICK, "algorithm={name: reinforce}"]) == 0
+    before, first, _ = capsys.readouterr().out.partition("step 1/1")
+    assert first and "algorithm 'reinforce' with optim.updates_per_batch=2" in before

@@ -149,3 +149,17 @@ def test_a_dry_run_says_how_the_critic_moved_while_the_policy_waits(small, capsy
     (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("one step:")]
     policy, critic = line.partition("gradient norm ")[2].split(", ")[:2]
     assert float(policy) == 0 and float(critic.removeprefix("critic's ")) > 0
+
+
+@pytest.mark.parametrize("name", ["reinforce", "a2c"])
+def test_several_updates_without_a_ratio_are_called_biased(small, capsys, name):
+    algorithm = f"algorithm={{name: {name}}}"
+    assert main(["validate", str(small), algorithm]) == 0
+    assert (
+        f"algorithm '{name}' with optim.updates_per_batch=2 and optim.epochs=2: its loss has no "
+        "ratio"
+    ) in capsys.readouterr().out
+    once = ["optim.epochs=1", "optim.updates_per_batch=1"]
+    for quiet in ([algorithm, *once], ["algorithm={name: reinforce_pp}"]):
+        assert main(["validate", str(small), *quiet]) == 0
+        assert "no ratio" not in capsys.readouterr().out

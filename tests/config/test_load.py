@@ -94,7 +94,12 @@ FAULTS = {
     "lora=16": "lora=16: a section is needed here, with keys among rank, alpha, targets",
     "algorithm=grpo": "algorithm='grpo': write it as {name: grpo}",
     "rewards=[exact_answer]": "rewards.0='exact_answer': write it as {use: exact_answer}",
-    "kl.controller.min=0": "kl.controller.name: required, and missing",
+    "kl.controller.min=0": "kl.controller.name: required, and missing; add `name: ...` under "
+    "kl.controller",
+    "curriculum.gates=[informative]": "curriculum.gates.0='informative': write it as {name: "
+    "informative}",
+    "curriculum.gates=[{name:informative}]": "curriculum.gates.0.name: required, and missing; "
+    "'name:informative' needs a space behind its colon",
     "data.train=[]": "data.train=[]: list should have at least 1 item after validation, not 0; "
     "name at least one prompt source, as in [{use: jsonl, path: problems.jsonl}]",
     "curriculum.retire=false": "curriculum.retire=False: a section is needed here, "
@@ -212,6 +217,11 @@ def test_a_divergence_from_the_old_policy_cannot_be_charged_to_rewards(recipe_fi
         "kl.against='old' with kl.placement='reward': rewards are charged before the first update, "
         "when that divergence is 0; use kl.placement loss"
     )
+
+
+def test_a_way_out_leaves_out_what_the_recipe_already_sets(recipe_file):
+    message = message_of(recipe_file(), "kl.controller={name: ppo_penalty}", "optim.epochs=2")
+    assert message.endswith("set kl.against to old")
 
 
 def test_a_penalty_that_is_always_0_is_against_nothing(recipe_file):

@@ -38,7 +38,8 @@ def critic_rows(once, program, write_small, read_metrics):
     def make(folder):
         write_small(folder)
         short = ["run.steps=1", "data.eval=[]", "eval.train_problems=0"]
-        done = program("train", "small.yaml", *short, "algorithm={name: ppo}", folder=folder)
+        ppo = "algorithm={name: ppo, critic_warmup_steps: 0}"
+        done = program("train", "small.yaml", *short, ppo, folder=folder)
         assert done.returncode == 0, done.stderr
 
     return read_metrics(once("run-with-a-critic", make) / "runs" / "small")

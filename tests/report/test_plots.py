@@ -4,7 +4,7 @@ import pytest
 
 from rl_llm.report import plots, plots_curriculum
 from rl_llm.report.canvas import BLUE, GREEN, canvas, label, spread
-from rl_llm.report.marks import line, running_mean, stack_bars, step_edges
+from rl_llm.report.marks import line, rises, running_mean, stack_bars, step_edges
 from rl_llm.report.read import Series, read_run
 
 PLOTS = {
@@ -13,6 +13,8 @@ PLOTS = {
     for name, value in vars(module).items()
     if getattr(value, "__module__", "") == module.__name__ and name[0] != "_" and callable(value)
 }
+
+OLD, REF = {"kl/old_nats_per_token": 0.1}, {"kl/ref_nats_per_token": 0.1}
 
 
 def words(svg):
@@ -86,6 +88,50 @@ def test_a_critic_that_was_far_off_at_first_leaves_room_for_what_it_learns(make_
     ]
     seen = words(plots.critic(read_run(make_run(rows))))
     assert {"explained variance", "value loss", "\N{MINUS SIGN}100%", "0%", "100%"} <= set(seen)
+
+
+def test_steps_in_which_the_critic_learnt_alone_are_marked(make_run):
+    def seen(rates):
+        rows = [
+            {"step": step, "critic/explained_variance": 0.5, "loss/value": 0.1, "optim/lr": lr}
+            for step, lr in enumerate(rates, 1)
+        ]
+        return words(plots.critic(read_run(make_run(rows))))
+
+    assert "critic alone" in seen([0.0, 0.0, 1e-3])
+    assert "critic alone" not in seen([1e-4, 2e-4, 1e-3])
+
+
+def test_updates_that_were_left_out_are_counted_beside_the_divergence_that_stopped_them(make_run):
+    def seen(counts):
+        rows = [
+            {"step": step, "kl/beta": 1.0, **OLD, "kl/updates_left_out": count}
+            for step, count in enumerate(counts, 1)
+        ]
+        return words(plots.kl_and_beta(read_run(make_run(rows))))
+
+    assert "updates left out: 5" in seen([0, 2, 3])
+    assert not any("left out" in word for word in seen([0, 0, 0]))
+
+
+def test_where_no_divergence_was_measured_beta_stands_alone(make_run):
+    rows = [{"step": step, "kl/beta": 0.0, "kl/ref_nats_per_token": None} for step in (1, 2)]
+    seen = words(plots.kl_and_beta(read_run(make_run(rows))))
+    assert "beta" in seen and "to the reference" not in seen
+
+
+def test_refreshes_of_the_reference_are_marked_at_the_step_that_made_them(make_run):
+    def seen(counts):
+        rows = [
+            {"step": step, "kl/beta": 1.0, **REF, "kl/reference_refreshes": count}
+            for step, count in enumerate(counts, 1)
+        ]
+        return words(plots.kl_and_beta(read_run(make_run(rows))))
+
+    assert seen([0, 1, 1, 2]).count("reference refreshed") == 1
+    assert "reference refreshed" not in seen([0, 0, 0, 0])
+    assert rises(Series(steps=(1, 2, 3, 4), values=(1.0, 1.0, 1.0, 3.0))) == [1, 4]
+    assert rises(Series(steps=(), values=())) == []
 
 
 def test_completions_spent_are_zero_before_the_first_step(make_run):

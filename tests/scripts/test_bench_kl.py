@@ -51,6 +51,7 @@ def sandbox(scripts, tmp_path, monkeypatch):
     monkeypatch.setattr(scripts.main, "CHILD", child)
     monkeypatch.setattr(scripts.main, "RESULT", tmp_path / "kl.json")
     monkeypatch.setattr(scripts.main, "DOCUMENT", document)
+    (tmp_path / "kl.md").write_text("<!-- kl-curves:begin -->\nold\n<!-- kl-curves:end -->\n")
     monkeypatch.setattr(scripts.arms.Spec, "settings", "x")
     runs = tmp_path / "runs"
     return SimpleNamespace(
@@ -152,6 +153,13 @@ def test_a_row_is_the_mean_of_the_last_fifth_beside_the_start(scripts):
     assert (row["ref_nats"], row["beta"], row["pool"]) == (0.05, 0.2, pytest.approx(0.8))
 
 
+def test_a_step_that_counted_no_completion_is_in_no_mean(scripts):
+    plain = run("none", 0, [0.5, 0.7], [0.8, 0.6])
+    plain["updates"]["pass_rate"][-1] = None
+    (row,) = scripts.table.rows_of([plain])
+    assert row["pool"] == pytest.approx(0.7)
+
+
 def test_every_arm_is_compared_with_no_penalty_and_with_the_matched_constant(scripts):
     arms = ("none", "constant-average", "grpo_d", "grpo_d-reversed")
     runs = [run(arm, seed, [0.5, 0.5], [0.8, 0.8]) for arm in arms for seed in (0, 1)]
@@ -198,7 +206,7 @@ def control_run(nats, betas, *, tokens=None):
 def test_the_control_is_judged_by_the_last_half_of_the_updates_that_trained(scripts):
     target = scripts.arms.CONTROL_NATS
     # The last half is .8, nothing, 1.0 and 1.8 times the target: 1.2 on average, two of three near.
-    nats = [0.0, 0.0, 0.0, 9.0, 0.8 * target, 0.0, target, 1.8 * target]
+    nats = [0.0, 0.0, 0.0, 9.0, 0.8 * target, None, target, 1.8 * target]
     betas = [0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.025, 0.025]
     tokens = [5, 5, 5, 5, 5, 0, 5, 5]
     (row,) = scripts.table.control_rows([control_run(nats, betas, tokens=tokens)])
@@ -206,6 +214,17 @@ def test_the_control_is_judged_by_the_last_half_of_the_updates_that_trained(scri
     assert row["near"] == pytest.approx(2 / 3, abs=1e-4)
     assert row["beta_settled"] == pytest.approx(0.05)  # The geometric mean.
     assert row["start_over_settled"] == pytest.approx(10.0)
+
+
+def test_what_a_step_did_not_measure_is_kept_as_null(scripts):
+    row = {"kl/beta": 0.0, "train/trained_tokens": 9, "train/pass_rate": 0.123456}
+    kept = scripts.run.kept_of_step(row | {"kl/ref_nats_per_token": float("nan")})
+    assert kept == {
+        "beta": 0.0,
+        "ref_nats_per_token": None,
+        "trained_tokens": 9,
+        "pass_rate": 0.12346,
+    }
 
 
 def test_a_mean_that_is_more_than_a_quarter_off_does_not_hold(scripts):
@@ -254,6 +273,8 @@ def test_a_failing_run_stops_no_other_and_tables_say_who_beats_the_matched_const
         "better on the trained task and not told apart on the untrained one."
     ) in text
     assert (sandbox.result.parent / "kl-curves.png").is_file()
+    page = (sandbox.result.parent / "kl.md").read_text()
+    assert "![kl-curves](benchmarks/kl-curves.png)" in page
 
 
 def test_the_control_stands_beside_the_comparison(sandbox):

@@ -105,3 +105,18 @@ def test_auto_finds_the_newest_and_never_refuses_a_folder_with_a_run(tmp_path):
     folder.metrics.write_text("", encoding="utf-8")
     with pytest.raises(CheckpointError, match="holds a run already"):
         folder.find_checkpoint("never")
+
+
+def test_a_checkpoint_of_another_run_is_gone_on_from_in_a_folder_of_its_own_alone(tmp_path):
+    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    for folder in (first, second):
+        checkpoint = folder.checkpoints / "step-000002"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state.json").write_text("{}", encoding="utf-8")
+    theirs, own = str(first.path), str(second.path)
+    assert second.find_checkpoint(theirs) == first.checkpoints / "step-000002"
+    second.metrics.write_text('{"step": 0}\n', encoding="utf-8")
+    for path in (theirs, f"{theirs}/checkpoints/step-000002"):
+        with pytest.raises(CheckpointError, match="is of another run"):
+            second.find_checkpoint(path)
+    assert second.find_checkpoint(own) == second.checkpoints / "step-000002"

@@ -34,8 +34,8 @@ def parity(completion: str, answer: str) -> float:
 """
 
 WITH_CRITIC = ("a2c", "ppo")
-WITHOUT_GROUP_BASELINE = ["reinforce", "reinforce_pp", "a2c", "ppo"]
-WITH_GROUP_BASELINE = ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"]
+WITH_GROUP_BASELINE = [name for name, build in ALGORITHMS.items() if build().has_group_baseline]
+WITHOUT_GROUP_BASELINE = [name for name in ALGORITHMS if name not in WITH_GROUP_BASELINE]
 
 EQUAL_GROUPS = ["rewards=[{use: parity.py:parity}]", "run.steps=1", "rollout.group_size=2"]
 
@@ -129,5 +129,11 @@ def test_gates_that_are_asked_for_stand_whatever_the_algorithm(train):
     assert moved == set()
 
 
-def test_the_two_kinds_are_all_the_algorithms_that_there_are():
-    assert {*WITH_GROUP_BASELINE, *WITHOUT_GROUP_BASELINE} == ALGORITHMS.keys()
+@pytest.mark.slow
+def test_a_critic_whose_advice_is_worse_than_none_is_told_of(train, monkeypatch):
+    """A learning rate that is far too high: from the second step on its values are nowhere near."""
+    heard = []
+    monkeypatch.setattr(Rows, "said", lambda self, message: heard.append(message))
+    rows, _ = train("ppo", "run.steps=6", "algorithm.critic_lr=0.5")
+    assert sum(row["critic/explained_variance"] < 0 for row in rows) >= 4
+    assert sum("explained variance has been below 0" in message for message in heard) == 1

@@ -1,12 +1,13 @@
 """The loop with a real model: what an evaluation teaches, and what the watcher hears."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from rl_llm.cli.parts import build_parts, load_data, load_model
 from rl_llm.config import load_recipe
+from rl_llm.errors import RunError
 from rl_llm.policy import Ranks
 from rl_llm.trainer import RunFolder, Trainer, checkpoint
 
@@ -161,3 +162,52 @@ def test_what_the_scheduler_and_a_dry_step_have_to_say_is_heard_once_also_over_a
     assert Trainer(resumed).run()
     assert stopped.watcher.said_at == whole.watcher.said_at[:2]
     assert resumed.watcher.said_at == whole.watcher.said_at[2:]
+
+
+@dataclass
+class Kept:
+    """A sink that keeps its rows."""
+
+    rows: list = field(default_factory=list)
+
+    def write(self, row):
+        self.rows.append(row)
+
+    def close(self):
+        pass
+
+
+def end_dry(parts):
+    """Run until a step without anything to learn from ends the run; return what its sinks hold."""
+    metrics, draws = Kept(), Kept()
+    with pytest.raises(RunError, match=r"^nothing to learn from in 2 groups.*the run ends here$"):
+        Trainer(replace(parts, sinks=[metrics], draw_log=draws)).run()
+    return metrics.rows, draws.rows
+
+
+def test_a_dry_step_that_ends_the_run_is_logged_counted_and_saved_first(prepare):
+    stops = [*HARD, "curriculum={refill: {when_dry: stop}}", "checkpoint.every=9"]
+    parts = prepare(*stops)
+    almost_alarm(parts.scheduler)
+    metrics, draws = end_dry(parts)
+    [(step, alarm)] = parts.watcher.said_at
+    assert step == 1 and alarm.startswith("arithmetic/level=8: 15 % of 20 completions correct")
+    assert [row["step"] for row in metrics] == [0, 1]
+    assert (metrics[1]["train/groups_admitted"], metrics[1]["rollout/completions"]) == (0, 4)
+    assert [(row["step"], row["correct"], row["admitted"]) for row in draws] == [(1, 0, False)] * 2
+    assert parts.counters.step == 1
+
+    resumed = prepare(*stops)
+    [saved] = checkpoint.list_checkpoints(resumed.folder.checkpoints)
+    checkpoint.load(saved, checkpoint.read_state(saved), resumed.stateful)
+    _, later = end_dry(resumed)
+    assert [row["step"] for row in later] == [2, 2]
+    # Both remember the first step: what it drew is believed to be hard, and others come next.
+    assert {row["key"] for row in later}.isdisjoint(row["key"] for row in draws)
+
+
+def test_a_step_taken_alone_ends_with_the_error_too_and_saves_nothing(prepare):
+    parts = prepare(*HARD, "curriculum={refill: {when_dry: stop}}")
+    with pytest.raises(RunError, match="the run ends here"):
+        Trainer(parts).take_one_step()
+    assert checkpoint.list_checkpoints(parts.folder.checkpoints) == []

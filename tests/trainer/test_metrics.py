@@ -2,14 +2,15 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 
 from rl_llm.curriculum.draw_record import Draw
+from rl_llm.policy import UpdateFacts
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup, content_key
 from rl_llm.trainer.generation import Harvest
-from rl_llm.trainer.metrics import Counters, JsonlSink, harvest_row, read_rows
+from rl_llm.trainer.metrics import Counters, JsonlSink, harvest_row, read_rows, update_row
 
 
 def scored_group(prompt, *scores, level=0):
@@ -131,6 +132,36 @@ def test_a_step_that_finishes_probes_of_earlier_ones_alone_has_no_informative_sh
 def test_a_step_without_a_group_has_a_yield_and_an_informative_share_of_nought():
     row = harvest_row(harvest(), Counters())
     assert row["curriculum/admitted_share"] == row["train/informative_share"] == 0.0
+
+
+def test_where_no_completion_counts_none_is_right_and_none_is_wrong():
+    for brought in (harvest(scored_group("p", FAILED, FAILED)), harvest()):
+        row = harvest_row(brought, Counters())
+        assert math.isnan(row["train/pass_rate"]) and math.isnan(row["train/reward_mean"])
+
+
+def test_both_divergences_are_written_in_both_units_and_null_where_nothing_measured_them(tmp_path):
+    blank = dict.fromkeys((field.name for field in fields(UpdateFacts)), 0)
+    ref = {"ref_nats_per_token": 0.1, "ref_nats_per_response": 2.0}
+    old = {"old_nats_per_token": math.nan, "old_nats_per_response": math.nan}
+    facts = UpdateFacts(**(blank | ref | old | {"critic": None}))
+    sink = JsonlSink(tmp_path / "metrics.jsonl", last_step=-1)
+    sink.write({"step": 1, **update_row(facts, beta=0.5, lr=0.0, num_skipped=0)})
+    sink.close()
+    [row] = read_rows(tmp_path / "metrics.jsonl")
+    assert {key: row[key] for key in row if key.startswith("kl/") and "nats" in key} == {
+        "kl/ref_nats_per_token": 0.1,
+        "kl/ref_nats_per_response": 2.0,
+        "kl/old_nats_per_token": None,
+        "kl/old_nats_per_response": None,
+    }
+
+
+def test_the_policy_has_no_learning_rate_while_the_critic_learns_alone():
+    blank = dict.fromkeys((field.name for field in fields(UpdateFacts)), 0)
+    for learns, lr in ((False, 0.0), (True, 0.5)):
+        facts = UpdateFacts(**(blank | {"critic": None, "policy_learns": learns}))
+        assert update_row(facts, beta=0.0, lr=0.5, num_skipped=0)["optim/lr"] == lr
 
 
 def test_rows_past_the_checkpoint_are_cut_when_the_file_is_opened_again(tmp_path):

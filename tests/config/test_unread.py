@@ -1,0 +1,71 @@
+"""Settings that a run would never read, or that would undo each other, are refused."""
+
+import pytest
+
+from rl_llm.config import parse_recipe
+from rl_llm.errors import ConfigError
+
+SMALLEST = {
+    "model": {"path": "somewhere"},
+    "data": {"train": [{"use": "arithmetic"}], "eval": [{"use": "arithmetic"}]},
+    "rewards": [{"use": "exact_answer"}],
+}
+
+
+def parse(steps=10, **sections):
+    return parse_recipe(
+        {**SMALLEST, "run": {"name": "a", "steps": steps}, **sections}, where="test"
+    )
+
+
+def fault_of(**sections):
+    with pytest.raises(ConfigError) as caught:
+        parse(**sections)
+    return str(caught.value).removeprefix("test: ")
+
+
+def constant(**kl):
+    return {"controller": {"name": "constant", "beta": 0.1}, **kl}
+
+
+def test_a_refresh_behind_the_last_step_is_refused():
+    def kl(every):
+        return constant(reference={"mode": "snapshot", "refresh_every": every})
+
+    assert parse(kl=kl(9))
+    assert fault_of(kl=kl(10)).startswith(
+        "kl.reference.refresh_every=10 with run.steps=10: the reference is never refreshed"
+    )
+
+
+def test_a_stagnation_that_takes_as_long_as_the_run_is_refused():
+    def sections(patience):
+        reference = {"mode": "snapshot", "refresh_on_stagnation": patience}
+        return {"kl": constant(reference=reference), "eval": {"every": 3}}
+
+    assert parse(**sections(3))  # Behind step 9, so the reference is refreshed behind step 10.
+    assert fault_of(**sections(4)).startswith(
+        "kl.reference.refresh_on_stagnation=4 with eval.every=3 and run.steps=10: so many "
+    )
+
+
+@pytest.mark.parametrize(("bound", "value"), [("ceiling", 0.01), ("floor", 0.5)])
+def test_a_constant_outside_its_bound_is_refused(bound, value):
+    assert fault_of(kl=constant(**{bound: value})) == (
+        f"kl.controller.beta=0.1 with kl.{bound}={value}: the bound overrides a constant beta in "
+        f"every step; set beta to {value}, or leave kl.{bound} out"
+    )
+
+
+@pytest.mark.parametrize("bound", ["ceiling", "floor"])
+def test_a_constant_at_its_bound_stands(bound):
+    assert parse(kl=constant(**{bound: 0.1})).kl.controller.options == {"beta": 0.1}
+
+
+def test_a_refill_of_groups_that_nothing_drops_is_refused():
+    refill = {"max_rounds": 5}
+    assert parse(curriculum={"refill": refill})
+    assert fault_of(curriculum={"refill": refill, "gates": []}) == (
+        "curriculum.refill.max_rounds=5 with curriculum.gates=[]: no group is dropped, so there is "
+        "nothing to refill; use max_rounds 0, or name a gate"
+    )
