@@ -154,7 +154,7 @@ class Trainer:
         self._log_draws(harvest, step)
         with self._timed("update"):
             facts, row, samples = self._learn(harvest, step)
-        self._tell(self._critic_hint(facts))
+        self._tell([*self._without_advantage(harvest, facts), *self._critic_hint(facts)])
         self._counters.count(step, harvest)
         with self._timed("publish"):
             self._publish()
@@ -203,6 +203,15 @@ class Trainer:
             harvest.admitted, advantages_PG.tolist(), step=step, beliefs=harvest.beliefs
         )
         return facts, row, samples
+
+    def _without_advantage(self, harvest: Harvest, facts: UpdateFacts) -> Iterator[str]:
+        """Say so where gates admitted groups and none of them taught anything."""
+        if harvest.admitted and facts.trained_tokens == 0:
+            yield (
+                f"nothing learnt: the {len(harvest.admitted)} groups that the gates admitted have "
+                "no advantage, or no completion that is trained on; look at curriculum.gates, and "
+                "at truncated completions"
+            )
 
     def _num_refreshed(self) -> int | None:
         """Return how often the reference was refreshed; None for one that never is."""

@@ -117,7 +117,8 @@ def test_every_key_of_a_row_is_documented_and_every_documented_key_is_written(
     absent = {
         name for name, p in patterns.items() if not any(re.fullmatch(p, key) for key in written)
     }
-    assert (unknown, absent) == (set(), {"curriculum/probes_waiting"})  # Neither run has probes.
+    # Neither run has probes, or a reference that moves.
+    assert (unknown, absent) == (set(), {"curriculum/probes_waiting", "kl/reference_refreshes"})
 
 
 def test_every_field_of_a_sample_is_documented(run_dir, documented):

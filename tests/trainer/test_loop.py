@@ -211,3 +211,14 @@ def test_a_step_taken_alone_ends_with_the_error_too_and_saves_nothing(prepare):
     with pytest.raises(RunError, match="the run ends here"):
         Trainer(parts).take_one_step()
     assert checkpoint.list_checkpoints(parts.folder.checkpoints) == []
+
+
+def test_a_step_whose_admitted_groups_teach_nothing_says_so(prepare):
+    # Without gates, groups of eight-digit sums are admitted, and all their completions are wrong.
+    parts = prepare(*HARD, "curriculum.gates=[]", "run.steps=1")
+    Trainer(parts).run()
+    (said,) = [text for _, text in parts.watcher.said_at if text.startswith("nothing learnt")]
+    assert said.startswith("nothing learnt: the 2 groups that the gates admitted have no advantage")
+    solvable = prepare("run.steps=1", "rollout.group_size=16", "data.train.0.levels=[3]", name="b")
+    Trainer(solvable).run()
+    assert not any(text.startswith("nothing learnt") for _, text in solvable.watcher.said_at)
