@@ -20,8 +20,8 @@ REVERSED = "scripts/bench_kl_reversed.py:GrpoDReversed"
 
 STAGES = ("freeze", "measure", "control")
 FREEZE_SEEDS = (100, 101, 102)
-MEASURED_SEEDS = tuple(range(8))
-CONTROL_SEEDS = tuple(range(3))
+MEASURED_SEEDS = tuple(range(10, 18))
+CONTROL_SEEDS = tuple(range(10, 13))
 POOL_SEED = 1_000  # Added to a run's seed: the training pool differs from seed to seed.
 
 STEPS, EVALUATE_EVERY = 100, 10

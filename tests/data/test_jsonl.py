@@ -157,7 +157,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_single_file_has_no_splits(write):
-    with pytest.raises(ConfigError, match=r"^data\.train\.0: split='test': .* leave it out; its default is 'train'$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^data\.train\.0: split='test': .* leave it out; its default is 'train'$",
+    ):
         read(write(GOOD), split="test")
 
 
