@@ -251,7 +251,7 @@ def test_runs_are_planned_seed_by_seed_and_stages_have_seeds_of_their_own(sandbo
         (4, "grpo_d"),
     ]
     assert {each.seed for each in sandbox.specs("--stage", "freeze")} == {100, 101, 102}
-    assert {each.seed for each in sandbox.specs()} == set(range(8))
+    assert {each.seed for each in sandbox.specs()} == set(range(10, 18))
     assert {each.steps for each in sandbox.specs("--stage", "control")} == {320}
 
 
