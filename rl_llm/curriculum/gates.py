@@ -102,7 +102,7 @@ class Range:
 def is_mixed(scored_group: ScoredGroup) -> bool:
     """Tell whether some completion is correct and another wrong, of those whose rewards did not
     fail."""
-    return len({score.correct for score in counted_scores(scored_group)}) > 1
+    return len({score.correct for score in scored_group.scores if score.error is None}) > 1
 
 
 def counted_scores(scored_group: ScoredGroup) -> list[Score]:
