@@ -41,7 +41,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
 WITH_CRITIC = ("a2c", "ppo")
 
 LEAST_GAIN = 0.15  # In the mean held-out pass rate.
-LEAST_EXPLAINED = {"ppo": 0.3}  # Of the variance of rewards, by the critic.
+LEAST_EXPLAINED = {"ppo": 0.3}  # Of the variance of rewards, by the critic at its best.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,25 +151,26 @@ def test_rewards_of_single_tokens_count_from_where_they_are_still_to_come(script
 
 
 def test_gains_and_critics_are_judged_by_their_means_over_seeds(sandbox, scripts):
-    # The critic of ppo ends at .4 and .6, so at .5; gspo gains .1, which is too little.
+    # The critic of ppo is at .2, and then at .4 and .6, so .5; gspo gains .1, which is too little.
     words = ("--seeds", "0", "1", "--arms", "ppo", "gspo", "grpo", "a2c")
     assert sandbox.call(*words) == 1
     tree = json.loads(sandbox.result.read_text())
     met = {arm: entry["met"] for arm, entry in tree["arms"].items()}
     assert met == {"grpo": True, "gspo": False, "a2c": True, "ppo": True}
-    assert tree["arms"]["ppo"]["critic"] == pytest.approx(0.5)
+    assert [point["critic"] for point in tree["arms"]["ppo"]["explained"]] == [0.2, 0.5]
     text = sandbox.document.read_text()
     assert text.startswith("head\n") and text.endswith("\ntail\n") and "old" not in text
     assert "| `gspo` | 2 | 0.500 | 0.600 | +0.100 ± 0.000 | 0.15 | no |" in text
-    assert "| `ppo` | 1 | 0.20 | 0.60 | 0.50 | 0.3 |" in text
-    assert "| `a2c` | 0 | 0.20 | 0.10 | 0.50 | - |" in text
+    assert "| `ppo` | 24 | 0.900 | 0.40, 0.60 | 0.50 | 0.50 | 0.3 |" in text
+    assert "| `a2c` | 8 | 0.700 | 0.20, 0.20 | 0.20 | 0.50 | - |" in text
 
 
-def test_a_critic_that_explains_too_little_misses_its_target(scripts):
+def test_a_critic_is_judged_where_it_explains_most_and_not_before_the_first_step(scripts):
     row = {"arm": "ppo", "before": 0.5, "after": 0.9, "gain": 0.4, "wall_s": 1.0}
-    for critic, met in ((0.3, False), (0.31, True)):
-        rows = [row | {"critic": critic, "prompt_mean": 0.6}]
-        assert scripts.main.arm_figures(rows)["ppo"]["met"] is met
+    for critics, met in (([0.9, 0.3, 0.1], False), ([0.0, 0.31, 0.1], True)):
+        curve = {"step": [0, 8, 24], "critic": critics}
+        curve |= {"pass_rate": [0.5, 0.7, 0.9], "prompt_mean": [0.6] * 3}
+        assert scripts.main.arm_figures([row | {"curve": curve}])["ppo"]["met"] is met
 
 
 def test_all_targets_met_is_an_exit_code_of_zero(sandbox):
