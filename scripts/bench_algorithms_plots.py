@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from bench_algorithms_arms import ALGORITHMS, LEAST_EXPLAINED, WITH_CRITIC
+from bench_pictures import mark_target
 from bench_runs_stats import Floats
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -101,7 +102,7 @@ def _draw_critics(rows: Sequence[Row], file: Path) -> None:
             _band(panel, critic, ORANGE, label="critic")
             _title(panel, arm, "")
             if arm in LEAST_EXPLAINED:
-                _target(panel, LEAST_EXPLAINED[arm])
+                mark_target(panel, LEAST_EXPLAINED[arm])
             panel.set_xlabel("step")
             panel.set_xticks(critic[0][:: -(-len(critic[0]) // (2 * MOST_TICKS))])
         first = drawn.panels[0]
@@ -142,20 +143,6 @@ def _title(panel: Axes, arm: str, gain: str) -> None:
     """Name a panel above its left end; what was gained stands above its right end."""
     panel.set_title(arm, loc="left", color=INK, size=9.5, weight="bold")
     panel.set_title(gain, loc="right", color=COLOURS[arm], size=8.5)
-
-
-def _target(panel: Axes, height: float) -> None:
-    panel.axhline(height, color=MUTED, lw=0.9, ls=DASHES)
-    panel.annotate(
-        "target",
-        (1.0, height),
-        xycoords=("axes fraction", "data"),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        color=MUTED,
-        annotation_clip=False,
-    )
 
 
 def _legend_of_baselines(figure: Any, arms: Sequence[str]) -> None:

@@ -81,15 +81,17 @@ def scale_markdown(scale: Mapping[str, Any]) -> str:
 
 def _arm_lines(tree: Mapping[str, Any], task: str) -> Iterator[str]:
     yield (
-        "arm | seeds | rollouts to target | never reached | tokens, 1000 | informative | final | "
-        "level above | share of the oracle's gain | steps | a run, s"
+        "arm | seeds | rollouts to target | never reached | tokens, 1000 | informative | "
+        "first, second half | final | level above | share of the oracle's gain | steps | a run, s"
     )
     for arm, entry in tree["arms"][task].items():
         gain = entry.get("oracle_gain")
         yield (
             f"`{arm}` | {entry['seeds']} | {entry['rollouts_to_target']:,.0f} | "
             f"{entry['censored']} | {entry['tokens_to_target'] / 1000:,.0f} | "
-            f"{entry['informative_share']:.2f} | {entry['final']:.3f} ± {entry['final_se']:.3f} | "
+            f"{entry['informative_share']:.2f} | "
+            f"{', '.join(f'{share:.2f}' for share in entry['informative_by_half'])} | "
+            f"{entry['final']:.3f} ± {entry['final_se']:.3f} | "
             f"{entry['above']:.3f} | {_interval(gain, 'share') if gain else '-'} | "
             f"{entry['steps']:.0f} | {entry['wall_s']:.0f}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from bench_curriculum_table import BASELINE, BEST, OPPONENTS, Floats
+from bench_pictures import mark_target
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
@@ -57,17 +58,7 @@ def _draw_curves(rows: Sequence[Row], arms: Sequence[str], target: float, file: 
             own = [row["curve"] for row in rows if row["arm"] == arm]
             _line(rates, arm, _on_grid(own, "pass_rate"), drop_first=False)
             _line(shares, arm, _on_grid(own, "informative_share"), drop_first=True)
-        rates.axhline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)))
-        rates.annotate(
-            "target",
-            (1.0, target),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=MUTED,
-            annotation_clip=False,
-        )
+        mark_target(rates, target)
         for panel, label in ((rates, "held-out pass rate"), (shares, "informative share")):
             panel.set_ylabel(label)
             panel.yaxis.set_major_locator(MaxNLocator(6))

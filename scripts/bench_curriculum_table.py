@@ -78,10 +78,13 @@ def final(run: Run, name: str = "pass_rate") -> float:
     return last_mean(run["curve"], name, along="completions", end=run["budget"])
 
 
-def informative_share(run: Run) -> float:
-    """Return the share of a run's completions that stood in informative groups."""
-    spent = np.diff(run["curve"]["completions"])
+def informative_share(run: Run, *, after: float = 0.0, until: float = np.inf) -> float:
+    """Return the share of a run's completions that stood in informative groups, between two shares
+    of its budget."""
+    completions = np.asarray(run["curve"]["completions"], np.float64)
     shares = np.asarray(run["curve"]["informative_share"][1:], np.float64)
+    middle = (completions[1:] + completions[:-1]) / 2 / run["budget"]
+    spent = np.diff(completions) * ((middle > after) & (middle <= until))
     return float((shares * spent).sum() / spent.sum())
 
 
@@ -117,6 +120,10 @@ def rows_of(runs: Sequence[Run], levels: Mapping[str, float]) -> list[Row]:
                 "rollouts_to_easier": round(easier.completions, 1),
                 "censored": found is None,
                 "informative_share": round(informative_share(run), 4),
+                "informative_by_half": [
+                    round(informative_share(run, until=0.5), 4),
+                    round(informative_share(run, after=0.5), 4),
+                ],
                 "final": round(final(run), 5),
                 "above": round(final(run, _level_above(run)), 5),
                 "steps": run["steps"],
@@ -213,6 +220,9 @@ def arm_figures(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
                 "rollouts_to_target": geometric_mean([row["rollouts_to_target"] for row in own]),
                 "tokens_to_target": geometric_mean([row["tokens_to_target"] for row in own]),
                 "informative_share": mean([row["informative_share"] for row in own]),
+                "informative_by_half": [
+                    mean([row["informative_by_half"][half] for row in own]) for half in (0, 1)
+                ],
                 "final": mean(finals),
                 "final_se": standard_error(finals),
                 "above": mean([row["above"] for row in own]),

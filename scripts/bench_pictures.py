@@ -1,9 +1,27 @@
-"""Pictures of benchmarks on the pages that ask for them."""
+"""What pictures of benchmarks share: a mark for the target, and their places on the pages."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench_runs_docs import write_between
+from matplotlib.axes import Axes
+
+from rl_llm.report.canvas import MUTED
+
+
+def mark_target(panel: Axes, height: float) -> None:
+    """Draw a dashed line across a panel, called "target" at its right end."""
+    panel.axhline(height, color=MUTED, lw=0.9, ls=(0, (4, 3)))
+    panel.annotate(
+        "target",
+        (1.0, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        color=MUTED,
+        annotation_clip=False,
+    )
 
 
 def links(files: Sequence[Path]) -> list[str]:

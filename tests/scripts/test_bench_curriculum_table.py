@@ -100,6 +100,12 @@ def test_the_informative_share_is_one_of_completions_not_of_evaluations(table):
     assert table.informative_share(uneven) == pytest.approx((0.5 * 100 + 1.0 * 300) / 400)
 
 
+def test_an_informative_share_can_be_that_of_a_half(table):
+    halves = run("a", 0, [0.0] * 5, shares=[0.2, 0.4, 0.6, 1.0])
+    assert table.informative_share(halves, until=0.5) == pytest.approx(0.3)
+    assert table.informative_share(halves, after=0.5) == pytest.approx(0.8)
+
+
 def test_a_run_that_never_reaches_the_target_is_censored_at_what_it_spent(table):
     (found,) = table.rows_of([run("ladder", 3, [0.0, 0.1, 0.2])], {"pool": 0.5})
     assert found["censored"]
