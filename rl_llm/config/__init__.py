@@ -4,11 +4,11 @@ from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import describe_invalid
 from rl_llm.config.kl import KLSection
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe
+from rl_llm.config.rollout import RolloutSection, ServersSection, VllmSection
 from rl_llm.config.schema import (
     OptimSection,
     Recipe,
     RewardUse,
-    RolloutSection,
     SourceUse,
 )
 
@@ -19,7 +19,9 @@ __all__ = [
     "Recipe",
     "RewardUse",
     "RolloutSection",
+    "ServersSection",
     "SourceUse",
+    "VllmSection",
     "describe_invalid",
     "dump_yaml",
     "load_recipe",

@@ -23,6 +23,7 @@ from rl_llm.config.base import (
 from rl_llm.config.curriculum import CurriculumSection
 from rl_llm.config.kl import KLSection
 from rl_llm.config.kl_faults import kl_faults
+from rl_llm.config.rollout import RolloutSection
 
 
 class SourceUse(OpenSection):
@@ -117,28 +118,6 @@ class DataSection(Section):
 
     too_long: Literal["drop", "error"] = "drop"
     """A longer prompt is dropped and counted, or stops the run before it starts."""
-
-
-class RolloutSection(Section):
-    """How completions are generated."""
-
-    engine: Literal["transformers"] = "transformers"
-    """What generates."""
-
-    problems_per_step: PositiveInt = 32
-    """Problems drawn in a step, over all ranks."""
-
-    group_size: PositiveInt = 8
-    """Completions of each problem."""
-
-    max_new_tokens: PositiveInt = 256
-    """A completion is cut after this many tokens."""
-
-    temperature: NonNegativeFloat = 1.0
-    """Of sampling, in training and in evaluation; 0 is greedy."""
-
-    max_batch_rows: PositiveInt = 512
-    """Completions generated at once on one rank; lower it when memory is short."""
 
 
 class OptimSection(Section):
