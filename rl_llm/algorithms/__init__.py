@@ -1,4 +1,5 @@
-"""Advantages, losses and reductions as pure tensor functions, composed into algorithms."""
+"""Advantages, losses, reductions and corrections as pure tensor functions, composed into
+algorithms."""
 
 from collections.abc import Callable
 
@@ -13,6 +14,16 @@ from rl_llm.algorithms.advantages import (
 )
 from rl_llm.algorithms.batch import Algorithm, CriticRules, ScoredBatch, TokenTerms, Totals
 from rl_llm.algorithms.cispo import cispo
+from rl_llm.algorithms.corrections import (
+    CORRECTIONS,
+    Correction,
+    TokenWeights,
+    masked_weights,
+    mis,
+    tis,
+    truncated_weights,
+    uncorrected,
+)
 from rl_llm.algorithms.dapo import dapo
 from rl_llm.algorithms.dr_grpo import dr_grpo
 from rl_llm.algorithms.gae import gae, length_adaptive_lambda, moments, whiten
@@ -49,12 +60,15 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
 
 __all__ = [
     "ALGORITHMS",
+    "CORRECTIONS",
     "REDUCTIONS",
     "Algorithm",
+    "Correction",
     "CriticRules",
     "ScoredBatch",
     "TokenLogprobs",
     "TokenTerms",
+    "TokenWeights",
     "Totals",
     "a2c",
     "all_equal",
@@ -73,6 +87,8 @@ __all__ = [
     "is_clipped",
     "leave_one_out",
     "length_adaptive_lambda",
+    "masked_weights",
+    "mis",
     "moments",
     "normalise_then_sum",
     "overlong_penalty",
@@ -83,8 +99,11 @@ __all__ = [
     "rloo",
     "sequence_mean",
     "sequence_surrogate",
+    "tis",
     "token_logprobs",
     "token_mean",
+    "truncated_weights",
+    "uncorrected",
     "value_loss",
     "whiten",
 ]

@@ -33,9 +33,9 @@ class TokenTerms:
     """What a per-token loss may look at: (B, T) each, in nats where they are logarithms.
 
     `logprobs_BT` carries the gradient; `old_logprobs_BT` is the policy that the update started
-    from, or, for rows that older weights drew, what their engine reported. `response_mask_BT` is
-    True where the policy chose the token and learns from it; what stands elsewhere means nothing,
-    and need not be finite.
+    from, or, where no correction weighs rows that older weights drew, for these what their engine
+    reported. `response_mask_BT` is True where the policy chose the token and learns from it; what
+    stands elsewhere means nothing, and need not be finite.
     """
 
     logprobs_BT: Tensor

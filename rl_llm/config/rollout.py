@@ -83,7 +83,8 @@ class RolloutSection(Section):
     """Of sampling, in training and in evaluation; 0 is greedy."""
 
     max_batch_rows: PositiveInt = 512
-    """Completions generated at once on one rank; lower it when memory is short."""
+    """Completions generated at once on one rank; lower it when memory is short. Servers have
+    `servers.max_in_flight` instead."""
 
     max_staleness: NonNegativeInt = 0
     """How many updates the weights that generate may lie behind: 0 generates and learns in turns, 1
@@ -95,7 +96,23 @@ class RolloutSection(Section):
     `none`."""
 
     mismatch_alarm_nats: PositiveFloat | None = 0.1
-    """Warn where the mean of |log old - log mu| over a step's tokens passes this."""
+    """Warn where the mean of |log old - log mu| over a step's tokens passes this, or, where older
+    weights drew all of them, half of them count for nothing; null never warns."""
 
     vllm: VllmSection = VllmSection()
     servers: ServersSection = ServersSection()
+
+    @property
+    def used_correction(self) -> NamedPart:
+        """The correction that is used, also where none is named; `engine: auto` is to be replaced
+        by what it stands for before."""
+        if self.correction is not None:
+            return self.correction
+        draws_apart = self.engine in ("vllm", "vllm_server") or self.max_staleness > 0
+        return NamedPart(name="tis" if draws_apart else "none")
+
+    def with_engine(self, engine: EngineName) -> "RolloutSection":
+        """Return the section for the engine that `auto` stands for; settings of vLLM that it does
+        not read go back to their defaults, as a recipe that names it may not have them."""
+        vllm = self.vllm if engine == "vllm" else VllmSection()
+        return self.model_copy(update={"engine": engine, "vllm": vllm})

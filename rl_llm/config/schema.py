@@ -24,6 +24,7 @@ from rl_llm.config.curriculum import CurriculumSection
 from rl_llm.config.kl import KLSection
 from rl_llm.config.kl_faults import kl_faults
 from rl_llm.config.rollout import RolloutSection
+from rl_llm.config.rollout_faults import rollout_faults
 
 
 class SourceUse(OpenSection):
@@ -197,7 +198,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _agree(self) -> "Recipe":
         """Refuse settings that contradict each other, all at once."""
-        rules = (_batch_faults, _schedule_faults, _reward_faults, _kl_faults, _curriculum_faults)
+        rules = (
+            *(_batch_faults, _rollout_faults, _schedule_faults, _reward_faults, _kl_faults),
+            _curriculum_faults,
+        )
         if faults := [fault for rule in rules for fault in rule(self)]:
             raise ValueError("\n  ".join(faults))
         return self
@@ -219,6 +223,10 @@ def _batch_faults(recipe: Recipe) -> Iterator[str]:
             f"rollout.max_new_tokens={rollout.max_new_tokens} need {longest}; "
             f"use at least {longest}"
         )
+
+
+def _rollout_faults(recipe: Recipe) -> Iterator[str]:
+    return rollout_faults(recipe.rollout, recipe.kl, num_steps=recipe.run.steps)
 
 
 def _schedule_faults(recipe: Recipe) -> Iterator[str]:

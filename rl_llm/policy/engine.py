@@ -14,6 +14,7 @@ from rl_llm.algorithms import Algorithm
 from rl_llm.config import KLSection, OptimSection, RolloutSection
 from rl_llm.errors import CheckpointError
 from rl_llm.policy.adapters import POLICY
+from rl_llm.policy.behaviour import build_correction
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseScorer
 from rl_llm.policy.objective import CriticObjective, PolicyObjective
@@ -44,10 +45,12 @@ class PolicyEngine:
         ranks: Ranks,
         seed: int,
     ) -> None:
-        """Logprobs are those of the distribution that `rollout` samples from. `seed` starts the
-        adapters that are put beside the policy's."""
+        """Logprobs are those of the distribution that `rollout` samples from, and its correction
+        weighs tokens that another policy drew. `seed` starts the adapters that are put beside the
+        policy's."""
         self._model = model
         self._algorithm = algorithm
+        self._correction = build_correction(rollout)
         self._optim = optim
         self._kl = kl
         self._ranks = ranks
@@ -122,6 +125,7 @@ class PolicyEngine:
         objective = PolicyObjective(
             scorer=self._scorer,
             algorithm=self._algorithm,
+            correction=self._correction,
             reference=self.reference,
             penalty=penalty,
         )
@@ -155,6 +159,7 @@ class PolicyEngine:
             last=last,
             num_left_out=num_left_out,
             policy_learns=learns,
+            is_corrected=self._correction.weigh is not None,
             critic=critic_total.facts(norms) if self.critic else None,
         )
 

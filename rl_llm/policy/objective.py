@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rl_llm.algorithms import Algorithm, TokenTerms, Totals, token_mean
+from rl_llm.algorithms import Algorithm, Correction, TokenTerms, Totals, token_mean
 from rl_llm.kl import loss_penalty
+from rl_llm.policy.behaviour import Behaviour, behaviour_of
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseLogprobs, ResponseScorer
-from rl_llm.policy.pack import TokenBatch
 from rl_llm.policy.penalty import Penalty
 from rl_llm.policy.reference import Reference
 from rl_llm.policy.start import MicroBatch
@@ -21,10 +21,17 @@ from rl_llm.policy.update import CriticSums, TokenSums
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyObjective:
-    """policy loss + beta * penalty - entropy_bonus * entropy, each reduced alike."""
+    """policy loss + beta * penalty - entropy_bonus * entropy, each reduced alike.
+
+    Under a correction each token's policy loss and penalty are multiplied by its weight, which says
+    how much likelier the update's start was to draw it than what drew it. Denominators stay as they
+    are, so a weight is not taken back by a mean. The entropy is no mean over what was drawn but
+    exact at each position, and is not weighed.
+    """
 
     scorer: ResponseScorer
     algorithm: Algorithm
+    correction: Correction
     reference: Reference
     penalty: Penalty
 
@@ -33,19 +40,21 @@ class PolicyObjective:
     ) -> None:
         """Add one micro-batch's share of the gradient, if the policy `learns`, and of the sums
         behind the metrics."""
-        batch, mask_BT = micro.tokens, micro.tokens.response_mask_BT
+        mask_BT = micro.tokens.response_mask_BT
         with torch.set_grad_enabled(learns):
-            now = self.scorer(batch, entropy_gradient=self.algorithm.entropy_bonus != 0)
+            now = self.scorer(micro.tokens, entropy_gradient=self.algorithm.entropy_bonus != 0)
             start_BT = micro.start.logprobs_BT
             if start_BT is None:
                 start_BT = now.logprobs_BT.detach()
-            terms = _terms(micro, now, start_BT)
+            behaviour = behaviour_of(micro.tokens, start_BT, self.correction)
+            terms = _terms(micro, now, behaviour)
             ref_BT = self._reference_logprobs(micro)
-            policy_loss = self.algorithm.reduce(self.algorithm.token_loss(terms), mask_BT, totals)
+            losses_BT = behaviour.weighed(self.algorithm.token_loss(terms))
+            policy_loss = self.algorithm.reduce(losses_BT, mask_BT, totals)
             loss = policy_loss
             if self.penalty.in_loss:
                 anchor_BT = ref_BT if self.penalty.against == "ref" else start_BT
-                penalty_BT = self._penalties(terms, anchor_BT)
+                penalty_BT = behaviour.weighed(self._penalties(terms, anchor_BT))
                 loss = loss + self.penalty.beta * self.algorithm.reduce(penalty_BT, mask_BT, totals)
             if self.algorithm.entropy_bonus:
                 entropy = self.algorithm.reduce(now.entropy_BT, mask_BT, totals)
@@ -55,7 +64,7 @@ class PolicyObjective:
         with torch.no_grad():
             sums.add(
                 terms,
-                batch,
+                behaviour,
                 entropy_BT=now.entropy_BT,
                 ref_logprobs_BT=ref_BT,
                 clipped_BT=self.algorithm.is_clipped(terms),
@@ -78,7 +87,10 @@ class PolicyObjective:
 
 @dataclass(frozen=True, kw_only=True)
 class CriticObjective:
-    """The mean of the value loss over response tokens."""
+    """The mean of the value loss over response tokens.
+
+    A correction weighs none of it: values and their targets are those of whatever drew the tokens.
+    """
 
     critic: Critic
     algorithm: Algorithm
@@ -96,20 +108,10 @@ class CriticObjective:
         sums.add(start.values_BT, start.targets_BT, mask_BT, value_loss=loss.detach())
 
 
-def _terms(micro: MicroBatch, now: ResponseLogprobs, start_BT: Tensor) -> TokenTerms:
+def _terms(micro: MicroBatch, now: ResponseLogprobs, behaviour: Behaviour) -> TokenTerms:
     return TokenTerms(
         logprobs_BT=now.logprobs_BT,
-        old_logprobs_BT=behaviour_logprobs(micro.tokens, start_BT),
+        old_logprobs_BT=behaviour.old_logprobs_BT,
         advantages_BT=micro.start.advantages_BT,
         response_mask_BT=micro.tokens.response_mask_BT,
     )
-
-
-def behaviour_logprobs(batch: TokenBatch, start_BT: Tensor) -> Tensor:
-    """Return the logprobs (B, T) that ratios are taken to: those of the update's start, and for
-    stale rows the engine's own, because the weights that drew them are gone.
-
-    Rows that are not stale keep `start_BT` bit by bit, and with it a ratio of exactly 1 in the
-    first update.
-    """
-    return torch.where(batch.is_stale_B[:, None], batch.engine_logprobs_BT, start_BT)

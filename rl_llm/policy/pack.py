@@ -20,9 +20,9 @@ _ENDLESS = 2**31
 class TrainRow:
     """One completion to learn from: its tokens, the engine's logprobs of them, and its advantage.
 
-    `is_stale` is True when weights older than those of the update's start drew it; its policy ratio
-    is then to the engine's logprobs, which alone say what those weights thought. `token_rewards`
-    (T) is that of its score: () where no reward is per token.
+    `is_stale` is True when weights older than those of the update's start drew it; the engine's
+    logprobs alone then say what those weights thought. `token_rewards` (T) is that of its score: ()
+    where no reward is per token.
     """
 
     token_ids: tuple[int, ...]

@@ -1,7 +1,7 @@
 """What an update reports: sums with their counts, divided once after they are added over ranks.
 
 Legend: B rows, T response positions. pi is the policy now, old the one that the updates started
-from, mu the engine that drew the tokens.
+from, mu what drew the tokens, as the engine reported it.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rl_llm.algorithms import TokenTerms
 from rl_llm.kl import k3
-from rl_llm.policy.pack import TokenBatch
+from rl_llm.policy.behaviour import Behaviour
 from rl_llm.policy.ranks import Ranks
 
 
@@ -37,20 +37,29 @@ class CriticFacts:
 @dataclass(frozen=True, kw_only=True)
 class UpdateFacts:
     """One batch's updates, averaged over their trained tokens; 0 when nothing was trained, but for
-    the divergences.
+    the divergences and `effective_sample_share`, which are NaN where there was nothing to measure.
 
     `policy_loss` is the mean over updates, `grad_norm` the largest before clipping. `mismatch_*` is
-    |log old - log mu|, between the trainer and the engine that drew the tokens.
+    |log old - log mu|, between the trainer and the engine that drew the tokens, over rows that are
+    not stale: whether the two agree about the same weights.
 
     `ref_nats_*` estimate KL(pi || ref) by k3, each token weighted by pi / old (by pi / mu in stale
-    rows), since pi did not draw them; NaN where nothing asked for the reference, or nothing was
-    trained. `old_nats_*` estimate KL(old || pi) by k3 over the tokens of the last update alone:
-    how far the updates before it have moved the policy. They are NaN without an earlier one.
+    rows), since pi did not draw them; also NaN where nothing asked for the reference.
+    `old_nats_*` estimate KL(old || pi) by k3 over the tokens of the last update alone: how far the
+    updates before it have moved the policy. They are NaN without an earlier one.
 
     Stale rows, drawn by older weights, are apart: `stale_share` is their share of the tokens, and
     `stale_nats_per_token` estimates KL(mu || pi), how far the policy has come since. They are in
-    neither `mismatch_*` nor `old_nats_*`, which ask whether the engine and the trainer agree about
-    the same weights, and how far this batch's updates have moved the policy.
+    neither `mismatch_*` nor `old_nats_*`.
+
+    Under a correction every row is taken for mu's: `ref_nats_*` weigh each token by pi / mu, and
+    `old_nats_*` are over all rows, each token weighted by old / mu. These weights are not cut: a
+    bounded one would report less divergence where the policy has gone furthest from what drew it,
+    and controllers and `kl.stop_at_old` would let it go further. `corrected_share` is the share of
+    tokens whose weight in the loss was cut, None without a correction.
+
+    `effective_sample_share` is (sum w)^2 / (n sum w^2) of w = old / mu, uncut, over all n tokens:
+    1 where the two agree, 1 / n where one token outweighs all others.
 
     `num_updates` optimiser steps were taken, and `num_left_out` were not, because the policy had
     gone too far from where it started: the first of these is then the last update that `old_nats_*`
@@ -71,6 +80,8 @@ class UpdateFacts:
     mismatch_max_nats: float
     stale_share: float
     stale_nats_per_token: float
+    effective_sample_share: float
+    corrected_share: float | None
     trained_tokens: int
     num_updates: int
     num_left_out: int
@@ -79,18 +90,27 @@ class UpdateFacts:
     reference_refreshed: bool = False
 
 
+_SUMS = (
+    *("policy_loss", "clipped", "entropy", "ref_kl", "old_kl", "stale_kl", "mismatch"),
+    *("ratio", "ratio_square", "cut"),
+    *("tokens", "stale_tokens", "fresh_tokens", "rows", "old_tokens", "old_rows"),
+)
+"""What `TokenSums` adds up, in its order: values, importance ratios, counts. Those of `old` are of
+what `old_nats_*` speak of."""
+
+
 class TokenSums:
     """Adds up over micro-batches what `UpdateFacts` divides."""
 
     def __init__(self, device: torch.device) -> None:
         """Start at zero."""
-        self._sums = torch.zeros(11, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
         self._mismatch_max = torch.zeros(1, dtype=torch.float64, device=device)
 
     def add(
         self,
         terms: TokenTerms,
-        batch: TokenBatch,
+        behaviour: Behaviour,
         *,
         entropy_BT: Tensor,
         ref_logprobs_BT: Tensor | None,
@@ -99,19 +119,37 @@ class TokenSums:
     ) -> None:
         """Add one micro-batch; without `ref_logprobs_BT` the divergence from it is unknown."""
         mask_BT = terms.response_mask_BT
-        stale_BT = mask_BT & batch.is_stale_B[:, None]
+        stale_BT = mask_BT & behaviour.batch.is_stale_B[:, None]
         fresh_BT = mask_BT & ~stale_BT
-        mismatch_BT = (terms.old_logprobs_BT - batch.engine_logprobs_BT).abs()
-        mismatch_BT = mismatch_BT.masked_fill(~fresh_BT, 0.0)
-        # What drew the tokens comes first: the mean of k3 is KL(old || pi), or KL(mu || pi).
-        moved_BT = k3(terms.old_logprobs_BT, terms.logprobs_BT)
-        ref_kl_BT = _ref_kl(terms, ref_logprobs_BT)
-        summed = [(clipped_BT.float(), mask_BT), (entropy_BT, mask_BT), (ref_kl_BT, mask_BT)]
-        summed += [(moved_BT, fresh_BT), (moved_BT, stale_BT), (mismatch_BT, fresh_BT)]
-        sums = [values.double().masked_fill(~where, 0.0).sum() for values, where in summed]
-        counted = (mask_BT, stale_BT, mask_BT.any(1), fresh_BT.any(1))
-        counts = [where.double().sum() for where in counted]
-        self._sums += torch.stack([policy_loss.double(), *sums, *counts])
+        measured_BT = fresh_BT if behaviour.weights is None else mask_BT
+        log_ratio_BT = behaviour.start_logprobs_BT - behaviour.batch.engine_logprobs_BT
+        ratio_BT = log_ratio_BT.double().exp()
+        mismatch_BT = log_ratio_BT.abs().masked_fill(~fresh_BT, 0.0)
+        drawn_BT = behaviour.drawn_logprobs_BT
+        summed = {
+            "clipped": (clipped_BT.float(), mask_BT),
+            "entropy": (entropy_BT, mask_BT),
+            "ref_kl": (_ref_kl(terms, drawn_BT, ref_logprobs_BT), mask_BT),
+            "old_kl": (_old_kl(terms, drawn_BT), measured_BT),
+            # What drew the tokens comes first: the mean of k3 is KL(mu || pi).
+            "stale_kl": (k3(drawn_BT, terms.logprobs_BT), stale_BT),
+            "mismatch": (mismatch_BT, fresh_BT),
+            "ratio": (ratio_BT, mask_BT),
+            "ratio_square": (ratio_BT.square(), mask_BT),
+            "cut": (_is_cut(behaviour), mask_BT),
+        }
+        counted = {
+            "tokens": mask_BT,
+            "stale_tokens": stale_BT,
+            "fresh_tokens": fresh_BT,
+            "rows": mask_BT.any(1),
+            "old_tokens": measured_BT,
+            "old_rows": measured_BT.any(1),
+        }
+        sums = {name: v.double().masked_fill(~at, 0.0).sum() for name, (v, at) in summed.items()}
+        sums |= {name: at.double().sum() for name, at in counted.items()}
+        sums["policy_loss"] = policy_loss.double()
+        self._sums += torch.stack([sums[name] for name in _SUMS])
         self._mismatch_max = torch.maximum(self._mismatch_max, mismatch_BT.max().double())
 
     def reduce(self, ranks: Ranks) -> None:
@@ -122,7 +160,7 @@ class TokenSums:
     @property
     def loss(self) -> float:
         """The sum of the policy losses so far."""
-        return float(self._sums[0])
+        return self._by_name()["policy_loss"]
 
     def __add__(self, other: "TokenSums") -> "TokenSums":
         """Return the sums of both."""
@@ -133,13 +171,15 @@ class TokenSums:
 
     @property
     def old_nats_per_token(self) -> float:
-        """KL(old || pi) over fresh rows, NaN without any; see `UpdateFacts`."""
-        return _quotient(float(self._sums[4]), float(self._sums[7] - self._sums[8]))
+        """KL(old || pi), NaN where no row measures it; see `UpdateFacts`."""
+        sums = self._by_name()
+        return _quotient(sums["old_kl"], sums["old_tokens"])
 
     @property
     def old_nats_per_response(self) -> float:
         """The same, summed over a response."""
-        return _quotient(float(self._sums[4]), float(self._sums[10]))
+        sums = self._by_name()
+        return _quotient(sums["old_kl"], sums["old_rows"])
 
     def facts(
         self,
@@ -148,28 +188,30 @@ class TokenSums:
         last: "TokenSums | None",
         num_left_out: int,
         policy_learns: bool,
+        is_corrected: bool,
         critic: CriticFacts | None,
     ) -> UpdateFacts:
         """Divide; `grad_norms` holds one norm for each update that was taken, and `last` what the
         batch's last update measured before it moved anything, taken or left out; None if there was
         none behind another."""
-        loss, clipped, entropy, ref_kl, _, stale_kl, mismatch, *counts = self._sums.tolist()
-        tokens, stale, rows, _ = counts
+        sums = self._by_name()
+        tokens, fresh, stale = sums["tokens"], sums["fresh_tokens"], sums["stale_tokens"]
         num_tokens = max(tokens, 1.0)
-        num_fresh, num_stale = max(tokens - stale, 1.0), max(stale, 1.0)
         return UpdateFacts(
-            policy_loss=loss / max(len(grad_norms), 1),
+            policy_loss=sums["policy_loss"] / max(len(grad_norms), 1),
             grad_norm=max(grad_norms, default=0.0),
-            clip_rate=clipped / num_tokens,
-            entropy_nats_per_token=entropy / num_tokens,
-            ref_nats_per_token=_quotient(ref_kl, tokens),
-            ref_nats_per_response=_quotient(ref_kl, rows),
+            clip_rate=sums["clipped"] / num_tokens,
+            entropy_nats_per_token=sums["entropy"] / num_tokens,
+            ref_nats_per_token=_quotient(sums["ref_kl"], tokens),
+            ref_nats_per_response=_quotient(sums["ref_kl"], sums["rows"]),
             old_nats_per_token=math.nan if last is None else last.old_nats_per_token,
             old_nats_per_response=math.nan if last is None else last.old_nats_per_response,
-            mismatch_mean_nats=mismatch / num_fresh,
-            mismatch_max_nats=float(self._mismatch_max),
+            mismatch_mean_nats=_quotient(sums["mismatch"], fresh),
+            mismatch_max_nats=float(self._mismatch_max) if fresh else math.nan,
             stale_share=stale / num_tokens,
-            stale_nats_per_token=stale_kl / num_stale,
+            stale_nats_per_token=sums["stale_kl"] / max(stale, 1.0),
+            effective_sample_share=_quotient(sums["ratio"] ** 2, tokens * sums["ratio_square"]),
+            corrected_share=sums["cut"] / num_tokens if is_corrected else None,
             trained_tokens=int(tokens),
             num_updates=len(grad_norms),
             num_left_out=num_left_out,
@@ -177,15 +219,31 @@ class TokenSums:
             critic=critic,
         )
 
+    def _by_name(self) -> dict[str, float]:
+        return dict(zip(_SUMS, self._sums.tolist(), strict=True))
 
-def _ref_kl(terms: TokenTerms, ref_logprobs_BT: Tensor | None) -> Tensor:
-    """Return pi / old * k3: its mean over tokens that old drew is KL_t(pi || ref).
 
-    In the first update of fresh rows the weight is exactly 1. NaN without a reference.
+def _ref_kl(terms: TokenTerms, drawn_BT: Tensor, ref_logprobs_BT: Tensor | None) -> Tensor:
+    """Return pi / drawn * k3: its mean over tokens that `drawn` drew is KL_t(pi || ref).
+
+    In the first update of fresh rows the weight is exactly 1, but for a correction. NaN without a
+    reference.
     """
     if ref_logprobs_BT is None:
         return torch.full_like(terms.logprobs_BT, math.nan)
-    return terms.log_ratio_BT.exp() * k3(terms.logprobs_BT, ref_logprobs_BT)
+    return (terms.logprobs_BT - drawn_BT).exp() * k3(terms.logprobs_BT, ref_logprobs_BT)
+
+
+def _old_kl(terms: TokenTerms, drawn_BT: Tensor) -> Tensor:
+    """Return old / drawn * k3 of pi: its mean over tokens that `drawn` drew is KL_t(old || pi)."""
+    weight_BT = (terms.old_logprobs_BT - drawn_BT).exp()
+    return weight_BT * k3(terms.old_logprobs_BT, terms.logprobs_BT)
+
+
+def _is_cut(behaviour: Behaviour) -> Tensor:
+    if behaviour.weights is None:
+        return torch.zeros_like(behaviour.batch.response_mask_BT)
+    return behaviour.weights.is_cut_BT
 
 
 def _quotient(total: float, count: float) -> float:

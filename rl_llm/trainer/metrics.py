@@ -103,6 +103,8 @@ def update_row(
         "rollout/mismatch_max_nats": facts.mismatch_max_nats,
         "rollout/stale_share": facts.stale_share,
         "rollout/stale_nats_per_token": facts.stale_nats_per_token,
+        "rollout/effective_sample_share": facts.effective_sample_share,
+        **_corrected_row(facts.corrected_share),
         "kl/ref_nats_per_token": facts.ref_nats_per_token,
         "kl/ref_nats_per_response": facts.ref_nats_per_response,
         "kl/old_nats_per_token": facts.old_nats_per_token,
@@ -118,6 +120,10 @@ def update_row(
         "optim/skipped_updates": num_skipped,
         **_critic_row(facts.critic),
     }
+
+
+def _corrected_row(corrected_share: float | None) -> Row:
+    return {} if corrected_share is None else {"rollout/corrected_share": corrected_share}
 
 
 def _critic_row(critic: CriticFacts | None) -> Row:

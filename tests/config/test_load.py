@@ -68,7 +68,8 @@ def test_numbers_with_an_exponent_are_numbers(recipe_file, text, number):
 FAULTS = {
     # unknown keys
     "rollout.grup_size=8": "rollout.grup_size: unknown key (did you mean 'group_size'?); "
-    "known: engine, group_size, max_batch_rows, max_new_tokens, problems_per_step, temperature",
+    "known: correction, engine, group_size, max_batch_rows, max_new_tokens, max_staleness, "
+    "mismatch_alarm_nats, problems_per_step, servers, temperature, vllm",
     "group_size=8": "group_size: unknown key; 'group_size' is written as rollout.group_size",
     "rollout.every=8": "rollout.every: unknown key; 'every' is written as eval.every or "
     "checkpoint.every",

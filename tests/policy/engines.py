@@ -9,7 +9,7 @@ from rl_llm.config.schema import LoraSection
 from rl_llm.policy import PolicyEngine, Ranks, add_lora
 
 
-def engine_for(base, *, rank=4, seed=5, algorithm=None, kl=None, **optim):
+def engine_for(base, *, rank=4, seed=5, algorithm=None, kl=None, rollout=None, **optim):
     model = add_lora(base, LoraSection(rank=rank, alpha=8.0), seed=seed)
     generator = torch.Generator().manual_seed(9)
     for name, parameter in model.named_parameters():
@@ -21,7 +21,7 @@ def engine_for(base, *, rank=4, seed=5, algorithm=None, kl=None, **optim):
         algorithm=algorithm or grpo(),
         optim=OptimSection(**{"lr": 1e-3, **optim}),
         kl=KLSection(**(kl or {})),
-        rollout=RolloutSection(max_new_tokens=16),
+        rollout=RolloutSection(**{"max_new_tokens": 16, **(rollout or {})}),
         pad_id=0,
         ranks=Ranks(),
         seed=seed,

@@ -19,8 +19,9 @@ def run(folder, names=None):
     """Learn from every case in `folder`, or from those named; return of each the facts and the
     gradient of its last update.
 
-    A case is `(groups, settings of the kl section, settings of the optim section)`; `lr` is among
-    the latter where the weights are to move.
+    A case is `(groups, settings of the kl section, settings of the optim section)`, behind them
+    those of the rollout section if there are any; `lr` is among those of optim where the weights
+    are to move.
     """
     base = LlamaForCausalLM.from_pretrained(folder / "model").requires_grad_(False).eval()
     cases = torch.load(folder / "cases.pt", weights_only=False)
@@ -31,9 +32,14 @@ def run(folder, names=None):
     }
 
 
-def one_update(base, groups, kl, optim):
+def one_update(base, groups, kl, optim, rollout=None):
     engine = engines.engine_for(
-        base, algorithm=ppo(critic_warmup_steps=0), kl=kl, tokens_per_micro_batch=32, **optim
+        base,
+        algorithm=ppo(critic_warmup_steps=0),
+        kl=kl,
+        rollout=rollout,
+        tokens_per_micro_batch=32,
+        **optim,
     )
     # A head of zeros lets no gradient through to the critic's adapter.
     torch.nn.init.constant_(engine.critic._head.weight, 0.1)

@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 
-from rl_llm.algorithms import TokenTerms
+from rl_llm.algorithms import TokenTerms, mis, tis, uncorrected
+from rl_llm.policy.behaviour import behaviour_of
 from rl_llm.policy.pack import TokenBatch
 from rl_llm.policy.update import TokenSums
 
@@ -25,23 +26,28 @@ def logprobs(probabilities):
     return torch.tensor(probabilities, dtype=torch.float64).log()[DRAWN].reshape(5, 2)
 
 
-def sums_of(*, old=OLD, pi=PI, ref=None, stale=(False,) * 5):
-    """Return the sums of the batch, where `old` drew it and the policy is `pi`."""
+def sums_of(*, old=OLD, pi=PI, ref=None, stale=(False,) * 5, correction=None, mu=OLD):
+    """Return the sums of the batch, where `mu` drew it and the policy is `pi`."""
     mask_BT, zeros_BT = torch.ones(5, 2, dtype=torch.bool), torch.zeros(5, 2, dtype=torch.float64)
+    batch = TokenBatch(
+        **dict.fromkeys(TokenBatch.__dataclass_fields__, zeros_BT)
+        | {
+            "response_mask_BT": mask_BT,
+            "engine_logprobs_BT": logprobs(mu),
+            "is_stale_B": torch.tensor(stale),
+        },
+    )
+    behaviour = behaviour_of(batch, logprobs(old), correction or uncorrected())
     terms = TokenTerms(
         logprobs_BT=logprobs(pi),
-        old_logprobs_BT=logprobs(old),
+        old_logprobs_BT=behaviour.old_logprobs_BT,
         advantages_BT=zeros_BT,
         response_mask_BT=mask_BT,
-    )
-    blank = dict.fromkeys(TokenBatch.__dataclass_fields__, zeros_BT)
-    batch = TokenBatch(
-        **(blank | {"response_mask_BT": mask_BT, "is_stale_B": torch.tensor(stale)}),
     )
     sums = TokenSums(CPU)
     sums.add(
         terms,
-        batch,
+        behaviour,
         entropy_BT=zeros_BT,
         ref_logprobs_BT=None if ref is None else logprobs(ref),
         clipped_BT=zeros_BT,
@@ -51,7 +57,14 @@ def sums_of(*, old=OLD, pi=PI, ref=None, stale=(False,) * 5):
 
 
 def facts_of(sums, *, last=None):
-    return sums.facts(grad_norms=[1.0], last=last, num_left_out=0, policy_learns=True, critic=None)
+    return sums.facts(
+        grad_norms=[1.0],
+        last=last,
+        num_left_out=0,
+        policy_learns=True,
+        is_corrected=True,
+        critic=None,
+    )
 
 
 def test_the_divergence_from_old_is_that_from_old_to_the_policy():
@@ -105,3 +118,36 @@ def test_the_divergence_from_old_is_that_of_the_last_update_alone():
     facts = facts_of(first + second, last=second)
     assert facts.old_nats_per_token == pytest.approx(0.515682, abs=1e-6)
     assert facts.stale_share == 0 and facts.trained_tokens == 20
+
+
+corrections = pytest.mark.parametrize("correction", [tis(cap=1.0), mis(low=1.0, high=1.0)])
+MOVED = (0.3, 0.2, 0.2, 0.2, 0.1)
+"""Where the update starts, when `OLD` draws as mu."""
+
+
+@corrections
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_under_a_correction_both_divergences_are_exact_though_mu_drew_and_weights_are_cut(
+    correction, is_stale
+):
+    stale = (is_stale,) * 5
+    sums = sums_of(old=MOVED, ref=REF, stale=stale, correction=correction)
+    facts = facts_of(sums, last=sums)
+    # KL(pi || ref) as above; KL(old || pi) is .3 ln 3 + .2 ln(2/3) + .1 ln(1/2).
+    assert facts.ref_nats_per_token == pytest.approx(0.190954, abs=1e-6)
+    assert facts.ref_nats_per_response == pytest.approx(2 * 0.190954, abs=1e-6)
+    assert facts.old_nats_per_token == pytest.approx(0.179176, abs=1e-6)
+    assert facts.old_nats_per_response == pytest.approx(2 * 0.179176, abs=1e-6)
+    # KL(mu || pi), as between `OLD` and `PI` above, though the update starts elsewhere.
+    assert facts.stale_nats_per_token == pytest.approx(0.515682 if is_stale else 0, abs=1e-6)
+
+
+def test_an_engines_mismatch_is_to_the_start_of_the_update_and_not_to_pi():
+    # |ln| of .3/.5, 1, 2, 2 and 1, drawn 5, 2, 1, 1 and 1 times.
+    off = (5 * math.log(5 / 3) + 2 * math.log(2)) / 10
+    for correction in (None, tis()):
+        facts = facts_of(sums_of(old=MOVED, correction=correction))
+        assert facts.mismatch_mean_nats == pytest.approx(off)
+        assert facts.mismatch_max_nats == pytest.approx(math.log(2))
+        # The sum of w is 3 + 2 + 2 + 2 + 1 = 10, that of squares 1.8 + 2 + 4 + 4 + 1 = 12.8.
+        assert facts.effective_sample_share == pytest.approx(100 / (10 * 12.8))

@@ -48,6 +48,8 @@ def cases(tiny_llama, uneven_groups, tmp_path):
         "several updates": (uneven_groups, {}, {**MOVES, "updates_per_batch": 2}),
         # The rank without rows has no divergence of its own to stop by.
         "one rank alone has gone too far": (uneven_groups[:1], {"stop_at_old": 1e-9}, MOVES),
+        # Short responses are kept, and long ones left out.
+        "corrected": (uneven_groups, {}, {}, {"correction": {"name": "mis", "low": 0.02}}),
     }
     tiny_llama.save_pretrained(tmp_path / "model")
     torch.save(cases, tmp_path / "cases.pt")
@@ -67,7 +69,7 @@ def of(gradient, part):
 
 def facts_of(found):
     """Return every number that the update reported, the critic's among them."""
-    facts = dict(found["facts"])
+    facts = {name: value for name, value in found["facts"].items() if value is not None}
     return facts | {f"critic.{name}": value for name, value in facts.pop("critic").items()}
 
 
@@ -79,7 +81,7 @@ def test_policy_and_critic_get_from_two_ranks_what_one_gives_them_and_all_stop_a
     shares = {name: balance(case[0], 2) for name, case in cases.items()}
     assert [sum(g.num_tokens for g in share) for share in shares["reward"]] == [34, 32]
     assert list(map(len, shares["one rank has nothing"])) == [1, 0]
-    for name, (_, _, optim) in cases.items():
+    for name, (_, _, optim, *_) in cases.items():
         # Behind a first update stand AdamW's moves, which enlarge the rounding of small gradients.
         tolerance = 1e-2 if optim else 1e-5
         ours, alone = two[name]["gradient"], one[name]["gradient"]
@@ -95,6 +97,8 @@ def test_policy_and_critic_get_from_two_ranks_what_one_gives_them_and_all_stop_a
     stopped = two["one rank alone has gone too far"]["facts"]
     assert (several["num_updates"], several["num_left_out"]) == (4, 0)
     assert (stopped["num_updates"], stopped["num_left_out"]) == (1, 1)
+    corrected = two["corrected"]["facts"]
+    assert 0 < corrected["corrected_share"] < 1 and 0 < corrected["effective_sample_share"] < 1
 
 
 def test_the_compared_gradients_show_the_penalty_and_where_it_is_placed(cases, tmp_path):
