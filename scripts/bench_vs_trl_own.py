@@ -79,7 +79,10 @@ def run_steps(task: Task) -> dict[str, Any]:
     parts = replace(build(task), sinks=[recorder])
     loaded_mib = peak_rss_mib()
     parts.folder.path.mkdir(parents=True, exist_ok=True)
-    Trainer(parts).run()
+    try:
+        Trainer(parts).run()
+    finally:
+        parts.engine.close()
     pairs = zip(recorder.rows[task.warm_up :], recorder.rows[task.warm_up + 1 :], strict=False)
     steps = [_step(before, row, parts) for before, row in pairs]
     return {"loaded_rss_mib": loaded_mib, "steps": steps}
@@ -117,6 +120,7 @@ def run_updates(task: Task) -> dict[str, Any]:
         advantages_PG = parts.algorithm.advantages(score_batch(groups))
         facts = parts.policy.update(
             train_groups(groups, advantages_PG, parts.algorithm),
+            step=step,
             beta=0.0,
             lr=parts.recipe.optim.lr,
             with_reference=False,

@@ -44,6 +44,7 @@ class Task:
     threads: int
     rows_per_micro_batch: int
     scratch: str
+    engine: str = "transformers"
 
     @property
     def num_steps(self) -> int:
@@ -77,6 +78,7 @@ def build_recipe(task: Task) -> Recipe:
         "output_dir": task.scratch,
     }
     tree["algorithm"]["truncated"] = "train"
+    tree["rollout"]["engine"] = task.engine
     return parse_recipe(tree, where="bench_vs_trl")
 
 
