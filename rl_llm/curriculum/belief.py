@@ -342,4 +342,5 @@ def _common_shift(logits: Floats, weights: Floats, ids: Indices, total_K: Floats
 
 
 def _logit(rates: Floats) -> Floats:
-    return np.log(rates) - np.log1p(-rates)
+    logits: Floats = np.log(rates) - np.log1p(-rates)
+    return logits

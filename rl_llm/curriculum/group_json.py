@@ -1,7 +1,7 @@
 """Scored groups as JSON, exactly: what was saved and read again is equal.
 
-A problem is not written, only found again by its key. Token ids, logprobs and rewards per token are
-one string each, because a list takes a line a number in an indented file.
+A group does not hold its problem, only the key. Token ids, logprobs and rewards per token are one
+string each, because a list takes a line a number in an indented file.
 """
 
 from collections.abc import Mapping
@@ -32,6 +32,25 @@ def from_json(saved: Mapping[str, Any], problem: Problem) -> ScoredGroup:
         ),
         scores=tuple(_score_from_json(each) for each in saved["scores"]),
     )
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """Return what `problem_from_json` makes the problem of again, its `meta` aside: columns of the
+    data, which rewards alone ask for."""
+    prompt = problem.prompt
+    return {
+        "key": problem.key,
+        "prompt": prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt],
+        "answer": problem.answer,
+        "level": problem.level,
+        "source": problem.source,
+    }
+
+
+def problem_from_json(saved: Mapping[str, Any]) -> Problem:
+    """Return the problem that was saved, with nothing in its `meta`."""
+    prompt = saved["prompt"]
+    return Problem(**{**saved, "prompt": prompt if isinstance(prompt, str) else tuple(prompt)})
 
 
 def _completion_to_json(completion: Completion) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The processes of a run and what they tell each other; the only module that imports accelerate."""
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ class Ranks:
                 "trains on one process, or on several CPU or CUDA processes with plain data "
                 "parallelism: launch with --config_file recipes/accelerate/ddp.yaml"
             )
+        self._group: dist.ProcessGroup | None = None  # None: that of all processes.
+        self._channel: Ranks | None = None
 
     @property
     def rank(self) -> int:
@@ -52,6 +55,20 @@ class Ranks:
         device: torch.device = self._state.device
         return device
 
+    def channel(self) -> "Ranks":
+        """Return a twin for a second thread: its `gather` and `from_main` go over a process group
+        of their own, so that they never meet those of the first thread.
+
+        Every rank asks for it at the same point. It is made once, and its other collectives are
+        not for use.
+        """
+        if self.num_ranks == 1:
+            return self
+        if self._channel is None:
+            twin = self._channel = copy.copy(self)
+            twin._group, twin._channel = dist.new_group(backend="gloo"), twin
+        return self._channel
+
     def mine(self, items: Sequence[T]) -> list[T]:
         """Return this rank's share of a list that every rank holds; `gather` puts shares
         together."""
@@ -62,7 +79,7 @@ class Ranks:
         if self.num_ranks == 1:
             return list(share)
         shares: list[Any] = [None] * self.num_ranks
-        dist.all_gather_object(shares, list(share))
+        dist.all_gather_object(shares, list(share), group=self._group)
         longest = max(map(len, shares))
         return [part[i] for i in range(longest) for part in shares if i < len(part)]
 
@@ -71,7 +88,7 @@ class Ranks:
         if self.num_ranks == 1:
             return value
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]  # type: ignore[no-any-return]
 
     def sum_in_place(self, tensors: Sequence[Tensor]) -> None:

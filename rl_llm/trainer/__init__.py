@@ -4,18 +4,25 @@ from rl_llm.trainer.checkpoint import Identity
 from rl_llm.trainer.evaluate import Evaluation, Evaluator, PassRate, sample_problems
 from rl_llm.trainer.folder import RunFolder
 from rl_llm.trainer.generation import Generation
-from rl_llm.trainer.loop import Parts, Trainer, Watcher
+from rl_llm.trainer.loop import Trainer
 from rl_llm.trainer.metrics import Counters, JsonlSink, Sink, TensorBoardSink, read_rows
+from rl_llm.trainer.parts import Parts, Watcher
+from rl_llm.trainer.pending import HarvestReport, Pending
+from rl_llm.trainer.pipeline import Overlap, Pipeline
 
 __all__ = [
     "Counters",
     "Evaluation",
     "Evaluator",
     "Generation",
+    "HarvestReport",
     "Identity",
     "JsonlSink",
+    "Overlap",
     "Parts",
     "PassRate",
+    "Pending",
+    "Pipeline",
     "RunFolder",
     "Sink",
     "TensorBoardSink",

@@ -18,6 +18,7 @@ from rl_llm.errors import CheckpointError
 from rl_llm.kl import KLController
 from rl_llm.policy import PolicyEngine
 from rl_llm.trainer.metrics import Counters
+from rl_llm.trainer.pending import Pending
 
 FORMAT = 3
 _PREFIX = "step-"
@@ -31,6 +32,7 @@ class Stateful:
     scheduler: Scheduler
     kl: KLController
     counters: Counters
+    pending: Pending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,11 @@ def save(folder: Path, parts: Stateful, identity: Identity, *, keep: int) -> Pat
     (aside / "trainer").mkdir(parents=True)
     parts.policy.save_adapter(aside / "adapter")
     torch.save(parts.policy.state_dict(), aside / "trainer" / "policy.pt")
+    parts.pending.save(aside)
     curriculum = store.save(
-        aside / "curriculum.parquet", parts.scheduler.row_names, parts.scheduler.state_dict()
+        aside / "curriculum.parquet",
+        parts.scheduler.row_names,
+        parts.pending.curriculum or parts.scheduler.state_dict(),
     )
     state = {
         "format": FORMAT,
@@ -98,8 +103,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
     """Refuse to resume another recipe or another model, and show the difference.
 
-    Only `run.name`, `run.output_dir`, `tracking`, and, where nothing is scheduled over it,
-    `run.steps` may differ.
+    Only `run.name`, `run.output_dir`, `tracking`, where servers are found (`rollout.servers`), and,
+    where nothing is scheduled over it, `run.steps` may differ.
     """
     may_differ = {"run.name", "run.output_dir", "tracking"}
     if not _scheduled_over_steps(identity.recipe):
@@ -108,12 +113,14 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     changes = [
         f"  {path}: {saved.get(path)!r} in the checkpoint, {given.get(path)!r} in the recipe"
         for path in sorted(saved.keys() | given.keys())
-        if saved.get(path) != given.get(path) and path not in may_differ
+        if saved.get(path) != given.get(path)
+        and path not in may_differ
+        and not path.startswith("rollout.servers.")
     ]
     if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
         changes.append(
             "  (run.steps may change where optim.schedule is constant, kl.controller is not "
-            "scheduled over the run, and curriculum.probe is null)"
+            "scheduled over the run, curriculum.probe is null, and rollout.max_staleness is 0)"
         )
     if changes:
         raise CheckpointError(
@@ -141,6 +148,7 @@ def load(checkpoint: Path, state: Mapping[str, Any], parts: Stateful) -> None:
             checkpoint / "curriculum.parquet", parts.scheduler.row_names, state["curriculum"]
         )
     )
+    parts.pending.load(checkpoint)
     parts.kl.load_state_dict(state["kl"])
     for name, value in state["counters"].items():
         setattr(parts.counters, name, value)
@@ -159,8 +167,8 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
-    """Say whether a run's length shows before its end: rates and beta may be scheduled over it, and
-    its last step finishes all probes."""
+    """Say whether a run's length shows before its end: rates and beta may be scheduled over it, its
+    last step finishes all probes, and nothing is generated ahead for later ones."""
     constant_rate = recipe["optim"]["schedule"] == "constant"
     controller = recipe["kl"]["controller"]
     needs_no_length = {"constant", "target", "ppo_penalty", "accuracy"}
@@ -168,7 +176,8 @@ def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
         controller["name"] in ("linear", "cosine") and controller.get("over") is not None
     )
     constant_beta = controller["name"] in needs_no_length or is_short_ramp
-    return not (constant_rate and constant_beta and recipe["curriculum"]["probe"] is None)
+    takes_turns = recipe["rollout"]["max_staleness"] == 0 and recipe["curriculum"]["probe"] is None
+    return not (constant_rate and constant_beta and takes_turns)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Requests in, scored groups out, in the order of the requests, over all ranks."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rl_llm.curriculum import Scheduler
 from rl_llm.curriculum.draw_record import Draw
-from rl_llm.errors import RunError
+from rl_llm.errors import EngineLost, RunError
 from rl_llm.policy import Ranks
 from rl_llm.records import Group, Request, ScoredGroup
 from rl_llm.rollout import RolloutEngine
@@ -57,18 +61,60 @@ class Generation:
         self._engine = engine
         self._rubric = rubric
         self._ranks = ranks
+        self._is_cut = threading.Event()
         self.generate_s = 0.0
         self.score_s = 0.0
 
+    def use_channel(self) -> None:
+        """Speak to other ranks over a channel of its own from now on, for use in a second thread;
+        every rank calls it at the same point."""
+        self._ranks = self._ranks.channel()
+
     def __call__(self, requests: Sequence[Request]) -> list[ScoredGroup]:
-        """Return one scored group per request, in their order; no two may ask for one problem."""
+        """Return one scored group per request, in their order; no two may ask for one problem.
+
+        Raises `EngineLost` on every rank when one has lost its engine.
+        """
         mine = self._ranks.mine(requests)
-        started = time.perf_counter()
-        waiting = _Stopwatch(self._engine.complete(mine))
-        scored = {group.group.problem.key: group for group in self._rubric.score(waiting)}
-        self.generate_s += waiting.elapsed_s
-        self.score_s += time.perf_counter() - started - waiting.elapsed_s
+        scored: dict[str, ScoredGroup] = {}
+        with self._lost_together():
+            started = time.perf_counter()
+            waiting = _Stopwatch(self._engine.complete(mine), self._is_cut)
+            scored = {group.group.problem.key: group for group in self._rubric.score(waiting)}
+            self.generate_s += waiting.elapsed_s
+            self.score_s += time.perf_counter() - started - waiting.elapsed_s
         return self._ranks.gather([scored[request.problem.key] for request in mine])
+
+    def load_weights(self, adapter_dir: Path, *, version: int) -> None:
+        """Hand an adapter to every rank's engine; raises `EngineLost` on every rank alike."""
+        with self._lost_together():
+            self._engine.load_weights(adapter_dir, version=version)
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether the engine may raise `EngineLost`."""
+        return self._engine.may_be_lost
+
+    def take_messages(self) -> list[str]:
+        """Return what the engines of all ranks have to say since the last call, each once."""
+        return list(dict.fromkeys(self._ranks.gather(self._engine.take_messages())))
+
+    def cut(self) -> None:
+        """From another thread: end what is being generated at its next group, for good."""
+        self._is_cut.set()
+
+    @contextmanager
+    def _lost_together(self) -> Iterator[None]:
+        """Raise `EngineLost` on every rank when one has raised it, so that none waits for it."""
+        lost = ""
+        try:
+            yield
+        except EngineLost as error:
+            if self._ranks.num_ranks == 1:
+                raise
+            lost = str(error)
+        if any(messages := self._ranks.gather([lost])):
+            raise EngineLost(next(filter(None, messages)))
 
     def harvest(self, scheduler: Scheduler, step: int, *, num_wanted: int) -> Harvest:
         """Generate a step's groups, and refill what the gates dropped within the scheduler's
@@ -117,14 +163,17 @@ def refuse_unscored(groups: Sequence[ScoredGroup]) -> None:
 
 
 class _Stopwatch:
-    """Passes groups on, and adds up the time spent waiting for them."""
+    """Passes groups on until it is cut, and adds up the time spent waiting for them."""
 
-    def __init__(self, groups: Iterable[Group]) -> None:
+    def __init__(self, groups: Iterable[Group], is_cut: threading.Event) -> None:
         self._groups = iter(groups)
+        self._is_cut = is_cut
         self.elapsed_s = 0.0
 
     def __iter__(self) -> Iterator[Group]:
         while True:
+            if self._is_cut.is_set():
+                raise CancelledError
             started = time.perf_counter()
             group = next(self._groups, None)
             self.elapsed_s += time.perf_counter() - started

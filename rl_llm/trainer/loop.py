@@ -1,92 +1,24 @@
 """The training loop, as a table of contents."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
-from rl_llm.curriculum import Scheduler, dry_message
-from rl_llm.errors import RunError
-from rl_llm.kl import KLController, KLFacts
-from rl_llm.policy import (
-    PolicyEngine,
-    Ranks,
-    UpdateFacts,
-    learning_rate,
-    score_batch,
-    train_groups,
-)
-from rl_llm.rollout import RolloutEngine
+from rl_llm.curriculum import dry_message
+from rl_llm.errors import EngineLost, RunError
+from rl_llm.kl import KLFacts
+from rl_llm.policy import UpdateFacts, learning_rate, score_batch, train_groups
 from rl_llm.seeds import derive_rng
 from rl_llm.trainer import checkpoint
-from rl_llm.trainer.critic_hint import CriticHint
 from rl_llm.trainer.draws import draw_rows
-from rl_llm.trainer.evaluate import Evaluation, Evaluator
-from rl_llm.trainer.folder import RunFolder
-from rl_llm.trainer.generation import Generation, Harvest
-from rl_llm.trainer.metrics import (
-    Counters,
-    Row,
-    Sink,
-    evaluation_row,
-    harvest_row,
-    update_row,
-)
+from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.metrics import Row, evaluation_row, harvest_row, update_row
+from rl_llm.trainer.parts import Parts
+from rl_llm.trainer.pending import HarvestReport, UnfinishedStep
+from rl_llm.trainer.pipeline import Overlap, Pipeline
+from rl_llm.trainer.remarks import Remarks
 from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
-
-
-class Watcher(Protocol):
-    """Who hears what happens, on rank 0."""
-
-    def stepped(self, row: Row) -> None:
-        """A step was taken; `row` is what metrics.jsonl will say, less the evaluation."""
-        ...
-
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Held-out problems were evaluated after `step`."""
-        ...
-
-    def sampled(self, samples: Sequence[Row]) -> None:
-        """Sample completions were written."""
-        ...
-
-    def said(self, message: str) -> None:
-        """Something happened that a person should know."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What the loop drives; the command line puts it together."""
-
-    recipe: Recipe
-    folder: RunFolder
-    identity: checkpoint.Identity
-    algorithm: Algorithm
-    scheduler: Scheduler
-    generation: Generation
-    reward_weights: Mapping[str, float]
-    evaluator: Evaluator
-    engine: RolloutEngine
-    policy: PolicyEngine
-    kl: KLController
-    ranks: Ranks
-    counters: Counters
-    sinks: Sequence[Sink]
-    draw_log: Sink | None
-    watcher: Watcher
-
-    @property
-    def stateful(self) -> checkpoint.Stateful:
-        """What a checkpoint holds the state of."""
-        return checkpoint.Stateful(
-            policy=self.policy, scheduler=self.scheduler, kl=self.kl, counters=self.counters
-        )
 
 
 class Trainer:
@@ -98,8 +30,8 @@ class Trainer:
         self._counters = parts.counters
         self._stop_requested = stop_requested
         self._seconds: dict[str, float] = {}
-        self._said_short = False
-        self._critic_hint = CriticHint()
+        self._remarks = Remarks(parts.recipe, parts.algorithm)
+        self._overlaps = parts.recipe.rollout.max_staleness > 0
         self._why_ended: str | None = None  # What a step found that ends the run with an error.
 
     @property
@@ -111,62 +43,107 @@ class Trainer:
         """Train to the end; False if `stop_requested` ended the run early.
 
         Raises `RunError` behind the checkpoint of a step that had nothing to learn from, where
-        `curriculum.refill.when_dry` says so; resumed from it, the run goes on with the next step.
+        `curriculum.refill.when_dry` says so, and `EngineLost` behind a checkpoint when nothing
+        generates any more; resumed from it, the run goes on with the next step.
         """
-        self._publish()
-        if self._counters.step == 0:
-            self._write({"step": 0, **self._evaluate([])})
-        while not self.is_finished:
-            self._step()
-            if not self.is_finished and self._must_stop():
-                self._save()
-                return False
-        return True
+        recipe = self._parts.recipe
+        with self._pipeline(recipe.rollout.max_staleness, last_step=recipe.run.steps) as rollouts:
+            try:
+                return self._run(rollouts)
+            except EngineLost as lost:
+                raise self._save_what_is_left(lost, rollouts) from lost
 
     def take_one_step(self) -> Row:
-        """Publish, take one step and return its row; nothing is evaluated, written or saved."""
-        self._publish()
-        row, _ = self._train_one_step()
+        """Publish, take one step and return its row; nothing is evaluated, written or saved, and
+        nothing is generated for later steps."""
+        with self._pipeline(0, last_step=self._counters.step + 1) as rollouts:
+            self._publish(rollouts)
+            row, _ = self._train_one_step(rollouts)
+            rollouts.finish()
         self._end_if_asked()
         return row
 
-    def _step(self) -> None:
-        """Take a step, and evaluate, write and save what is due; save the one that ends the
-        run."""
-        row, samples = self._train_one_step()
-        if self._parts.ranks.is_main:
-            self._parts.watcher.stepped(row)
+    def _pipeline(self, max_staleness: int, *, last_step: int) -> Pipeline:
+        parts = self._parts
+        return Pipeline(
+            generation=parts.generation,
+            scheduler=parts.scheduler,
+            evaluator=parts.evaluator,
+            pending=parts.pending,
+            overlap=Overlap(
+                max_staleness=max_staleness, last_step=last_step, in_thread=self._overlaps
+            ),
+            num_wanted=parts.recipe.rollout.problems_per_step,
+            device=parts.ranks.device,
+        )
+
+    def _run(self, rollouts: Pipeline) -> bool:
+        """Start, or go on from a checkpoint, and take step after step."""
+        unfinished = self._parts.pending.unfinished
+        if self._counters.step > 0:
+            rollouts.catch_up(self._counters.step)
+        self._publish(rollouts)
+        self._tell(rollouts.take_messages())
+        if self._counters.step == 0:
+            self._write({"step": 0, **self._evaluate([], rollouts)})
+        if unfinished is not None:
+            self._finish_step(unfinished, rollouts)
+        while not self.is_finished:
+            row, samples = self._train_one_step(rollouts)
+            if self._parts.ranks.is_main:
+                self._parts.watcher.stepped(row)
+            self._finish_step(UnfinishedStep(row=row, samples=samples), rollouts)
+            if not self.is_finished and self._must_stop():
+                self._save(rollouts)
+                return False
+        rollouts.finish()
+        return True
+
+    def _finish_step(self, step: UnfinishedStep, rollouts: Pipeline) -> None:
+        """Evaluate, write and save what is due behind a step; save the one that ends the run."""
+        row = step.row
         if self._is_due(self._parts.recipe.eval.every):
-            row |= self._evaluate(samples)
+            self._parts.pending.unfinished = step
+            row = row | self._evaluate(step.samples, rollouts)
+            self._parts.pending.unfinished = None
         self._write(row | self._take_times())
+        self._tell(rollouts.take_messages())
         if self._why_ended is not None or self._is_due(self._parts.recipe.checkpoint.every):
-            self._save()
+            self._save(rollouts)
         self._end_if_asked()
 
-    def _train_one_step(self) -> tuple[Row, list[Row]]:
+    def _train_one_step(self, rollouts: Pipeline) -> tuple[Row, list[Row]]:
         """Generate, score, learn and publish; return the row so far, and sample completions."""
         parts, step = self._parts, self._counters.step + 1
         started = time.perf_counter()
-        harvest = parts.generation.harvest(
-            parts.scheduler, step, num_wanted=parts.recipe.rollout.problems_per_step
-        )
-        self._say(harvest)
+        report = self._take(step, rollouts)
+        harvest = report.harvest
+        self._say(report)
         self._log_draws(harvest, step)
         with self._timed("update"):
             facts, row, samples = self._learn(harvest, step)
-        self._tell([*self._without_advantage(harvest, facts), *self._critic_hint(facts)])
+        self._tell(self._remarks.of_update(harvest, facts, step=step))
         self._counters.count(step, harvest)
         with self._timed("publish"):
-            self._publish()
+            self._publish(rollouts)
         row = {
             "step": step,
             "step_s": time.perf_counter() - started,
             **harvest_row(harvest, self._counters),
             **row,
-            **parts.scheduler.metrics(step),
+            **report.metrics,
         }
         parts.kl.observe(_kl_facts(facts, row, parts.recipe))
         return row, samples
+
+    def _take(self, step: int, rollouts: Pipeline) -> HarvestReport:
+        """Return the step's harvest; where nothing is generated meanwhile, the engine may rest."""
+        if self._overlaps:
+            with self._timed("wait"):
+                return rollouts.take(step)
+        report = rollouts.take(step)
+        self._parts.engine.rest()
+        return report
 
     def _learn(self, harvest: Harvest, step: int) -> tuple[UpdateFacts, Row, list[Row]]:
         """Update the policy on the admitted groups; return what happened, its row, and samples."""
@@ -190,8 +167,6 @@ class Trainer:
             with_reference=parts.kl.needs_reference,
             rng=derive_rng(recipe.run.seed, "minibatches", step),
         )
-        if facts.reference_refreshed:
-            self._tell([f"reference refreshed: KL is to the policy of step {step} from now on"])
         row = update_row(
             facts,
             beta=beta,
@@ -204,35 +179,22 @@ class Trainer:
         )
         return facts, row, samples
 
-    def _without_advantage(self, harvest: Harvest, facts: UpdateFacts) -> Iterator[str]:
-        """Say so where gates admitted groups and none of them taught anything."""
-        if harvest.admitted and facts.trained_tokens == 0:
-            yield (
-                f"nothing learnt: the {len(harvest.admitted)} groups that the gates admitted have "
-                "no advantage, or no completion that is trained on; look at curriculum.gates, and "
-                "at truncated completions"
-            )
-
     def _num_refreshed(self) -> int | None:
         """Return how often the reference was refreshed; None for one that never is."""
         is_snapshot = self._parts.recipe.kl.reference.mode == "snapshot"
         return self._parts.policy.reference.num_refreshed if is_snapshot else None
 
-    def _publish(self) -> None:
+    def _publish(self, rollouts: Pipeline) -> None:
         """Hand the adapter to the rollout engine as the next version."""
-        with tempfile.TemporaryDirectory(prefix="rl-llm-adapter-") as folder:
-            self._parts.policy.save_adapter(Path(folder))
-            self._parts.engine.load_weights(Path(folder), version=self._counters.step)
+        rollouts.publish(self._parts.policy.save_adapter, version=self._counters.step)
 
-    def _evaluate(self, samples: list[Row]) -> Row:
+    def _evaluate(self, samples: list[Row], rollouts: Pipeline) -> Row:
         """Evaluate, write samples, and return the row's part; empty without held-out problems."""
         parts, step = self._parts, self._counters.step
         row: Row = {}
         if parts.evaluator.has_problems:
-            evaluation = parts.evaluator(step)
+            evaluation = rollouts.evaluate(step, teach=parts.recipe.curriculum.learn_from_eval)
             row = evaluation_row(evaluation)
-            if parts.recipe.curriculum.learn_from_eval:
-                parts.scheduler.observe_evaluation(evaluation.scored_train, step=step)
             samples = evaluation_samples(evaluation.scored, step=step) + samples
             parts.policy.reference.observe_evaluation(evaluation.overall.mean)
             threshold = parts.recipe.eval.stop_when
@@ -245,9 +207,10 @@ class Trainer:
             parts.watcher.sampled(samples)
         return row
 
-    def _save(self) -> None:
+    def _save(self, rollouts: Pipeline) -> None:
         parts = self._parts
         with self._timed("checkpoint"):
+            rollouts.drain(self._counters.step)
             if parts.ranks.is_main:
                 checkpoint.save(
                     parts.folder.checkpoints,
@@ -257,15 +220,27 @@ class Trainer:
                 )
             parts.ranks.wait()
 
+    def _save_what_is_left(self, lost: EngineLost, rollouts: Pipeline) -> EngineLost:
+        """Save the last step that is done, and return the error that says so."""
+        self._tell(rollouts.take_messages())
+        step = self._counters.step
+        if step == 0:
+            return EngineLost(f"{lost}; no step was done: run the same command again to start over")
+        self._save(rollouts)
+        return EngineLost(
+            f"{lost}; a checkpoint was written after step {step}; run the same command again to go "
+            "on"
+        )
+
     def _write(self, row: Row) -> None:
         if self._parts.ranks.is_main:
             for sink in self._parts.sinks:
                 sink.write(row)
 
-    def _say(self, harvest: Harvest) -> None:
+    def _say(self, report: HarvestReport) -> None:
         """Say what the scheduler noticed; that a step has nothing to learn from is said, or kept
         for the end of the step, as `curriculum.refill.when_dry` wants."""
-        messages = self._parts.scheduler.take_messages()
+        harvest, messages = report.harvest, list(report.messages)
         when_dry = self._parts.recipe.curriculum.refill.when_dry
         if not harvest.admitted:
             dry = dry_message(harvest.scored, when_dry=when_dry)
@@ -273,34 +248,17 @@ class Trainer:
                 self._why_ended = dry
             else:
                 messages.append(dry)
-        messages += self._short_responses(harvest)
-        self._tell(messages)
+        self._tell([*messages, *self._remarks.of_harvest(harvest)])
 
-    def _tell(self, messages: Sequence[str]) -> None:
-        if self._parts.ranks.is_main:
-            for message in messages:
+    def _tell(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            if self._parts.ranks.is_main:
                 self._parts.watcher.said(message)
 
     def _end_if_asked(self) -> None:
         """End the run, every rank alike, with what the step found."""
         if self._why_ended is not None:
             raise RunError(self._why_ended)
-
-    def _short_responses(self, harvest: Harvest) -> list[str]:
-        """Return what is to be said of responses that are too short for the critic's lambda."""
-        rules = self._parts.algorithm.critic
-        lengths = [len(c.token_ids) for group in harvest.scored for c in group.group.completions]
-        if rules is None or not lengths or self._said_short:
-            return []
-        mean = sum(lengths) / len(lengths)
-        if mean >= rules.warn_below_tokens:
-            return []
-        self._said_short = True
-        return [
-            f"algorithm.length_adaptive: responses of {mean:.0f} tokens on average get a lambda of "
-            f"{max(0.0, 1 - 20 / mean):.2f}; it is made for {rules.warn_below_tokens} or more: use "
-            "algorithm.lambda_policy instead"
-        ]
 
     def _log_draws(self, harvest: Harvest, step: int) -> None:
         if self._parts.draw_log is not None:

@@ -55,6 +55,9 @@ class Recorder:
         copytree(adapter_dir, self.adapters / str(version), dirs_exist_ok=True)
         self.engine.load_weights(adapter_dir, version=version)
 
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
     def close(self):
         self.engine.close()
 

@@ -71,7 +71,8 @@ class Gaussian:
 
     def _weights(self, where: Indices | slice) -> Floats:
         offsets = self._offset_N[where].astype(np.float64) + (_START - self._target)
-        return np.maximum(np.exp(-0.5 * (offsets / self._width) ** 2), _LEAST_WEIGHT)
+        weights: Floats = np.exp(-0.5 * (offsets / self._width) ** 2)
+        return np.maximum(weights, _LEAST_WEIGHT)
 
     def explain(self, position: int, *, exclude: NDArray[np.bool_]) -> str:
         """Say what a problem's average and weight are."""

@@ -1,0 +1,54 @@
+"""What a person at the run should know of a step beside its numbers."""
+
+from collections.abc import Iterator
+
+from rl_llm.algorithms import Algorithm
+from rl_llm.config import Recipe
+from rl_llm.policy import UpdateFacts
+from rl_llm.trainer.critic_hint import CriticHint
+from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.mismatch_alarm import MismatchAlarm
+
+
+class Remarks:
+    """Says each thing where it is first seen; a resumed run says it anew."""
+
+    def __init__(self, recipe: Recipe, algorithm: Algorithm) -> None:
+        """Start with nothing seen."""
+        self._recipe = recipe
+        self._critic_rules = algorithm.critic
+        self._critic_hint = CriticHint()
+        self._mismatch_alarm = MismatchAlarm(recipe.rollout.mismatch_alarm_nats)
+        self._said_short = False
+
+    def of_harvest(self, harvest: Harvest) -> list[str]:
+        """Return what is to be said of responses that are too short for the critic's lambda."""
+        rules = self._critic_rules
+        lengths = [len(c.token_ids) for group in harvest.scored for c in group.group.completions]
+        if rules is None or not lengths or self._said_short:
+            return []
+        mean = sum(lengths) / len(lengths)
+        if mean >= rules.warn_below_tokens:
+            return []
+        self._said_short = True
+        return [
+            f"algorithm.length_adaptive: responses of {mean:.0f} tokens on average get a lambda of "
+            f"{max(0.0, 1 - 20 / mean):.2f}; it is made for {rules.warn_below_tokens} or more: use "
+            "algorithm.lambda_policy instead"
+        ]
+
+    def of_update(self, harvest: Harvest, facts: UpdateFacts, *, step: int) -> Iterator[str]:
+        """Yield what is to be said of a step's updates."""
+        if facts.reference_refreshed:
+            yield f"reference refreshed: KL is to the policy of step {step} from now on"
+        if harvest.admitted and facts.trained_tokens == 0:
+            yield (
+                f"nothing learnt: the {len(harvest.admitted)} groups that the gates admitted have "
+                "no advantage, or no completion that is trained on; look at curriculum.gates, and "
+                "at truncated completions"
+            )
+        yield from self._critic_hint(facts)
+        recipe = self._recipe
+        yield from self._mismatch_alarm(
+            facts, dtype=recipe.model.dtype, engine=recipe.rollout.engine
+        )
