@@ -1,0 +1,86 @@
+"""Whether a server is fit for a run: its address, its model, and what it calls a logprob."""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from rl_llm.errors import ConfigError
+from rl_llm.rollout.server_client import BaseModel, ServerClient, ServerRefusal
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` takes."""
+
+
+def serve_command(model: str, *, rank: int, max_model_len: int, dtype: str | None = None) -> str:
+    """Return the shell command that starts a fit server for adapters of `rank`."""
+    takes = min((allowed for allowed in LORA_RANKS if allowed >= rank), default=None)
+    if takes is None:
+        raise ConfigError(
+            f"lora.rank={rank} is more than vLLM takes; use at most {LORA_RANKS[-1]}, or "
+            "rollout.engine=transformers"
+        )
+    return (
+        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {model} --enable-lora "
+        f"--max-lora-rank {takes} --max-model-len {max_model_len} "
+        + (f"--dtype {dtype} " if dtype else "")
+        + "--logprobs-mode processed_logprobs"
+    )
+
+
+def server_urls(urls: Iterable[str]) -> list[str]:
+    """Return the addresses as they are asked: with a scheme, without `/v1`, each once."""
+    return list(dict.fromkeys(_server_url(url) for url in urls))
+
+
+def _server_url(url: str) -> str:
+    full = url.strip() if "://" in url else f"http://{url.strip()}"
+    if "@" in full:
+        raise ConfigError(
+            "rollout.servers.urls: an address holds a user name or password, which would be "
+            "written into the run's files; start the server with an API key, and put it into the "
+            "environment variable that rollout.servers.api_key_env names"
+        )
+    try:
+        parts = urlsplit(full)
+        is_address = bool(parts.hostname) and parts.scheme in ("http", "https")
+        is_address = is_address and parts.port != 0 and not (parts.query or parts.fragment)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigError(
+            f"rollout.servers.urls: {url!r} is no address of a server; write it like "
+            "http://node2:8000"
+        )
+    return full.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+async def check_server(client: ServerClient, *, max_model_len: int) -> BaseModel:
+    """Return the model that a server serves; raises `ServerDown` for one that does not answer, and
+    `ServerRefusal` for one that is not fit."""
+    await client.health()
+    model = await client.base_model()
+    if model.max_model_len is not None and model.max_model_len < max_model_len:
+        raise ServerRefusal(
+            f"its texts have at most {model.max_model_len} tokens, and prompt and completion may "
+            f"take {max_model_len}; start it with --max-model-len {max_model_len}"
+        )
+    if not await _processes_logprobs(client, model.name):
+        raise ServerRefusal(
+            "its logprobs leave the temperature out, so they are not those of the distribution "
+            "that it draws from; start it with --logprobs-mode processed_logprobs"
+        )
+    return model
+
+
+async def _processes_logprobs(client: ServerClient, model: str) -> bool:
+    """Say whether half the temperature doubles the difference between two tokens' logprobs, and
+    these are logprobs at all."""
+    warm = await client.top_logprobs(model, temperature=1.0)
+    cool = await client.top_logprobs(model, temperature=0.5)
+    if any(logprob > 1e-6 for logprob in (*warm.values(), *cool.values())):
+        return False
+    common = sorted(warm.keys() & cool.keys(), key=lambda token: warm[token])
+    if len(common) < 2:
+        return True
+    warm_nats = warm[common[-1]] - warm[common[0]]
+    cool_nats = cool[common[-1]] - cool[common[0]]
+    return warm_nats < 1e-3 or cool_nats > 1.5 * warm_nats
