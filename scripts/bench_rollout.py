@@ -92,7 +92,8 @@ def cases() -> Iterator[Case]:
     shared = {"engine_cores": both, "trainer_cores": both}
     apart = {"engine_cores": [first], "trainer_cores": [second]}
     smollm2 = {"recipe": CHAIN_SUM, "model": str(SMOLLM2)}
-    yield Case(part="generation", name="smollm2", task={**smollm2, **shared, "steps": 5})
+    long = {**smollm2, **shared, "settings": {"run.steps": 6}}
+    yield Case(part="generation", name="smollm2", task=long)
     for mechanism in ("merged", "adapter"):
         settings = {"rollout.vllm.publish": mechanism}
         task = {**shared, "steps": 5, "settings": settings}

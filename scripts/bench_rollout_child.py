@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from rl_llm.cli.engines import build_engine
 
+from rl_llm.cli.engines import build_engine
 from rl_llm.cli.parts import build_parts, load_data, load_model
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.cli.runtime import keep_freed_memory
@@ -59,23 +58,45 @@ class Recorder:
 
 
 class Tapped:
-    """An engine that hands on what it generates, and keeps the last call's groups."""
+    """An engine that hands on what it generates, and keeps the groups of every call."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         """Stand before `engine`."""
         self._engine = engine
-        self.groups: list[Group] = []
+        self.calls: list[list[Group]] = []
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Group]:
         """Yield what the engine yields."""
-        self.groups = []
+        self.calls.append([])
         for group in self._engine.complete(requests):
-            self.groups.append(group)
+            self.calls[-1].append(group)
             yield group
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the engine's."""
         return getattr(self._engine, name)
+
+
+class InTurns:
+    """A sink that lets vLLM alone repeat what a step generated, before the next one begins."""
+
+    def __init__(self, tapped: Tapped, alone: "Alone") -> None:
+        """Start with no step."""
+        self._tapped, self._alone = tapped, alone
+        self.steps: list[Row] = []
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Measure behind a step."""
+        if row["step"]:
+            seconds, tokens = zip(*map(self._alone, self._tapped.calls), strict=True)
+            self.steps.append({**_stages(row), "alone_s": sum(seconds), "tokens": sum(tokens)})
+        self._tapped.calls = []
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+Alone = Callable[[Sequence[Group]], tuple[float, int]]
 
 
 def generation(task: Task) -> Row:
@@ -84,24 +105,20 @@ def generation(task: Task) -> Row:
     parts = parts_of(recipe)
     tapped = Tapped(parts.engine)
     parts.generation._engine = tapped  # type: ignore[assignment]
-    alone = alone_of(recipe, task)
-    trainer = Trainer(parts)
-    steps = []
+    sink = InTurns(tapped, alone_of(recipe, task))
     try:
-        for _ in range(task["steps"] + 1):
-            row = trainer.take_one_step()
-            seconds, tokens = alone(tapped.groups)
-            steps.append({**_stages(row), "alone_s": seconds, "tokens": tokens})
+        Trainer(replace(parts, sinks=[sink])).run()
     finally:
         parts.engine.close()
-    return {"steps": steps[1:]}
+    return {"steps": sink.steps[1:]}
 
 
-def alone_of(recipe: Recipe, task: Task) -> Callable[[Sequence[Group]], tuple[float, int]]:
+def alone_of(recipe: Recipe, task: Task) -> Alone:
     """Return what lets stock vLLM generate for the prompts of groups, each completion as long as
     it was, and says how long that took."""
     from vllm import LLM, SamplingParams
 
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "2"
     llm = LLM(
         model=task["model"],
         skip_tokenizer_init=True,
@@ -139,7 +156,7 @@ def alone_of(recipe: Recipe, task: Task) -> Callable[[Sequence[Group]], tuple[fl
 
 
 def publish(task: Task) -> Row:
-    """Publish a trained-looking adapter several times, and generate once behind the last."""
+    """Publish an adapter several times, and say how long each took."""
     recipe = recipe_of(task)
     ranks = Ranks()
     model = load_model(recipe, ranks)
@@ -193,7 +210,7 @@ def parts_of(recipe: Recipe) -> Parts:
     return build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
 
 
-def _stages(row: Row) -> Row:
+def _stages(row: Mapping[str, Any]) -> Row:
     stages = {key[5:]: value for key, value in row.items() if key.startswith("time/")}
     return {
         **stages,
@@ -201,11 +218,6 @@ def _stages(row: Row) -> Row:
         "informative_share": row["train/informative_share"],
         "completion_tokens_mean": row["train/completion_tokens_mean"],
     }
-
-
-def summary(values: Sequence[float]) -> float:
-    """Return the median, which one slow step does not move."""
-    return float(median(values))
 
 
 MODES: dict[str, Callable[[Task], Row]] = {
