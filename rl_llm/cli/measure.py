@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.cli.engines import build_engine, settle_engine
 from rl_llm.cli.measured import MeasuredFile, Row
 from rl_llm.cli.parts import (
-    Data,
     Model,
-    build_engine,
     check_context,
     load_data,
     load_model,
@@ -32,8 +31,9 @@ from rl_llm.errors import DataError, InputError
 from rl_llm.policy import Ranks, fingerprint
 from rl_llm.problems import Pool
 from rl_llm.records import Problem, Request, ScoredGroup
+from rl_llm.rollout import RolloutEngine
 from rl_llm.seeds import derive_seed
-from rl_llm.trainer import Generation
+from rl_llm.trainer import Generation, RunFolder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,22 +62,25 @@ def run(args: argparse.Namespace) -> int:
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
+        recipe, choice = settle_engine(recipe, device=ranks.device)
+        console.print(choice.line, highlight=False, markup=False, soft_wrap=True)
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
         check_context(recipe, data, model.base)
         identity = _identity(recipe, model, samples=args.samples, adapter=args.adapter)
         measured = MeasuredFile(_checked(args.out), identity=identity)
         pool = data.train if args.split == "train" else data.held_out
-        measurement = _Measurement(
-            recipe=recipe,
-            pool=pool,
-            samples=args.samples,
-            generation=_generation(recipe, model, data, ranks, adapter=args.adapter),
-            measured=measured,
-            console=console,
-            ranks=ranks,
-        )
-        measurement.run(batch_problems=args.batch_problems)
+        with closing(_engine(recipe, model, ranks, adapter=args.adapter, out=args.out)) as engine:
+            measurement = _Measurement(
+                recipe=recipe,
+                pool=pool,
+                samples=args.samples,
+                generation=Generation(engine, data.rubric, ranks),
+                measured=measured,
+                console=console,
+                ranks=ranks,
+            )
+            measurement.run(batch_problems=args.batch_problems)
         if ranks.is_main:
             rows = [measured.rows[problem.key] for problem in pool.problems]
             _show(console, pool, rows, group_size=recipe.rollout.group_size)
@@ -162,13 +165,14 @@ def expected_mixed_share(
     return mixed
 
 
-def _generation(
-    recipe: Recipe, model: Model, data: Data, ranks: Ranks, *, adapter: Path | None
-) -> Generation:
-    engine = build_engine(recipe, model)
+def _engine(
+    recipe: Recipe, model: Model, ranks: Ranks, *, adapter: Path | None, out: Path
+) -> RolloutEngine:
+    """Build the engine with the adapter; what it leaves in a folder stands beside the result."""
+    engine = build_engine(recipe, model, ranks, folder=RunFolder(out.parent))
     if adapter is not None:
         engine.load_weights(adapter, version=0)
-    return Generation(engine, data.rubric, ranks)
+    return engine
 
 
 def _identity(recipe: Recipe, model: Model, *, samples: int, adapter: Path | None) -> Row:

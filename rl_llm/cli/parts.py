@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rl_llm import plugins, problems
 from rl_llm.algorithms import ALGORITHMS, Algorithm
+from rl_llm.cli.engines import build_engine
 from rl_llm.config import Recipe
 from rl_llm.curriculum import Rollouts, Scheduler, build_scheduler
 from rl_llm.curriculum.supply import Stream
@@ -22,9 +23,9 @@ from rl_llm.policy import (
     load_tokenizer,
     stop_token_ids,
 )
+from rl_llm.policy.behaviour import check_correction
 from rl_llm.problems import Pool
 from rl_llm.records import Problem, Sampling
-from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.scoring import Rubric, build_rubric, common_columns
 from rl_llm.seeds import derive_seed
@@ -141,6 +142,7 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
             f"rollout.max_new_tokens={rollout.max_new_tokens}, so that the shortest response is "
             "penalised for its length; use fewer tokens, or null for a fifth of the longest"
         )
+    check_correction(rollout, algorithm)
     return algorithm
 
 
@@ -213,16 +215,6 @@ def check_pool(recipe: Recipe, data: Data) -> None:
     ]
     if faults:
         raise ConfigError("\n  ".join(faults))
-
-
-def build_engine(recipe: Recipe, model: Model) -> TransformersEngine:
-    """Build the rollout engine; call it before an adapter is put on the base."""
-    return TransformersEngine(
-        model.base,
-        model.encoder,
-        stop_ids=model.stop_ids,
-        max_batch_rows=recipe.rollout.max_batch_rows,
-    )
 
 
 def build_evaluator(
@@ -303,7 +295,7 @@ def build_parts(
     check_context(recipe, data, model.base)
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
-    engine = build_engine(recipe, model)
+    engine = build_engine(recipe, model, ranks, folder=folder)
     generation = Generation(engine, data.rubric, ranks)
     identity = Identity(recipe=recipe.model_dump(), model_fingerprint=fingerprint(model.base))
     seed = recipe.run.seed

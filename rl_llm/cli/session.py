@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rl_llm import __version__
+from rl_llm.cli.engines import settle_engine
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.parts import (
     Model,
@@ -51,22 +53,38 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
+        recipe, choice = settle_engine(recipe, device=ranks.device)
+        _print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
         _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
-        check_warmup(recipe, parts.algorithm)
-        _print_lines(console, algorithm_notes(recipe, parts.algorithm))
-        _resume(parts, resume_from, console)
-        is_done = _is_done(parts)
-        if is_done:
-            console.print("nothing is left to do: this is what the run came to", highlight=False)
-        code = 0 if is_done else _run(parts, model, console, source=source)
-        if ranks.is_main and code == 0:
-            _show_outcome(parts, console, source=folder.resolved if is_overridden else source)
-        return code
+        with closing(parts.engine):
+            return _go_on(parts, model, console, resume_from, source, is_overridden=is_overridden)
     finally:
         ranks.close()
+
+
+def _go_on(
+    parts: Parts,
+    model: Model,
+    console: Console,
+    resume_from: Path | None,
+    source: Path,
+    *,
+    is_overridden: bool,
+) -> int:
+    """Run from the checkpoint, if there is one, to the end, show it, and return the exit code."""
+    check_warmup(parts.recipe, parts.algorithm)
+    _print_lines(console, algorithm_notes(parts.recipe, parts.algorithm))
+    _resume(parts, resume_from, console)
+    is_done = _is_done(parts)
+    if is_done:
+        console.print("nothing is left to do: this is what the run came to", highlight=False)
+    code = 0 if is_done else _run(parts, model, console, source=source)
+    if parts.ranks.is_main and code == 0:
+        _show_outcome(parts, console, source=parts.folder.resolved if is_overridden else source)
+    return code
 
 
 def _print_lines(console: Console, lines: Sequence[str]) -> None:

@@ -1,8 +1,10 @@
 """`rl-llm validate`: everything that can be found out about a recipe without running it."""
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.cli.engines import settle_engine
 from rl_llm.cli.estimate import Estimate, estimate
 from rl_llm.cli.parts import (
     Data,
@@ -21,12 +24,21 @@ from rl_llm.cli.parts import (
 )
 from rl_llm.cli.progress import SilentWatcher, share
 from rl_llm.config import Recipe, load_recipe
+from rl_llm.config.rollout import EngineName
 from rl_llm.policy import Ranks
 from rl_llm.problems import summary_lines
 from rl_llm.trainer import Parts, RunFolder, Trainer
 
 NAME = "validate"
 HELP = "check a recipe: plugins load, data load, the model fits; --dry-run also takes one real step"
+
+_TRANSFORMERS_SIZES = ("merged copy for rollouts, at most", "key-value cache, at most")
+_ENGINE_SIZES: dict[EngineName, tuple[str, str]] = {
+    "auto": _TRANSFORMERS_SIZES,
+    "transformers": _TRANSFORMERS_SIZES,
+    "vllm": ("vLLM's copy of the model, and one that is published", "what vLLM is given to fill"),
+    "vllm_server": _TRANSFORMERS_SIZES,
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     ranks = Ranks()
     try:
+        recipe, engine = settle_engine(recipe, device=ranks.device)
         with tempfile.TemporaryDirectory(prefix="rl-llm-validate-") as scratch:
             model = load_model(recipe, ranks)
             data = load_data(recipe, model.encoder)
@@ -58,13 +71,16 @@ def run(args: argparse.Namespace) -> int:
                 folder=RunFolder(Path(scratch)),
                 watcher=SilentWatcher(),
             )
-            _print_data(console, data)
-            check_warmup(recipe, parts.algorithm)
-            notes = algorithm_notes(recipe, parts.algorithm)
-            _print_lines(console, [*parts.scheduler.take_messages(), *_critic_lines(parts), *notes])
-            console.print(_table(recipe, parts, model.base.config))
-            if args.dry_run:
-                _dry_run(console, parts)
+            with closing(parts.engine):
+                _print_data(console, data)
+                _print_lines(console, [engine.line, *parts.engine.take_messages()])
+                check_warmup(recipe, parts.algorithm)
+                notes = algorithm_notes(recipe, parts.algorithm)
+                told = [*parts.scheduler.take_messages(), *_critic_lines(parts), *notes]
+                _print_lines(console, told)
+                console.print(_table(recipe, parts, model.base.config))
+                if args.dry_run:
+                    _dry_run(console, parts)
     finally:
         ranks.close()
     valid = f"{args.recipe}: valid"
@@ -92,30 +108,33 @@ def _critic_lines(parts: Parts) -> list[str]:
 
 
 def _table(recipe: Recipe, parts: Parts, config: Any) -> Table:
-    found = estimate(recipe, config, parts.policy, num_ranks=parts.ranks.num_ranks)
+    ranks = parts.ranks
+    found = estimate(recipe, config, parts.policy, num_ranks=ranks.num_ranks, device=ranks.device)
     table = Table(title=f"one step of {recipe.run.name}", show_header=False)
     included = "refills" if recipe.curriculum.probe is None else "probes"
     table.add_row(f"completions, {included} included, at most", f"{found.most_completions:,}")
     table.add_row("sampled tokens, at most", f"{found.most_new_tokens:,}")
     table.add_section()
-    for label, size in _sizes(found):
+    for label, size in _sizes(found, recipe.rollout.engine):
         table.add_row(label, f"{size / 2**20:,.1f} MiB")
     return table
 
 
-def _sizes(found: Estimate) -> list[tuple[str, int]]:
-    """Return what memory holds; a critic and a reference only where the run has one of its own."""
+def _sizes(found: Estimate, engine: EngineName) -> list[tuple[str, int]]:
+    """Return what memory holds; a critic, a reference and what an engine takes only where the run
+    has its own."""
+    copy, cache = _ENGINE_SIZES[engine]
     beside = [
         ("critic's adapter and head, and their gradient", found.critic_bytes),
         ("reference's adapter", found.reference_bytes),
     ]
     return [
         ("base model", found.base_bytes),
-        ("merged copy for rollouts, at most", found.rollout_copy_bytes),
+        *([(copy, found.rollout_copy_bytes)] if found.rollout_copy_bytes else []),
         ("adapter and its gradient", found.adapter_bytes),
         *((label, size) for label, size in beside if size),
         ("optimiser", found.optimiser_bytes),
-        ("key-value cache, at most", found.cache_bytes),
+        *([(cache, found.cache_bytes)] if found.cache_bytes else []),
         ("activations of a micro-batch, about", found.activation_bytes),
         ("memory a process needs, about", found.total_bytes),
     ]
@@ -125,12 +144,13 @@ def _dry_run(console: Console, parts: Parts) -> None:
     """Take one step with the real engine, rewards and optimiser; nothing of it is kept."""
     row = Trainer(parts).take_one_step()
     critic = f", critic's {row['critic/grad_norm']:.3g}" if "critic/grad_norm" in row else ""
+    nats = row["rollout/mismatch_max_nats"]
+    mismatch = "" if math.isnan(nats) else f", engine mismatch {nats:.2g} nats at most"
     console.print(
         f"one step: {row['step_s']:.1f} s, {row['rollout/completions']} completions, "
         f"pass rate {share(row['train/pass_rate'])}, "
         f"{row['train/groups_admitted']} groups to learn from, "
-        f"gradient norm {row['optim/grad_norm']:.3g}{critic}, "
-        f"engine mismatch {row['rollout/mismatch_max_nats']:.2g} nats at most",
+        f"gradient norm {row['optim/grad_norm']:.3g}{critic}{mismatch}",
         highlight=False,
         soft_wrap=True,
     )

@@ -17,12 +17,27 @@ from rl_llm.plugins import shipped_path
 from rl_llm.policy.fused_lora import use_fused_layers
 
 
+def model_location(path: str) -> str:
+    """Return a folder that exists, or a hub name; a path that looks local and is missing is an
+    error."""
+    local = shipped_path(path)
+    if local.is_dir():
+        return str(local)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.is_file()
+    if looks_local or Path(path).parts[0] in {"data", "runs"}:
+        raise ModelError(
+            f"model.path={path!r} is not a folder (looked from {Path.cwd()}); give the folder of "
+            "a Hugging Face model, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
+        )
+    return path
+
+
 def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> Any:
     """Load a causal language model from a local folder or the hub, frozen and in evaluation mode.
 
     Raises `ModelError` when there is none, or it cannot be read.
     """
-    location = _location(path)
+    location = model_location(path)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -36,7 +51,7 @@ def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> A
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer that lies beside a model; raises `ModelError` when there is none."""
-    location = _location(path)
+    location = model_location(path)
     has_files = not Path(location).is_dir() or any(
         (Path(location) / name).is_file()
         for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -99,18 +114,3 @@ def fingerprint(base: nn.Module) -> str:
         flat = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
         digest.update(flat.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _location(path: str) -> str:
-    """Return a folder that exists, or a hub name; a path that looks local and is missing is an
-    error."""
-    local = shipped_path(path)
-    if local.is_dir():
-        return str(local)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.is_file()
-    if looks_local or Path(path).parts[0] in {"data", "runs"}:
-        raise ModelError(
-            f"model.path={path!r} is not a folder (looked from {Path.cwd()}); give the folder of "
-            "a Hugging Face model, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
-        )
-    return path

@@ -1,0 +1,97 @@
+"""What a process that an engine starts sees of ours, and what it has to say when it ends."""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+_LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "MV2_")
+
+_STAMP = re.compile(r"^(\([^)]*pid=\d+\) )?((?P<level>[A-Z]+) \S+ \S+ \[.*?\] ?)?")
+_HARMLESS = ("DEBUG", "INFO", "WARNING")
+_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*")
+_POINTS_ELSEWHERE = re.compile(r"root cause|[Ii]nitialization failed|stack trace|: cancelled$")
+_DIED = re.compile(r".*\bdied unexpectedly\b.*")
+
+
+@contextmanager
+def environment_of_child(settings: Mapping[str, str]) -> Iterator[None]:
+    """Until the end: `settings` in the environment, and nothing of a launcher of processes, which
+    would have the child wait for ranks that are not its own."""
+    ours = dict(os.environ)
+    for name in ours:
+        if name in _LAUNCHERS or name.startswith(_LAUNCHERS_PREFIXES):
+            del os.environ[name]
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - ours.keys():
+            del os.environ[name]
+        os.environ.update(ours)
+
+
+class ChildLog:
+    """Keeps what child processes print, in a file without a name, to quote from when they end."""
+
+    def __init__(self) -> None:
+        """Open the file; it is gone with its last writer."""
+        self._is_used = False
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 # it is open as long as this is
+
+    @contextmanager
+    def taking_output(self) -> Iterator[None]:
+        """Until the end, what this process prints goes to the file; a process that is started
+        meanwhile prints there for good."""
+        self._is_used = True
+        _flush()
+        saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+        try:
+            for descriptor in saved:
+                os.dup2(self._file.fileno(), descriptor)
+            yield
+        finally:
+            _flush()
+            for descriptor, copy in saved.items():
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+    def read(self) -> str:
+        """Return all that was printed; the writers' place in the file stays as it is."""
+        descriptor = self._file.fileno()
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, size, 0).decode("utf-8", "replace")
+
+    def cause(self) -> str:
+        """Say what ended the child, as far as it printed that."""
+        if not self._is_used:
+            return "what it printed says why"
+        return cause_in(self.read()) or "it said nothing"
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def cause_in(printed: str) -> str:
+    """Return the error that came first in what processes printed, else that one of them died, else
+    their last lines; what they only warned of is none."""
+    stamps = [(_STAMP.match(line), line) for line in printed.splitlines()]
+    lines = [
+        line[stamp.end() :].rstrip()
+        for stamp, line in stamps
+        if stamp is not None and stamp["level"] not in _HARMLESS
+    ]
+    raised = [line for line in lines if _RAISED.match(line) and not _POINTS_ELSEWHERE.search(line)]
+    found = [*raised, *filter(_DIED.match, lines)]
+    if found:
+        return found[0]
+    return " / ".join([line for line in lines if line.strip()][-3:])
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

@@ -1,0 +1,94 @@
+"""A base model with a LoRA adapter merged into its matrices, without a change to the base."""
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.pytorch_utils import Conv1D
+
+from rl_llm.errors import ModelError
+
+
+class MergedWeights:
+    """Computes the adapted matrices, always from the untouched base: nothing drifts from one
+    adapter to the next."""
+
+    def __init__(self, base: nn.Module) -> None:
+        """Keep the base's own matrices by name, so that an adapter may be put on it afterwards."""
+        self._matrices = {
+            name: (module.weight, isinstance(module, Conv1D))
+            for name, module in base.named_modules()
+            if isinstance(getattr(module, "weight", None), Tensor)
+        }
+
+    def merge(self, adapter_dir: Path) -> dict[str, Tensor]:
+        """Return, by module name, each adapted matrix in the base's type and on its device."""
+        merged = {}
+        for name, delta in adapter_deltas(adapter_dir).items():
+            weight, is_transposed = self._matrices[name]
+            delta = (delta.T if is_transposed else delta).to(weight.device)
+            merged[name] = (weight.float() + delta).to(weight.dtype)
+        return merged
+
+
+class MergedCheckpoint:
+    """Writes a base model with an adapter merged into it as a folder that other programs load."""
+
+    def __init__(self, base: nn.Module) -> None:
+        """`base` is a causal language model of transformers; its parameters are shared and never
+        changed, and later changes to its structure are not seen."""
+        self._model: Any = share_parameters(base)
+        # What generation is asked for is in every request; saving checks it, and stumbles over some
+        # models' own.
+        self._model.generation_config = GenerationConfig()
+        self._weights = MergedWeights(base)
+
+    def write(self, adapter_dir: Path, folder: Path) -> None:
+        """Save the whole model in the names and the layout of its published files."""
+        tensors = self._model.state_dict()
+        uses = Counter(tensor.data_ptr() for tensor in tensors.values())
+        for name, matrix in self._weights.merge(adapter_dir).items():
+            key = f"{name}.weight"
+            if uses[tensors[key].data_ptr()] > 1:
+                raise ModelError(
+                    f"{adapter_dir} adapts {name}, whose matrix another layer shares, so that both "
+                    "would change; adapt other layers: lora.targets=all-linear"
+                )
+            tensors[key] = matrix
+        self._model.save_pretrained(folder, state_dict=tensors)
+
+
+def share_parameters(model: nn.Module) -> Any:
+    """Return a copy of a module's structure, in evaluation mode, that shares all its tensors."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo=shared).eval()
+
+
+@torch.no_grad()
+def adapter_deltas(adapter_dir: Path) -> dict[str, Tensor]:
+    """Return, by module name, the float32 matrix that a PEFT LoRA adapter adds to each weight.
+
+    The delta is alpha / rank * B @ A (Hu et al. 2021, arXiv:2106.09685).
+    """
+    config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(adapter_dir / "adapter_model.safetensors")
+    scale = config["lora_alpha"] / config["r"]
+    deltas = {}
+    for name, down in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            up = tensors[name.replace(".lora_A.", ".lora_B.")]
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            deltas[module] = (up.float() @ down.float()) * scale
+    strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if strange:
+        raise ModelError(
+            f"{adapter_dir} adapts {strange[0]}, which cannot be merged into the weights that "
+            "generate; adapt linear layers alone: lora.targets=all-linear"
+        )
+    return deltas
