@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,13 @@ from bench_vs_trl_work import (
     peak_rss_mib,
     planned_problems,
     read_task,
+    run_folder,
     save_groups,
     write_json,
 )
 
-from rl_llm.cli.parts import Data, build_engine, build_evaluator, build_parts, sampling_of
+from rl_llm.cli.engines import build_engine
+from rl_llm.cli.parts import Data, build_evaluator, build_parts, sampling_of
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.cli.runtime import keep_freed_memory
 from rl_llm.config import Recipe
@@ -32,7 +33,7 @@ from rl_llm.policy import score_batch, train_groups
 from rl_llm.records import Group, Request, Score, ScoredGroup
 from rl_llm.rollout import RolloutEngine
 from rl_llm.seeds import derive_rng, derive_seed
-from rl_llm.trainer import Parts, RunFolder, Trainer
+from rl_llm.trainer import Parts, Trainer
 
 
 class Recorder:
@@ -67,7 +68,7 @@ def build(task: Task) -> Parts:
     """Put the real parts together, with nothing to evaluate."""
     recipe = build_recipe(task)
     ranks, model, data = load(recipe)
-    folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
+    folder = run_folder(recipe)
     parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
     nothing = replace(data, held_out=replace(data.held_out, problems=()))
     return replace(parts, evaluator=build_evaluator(recipe, nothing, parts.generation))
@@ -147,8 +148,9 @@ def fixed_groups(task: Task) -> list[ScoredGroup]:
     They are the same for every pair.
     """
     recipe = build_recipe(replace(task, pair=0))
-    _, model, data = load(recipe)
-    return draw_groups(build_engine(recipe, model), recipe, data, seed=0)
+    ranks, model, data = load(recipe)
+    engine = build_engine(recipe, model, ranks, folder=run_folder(recipe))
+    return draw_groups(engine, recipe, data, seed=0)
 
 
 def draw_groups(

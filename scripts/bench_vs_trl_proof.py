@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from bench_vs_trl_own import draw_groups
 from bench_vs_trl_peer import TimedTrainer, fixed_trainer
-from bench_vs_trl_work import Task, build_recipe, load, read_task, write_json
+from bench_vs_trl_work import Task, build_recipe, load, read_task, run_folder, write_json
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rl_llm.algorithms import Algorithm, grpo
-from rl_llm.cli.parts import build_engine
+from rl_llm.cli.engines import build_engine
 from rl_llm.config import KLSection, Recipe
 from rl_llm.policy import PolicyEngine, Ranks, add_lora, score_batch, train_groups
 from rl_llm.records import ScoredGroup
@@ -118,7 +118,7 @@ def prove(task: Task) -> dict[str, Any]:
     num_rows = recipe.rollout.problems_per_step * recipe.rollout.group_size
     task = replace(task, rows_per_micro_batch=num_rows)
     ranks, model, data = load(recipe)
-    engine = build_engine(recipe, model)
+    engine = build_engine(recipe, model, ranks, folder=run_folder(recipe))
     own = add_lora(model.base, recipe.lora, seed=derive_seed(task.pair, "lora"))
     start = _perturbed(own, spread=SPREAD_OF_B[task.model], seed=task.pair)
     _load(own, start)

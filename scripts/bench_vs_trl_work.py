@@ -17,6 +17,7 @@ from rl_llm.config import Recipe, load_recipe, parse_recipe
 from rl_llm.policy import Ranks
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup
 from rl_llm.seeds import derive_rng
+from rl_llm.trainer import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOLLM2 = ROOT / ".cache" / "smollm2-135m-instruct"
@@ -110,6 +111,11 @@ def load(recipe: Recipe) -> tuple[Ranks, Model, Data]:
     ranks = Ranks()
     model = load_model(recipe, ranks)
     return ranks, model, load_data(recipe, model.encoder)
+
+
+def run_folder(recipe: Recipe) -> RunFolder:
+    """Return the folder that a run of the recipe has."""
+    return RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
 
 
 def planned_problems(recipe: Recipe, data: Data) -> list[Problem]:

@@ -71,7 +71,10 @@ def recorder(tmp_path, monkeypatch):
         record.harvests.append(harvest(self, *arguments, **options))
         return record.harvests[-1]
 
-    monkeypatch.setattr(parts, "build_engine", lambda *given: record.watch(build_engine(*given)))
+    def watched(*given, **named):
+        return record.watch(build_engine(*given, **named))
+
+    monkeypatch.setattr(parts, "build_engine", watched)
     monkeypatch.setattr(Generation, "harvest", remember)
     return record
 

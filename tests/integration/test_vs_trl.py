@@ -141,3 +141,20 @@ def test_a_document_without_markers_is_refused_and_left_as_it_is(table, tmp_path
     with pytest.raises(InputError, match="lacks the lines"):
         table.write_into(document, "new")
     assert document.read_text() == "no markers\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", ["as-drawn", "informative"])
+def test_the_own_side_measures_every_kind_of_work(tmp_path, groups):
+    task = {"model": "embedded", "groups": groups, "pair": 0, "warm_up": 1, "steps": 1}
+    task |= {"threads": 1, "rows_per_micro_batch": 256, "scratch": str(tmp_path)}
+    task_file, out = tmp_path / "task.json", tmp_path / "out.json"
+    task_file.write_text(json.dumps(task), encoding="utf-8")
+    for mode in ["draw", "run"] if groups == "informative" else ["run"]:
+        words = [str(ROOT / "scripts" / "bench_vs_trl_own.py"), mode, str(task_file), str(out)]
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    (step,) = json.loads(out.read_text(encoding="utf-8"))["steps"]
+    assert step["step_s"] > 0 and step["trained_tokens"] > 1000

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from rl_llm.cli.engines import find_vllm
 from rl_llm.config.rollout import VllmSection
 from rl_llm.errors import EngineLost, ModelError
 from rl_llm.policy import load_base, load_tokenizer, stop_token_ids
@@ -23,7 +24,12 @@ from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.vllm_engine import VllmEngine
 from rl_llm.rollout.vllm_settings import VllmSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+FOUND = find_vllm()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(FOUND is None or not FOUND.for_cpus, reason="needs vLLM's build for CPUs"),
+]
 
 MODEL = "data/models/carry-adder"
 CPU = torch.device("cpu")

@@ -16,7 +16,11 @@ from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.vllm_servers import ServersEngine, serve_command
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Beside the tests of the other vLLM: too many of them at once wait for each other.
+    pytest.mark.xdist_group("vllm"),
+]
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
 spec = importlib.util.spec_from_file_location(
