@@ -67,12 +67,15 @@ def overlap_figures(rows: Sequence[Row]) -> dict[str, float]:
     and training in turns."""
     turns = [s for row in rows if row["case"] == "max_staleness=0" for s in row["steps"]]
     at_once = [s for row in rows if row["case"] == "max_staleness=1" for s in row["steps"]]
-    generate = median(step["generate_s"] + step["score_s"] for step in turns)
-    train = median(step["step_s"] - step["generate_s"] - step["score_s"] for step in turns)
-    figures = {"turns_generate_s": generate, "turns_train_s": train}
+    figures = {}
+    if turns:
+        generate_s = median(step["generate_s"] + step["score_s"] for step in turns)
+        train_s = median(step["step_s"] - step["generate_s"] - step["score_s"] for step in turns)
+        figures |= {"turns_generate_s": generate_s, "turns_train_s": train_s}
     if at_once:
-        step_s = median(step["step_s"] for step in at_once)
-        figures |= {"overlap_step_s": step_s, "overlap_ratio": step_s / max(generate, train)}
+        figures["overlap_step_s"] = median(step["step_s"] for step in at_once)
+    if turns and at_once:
+        figures["overlap_ratio"] = figures["overlap_step_s"] / max(generate_s, train_s)
     return figures
 
 
