@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.specifiers import SpecifierSet
@@ -15,7 +15,7 @@ from rl_llm.config import Recipe
 from rl_llm.config.rollout import EngineName
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks
-from rl_llm.policy.model import model_location
+from rl_llm.policy.model import load_base, model_location
 from rl_llm.rollout import RolloutEngine
 from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.seeds import derive_seed
@@ -126,11 +126,19 @@ def build_engine(
     if name == "vllm_server":
         return _servers_engine(recipe, model, folder)
     return TransformersEngine(
-        model.base,
+        _readable_base(recipe, model, ranks),
         model.encoder,
         stop_ids=model.stop_ids,
         max_batch_rows=recipe.rollout.max_batch_rows,
     )
+
+
+def _readable_base(recipe: Recipe, model: "Model", ranks: Ranks) -> Any:
+    """Return a base whose parameters can be read at any time: the trainer's own, or where ranks
+    share its weights a second one."""
+    if not ranks.shares_weights:
+        return model.base
+    return load_base(recipe.model.path, dtype=recipe.model.dtype, device=ranks.device)
 
 
 def max_model_len(recipe: Recipe, model: "Model") -> int:
@@ -177,7 +185,9 @@ def _vllm_engine(recipe: Recipe, model: "Model", ranks: Ranks) -> RolloutEngine:
         lora_rank=recipe.lora.rank,
         seed=derive_seed(recipe.run.seed, "vllm", ranks.rank),
     )
-    return VllmEngine(settings, model.base, model.encoder, stop_ids=model.stop_ids)
+    merges = settings.publish == "merged"
+    base = _readable_base(recipe, model, ranks) if merges else model.base
+    return VllmEngine(settings, base, model.encoder, stop_ids=model.stop_ids)
 
 
 def _check_temperature(temperature: float) -> None:

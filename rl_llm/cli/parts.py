@@ -18,6 +18,7 @@ from rl_llm.policy import (
     PolicyEngine,
     Ranks,
     add_lora,
+    check_precision,
     fingerprint,
     load_base,
     load_tokenizer,
@@ -69,6 +70,7 @@ class Model:
 
 def load_model(recipe: Recipe, ranks: Ranks) -> Model:
     """Load the base model and its tokenizer."""
+    check_precision(recipe.model.dtype)
     tokenizer = load_tokenizer(recipe.model.path)
     base = load_base(recipe.model.path, dtype=recipe.model.dtype, device=ranks.device)
     return Model(

@@ -143,18 +143,20 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
             parts.folder,
             parts.recipe,
             source,
-            num_processes=parts.ranks.num_ranks,
+            ranks=parts.ranks,
             first_step=parts.counters.step,
         )
     with Interrupt() as interrupt:
         finished = _train(parts, console, interrupt)
-    if is_main and finished:
-        _write_results(parts, model)
+    if finished:
+        with parts.policy.gathered():
+            if is_main:
+                _write_results(parts, model)
     return 0 if finished else interrupt.exit_code
 
 
 def _prepare(
-    folder: RunFolder, recipe: Recipe, source: Path, *, num_processes: int, first_step: int
+    folder: RunFolder, recipe: Recipe, source: Path, *, ranks: Ranks, first_step: int
 ) -> None:
     """Make the run's folder, and keep the recipe as written and as run.
 
@@ -176,7 +178,8 @@ def _prepare(
         shutil.copyfile(source, written)
     header = (
         f"# As run by rl-llm {__version__}, with every default.\n"
-        f"# engine: {recipe.rollout.engine}, processes: {num_processes}, ZeRO stage: none\n"
+        f"# engine: {recipe.rollout.engine}, processes: {ranks.num_ranks}, "
+        f"ZeRO stage: {'none' if ranks.zero is None else ranks.zero.stage}\n"
     )
     folder.resolved.write_text(header + dump_yaml(recipe), encoding="utf-8")
 

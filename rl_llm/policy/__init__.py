@@ -1,6 +1,7 @@
 """The trained model: base, adapters, packing, updates."""
 
 from rl_llm.policy.engine import PolicyEngine
+from rl_llm.policy.launched import check_precision
 from rl_llm.policy.model import add_lora, fingerprint, load_base, load_tokenizer, stop_token_ids
 from rl_llm.policy.pack import score_batch, train_groups
 from rl_llm.policy.ranks import Ranks
@@ -13,6 +14,7 @@ __all__ = [
     "Ranks",
     "UpdateFacts",
     "add_lora",
+    "check_precision",
     "fingerprint",
     "learning_rate",
     "load_base",

@@ -12,6 +12,8 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from rl_llm.policy.sharded import assign, whole_values
+
 POLICY, CRITIC, REFERENCE = "default", "critic", "reference"
 """The names of adapters in the model; the policy's is PEFT's own, so that others load it."""
 
@@ -33,13 +35,18 @@ def adapter_parameters(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
     }
 
 
+def adapter_values(model: PeftModel, name: str) -> dict[str, Tensor]:
+    """Return copies of the values of one adapter by the names of `adapter_parameters`; a call for
+    every rank."""
+    own = adapter_parameters(model, name)
+    return dict(zip(own, whole_values(own.values()), strict=True))
+
+
 def load_adapter(model: PeftModel, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Take over the values of one adapter, by the names of `adapter_parameters`."""
     own = adapter_parameters(model, name)
     assert own.keys() == tensors.keys(), "an adapter of another shape"
-    with torch.no_grad():
-        for key, parameter in own.items():
-            parameter.copy_(tensors[key])
+    assign(list(own.values()), [tensors[key] for key in own])
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """The trained policy: one frozen base with adapters, and how a step's groups become updates."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel, set_peft_model_state_dict
+from peft import PeftModel
 from safetensors.torch import load_file
+from torch import Tensor
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import KLSection, OptimSection, RolloutSection
-from rl_llm.errors import CheckpointError
-from rl_llm.policy.adapters import POLICY
+from rl_llm.errors import CheckpointError, ConfigError
+from rl_llm.policy.adapters import POLICY, adapter_parameters, adapter_values, load_adapter
+from rl_llm.policy.backend import Backend, Plain
 from rl_llm.policy.behaviour import build_correction
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseScorer
@@ -22,6 +25,7 @@ from rl_llm.policy.pack import TrainGroup
 from rl_llm.policy.penalty import Penalty
 from rl_llm.policy.prepare import Preparer
 from rl_llm.policy.ranks import Ranks
+from rl_llm.policy.recompute import recompute_layers
 from rl_llm.policy.reference import Reference
 from rl_llm.policy.start import Part
 from rl_llm.policy.stepper import Stepper
@@ -54,9 +58,17 @@ class PolicyEngine:
         self._optim = optim
         self._kl = kl
         self._ranks = ranks
+        own = adapter_parameters(model, POLICY)
+        self._adapter_shapes = {name: parameter.shape for name, parameter in own.items()}
+        self._snapshot: _Snapshot | None = None
         policy = [p for p in model.parameters() if p.requires_grad]
+        base = model.get_base_model()
+        if optim.gradient_checkpointing:
+            recompute_layers(base)
         self._scorer = ResponseScorer(
-            model.get_base_model(), temperature=rollout.temperature or 1.0
+            base,
+            temperature=rollout.temperature or 1.0,
+            share_prompts=not optim.gradient_checkpointing,
         )
         self.reference = Reference(
             model, **kl.reference.model_dump(), seed=derive_seed(seed, "reference")
@@ -66,14 +78,15 @@ class PolicyEngine:
             if algorithm.critic
             else None
         )
+        # Behind everything that is put on the model: a backend may share its parameters out.
+        self._backend = self._build_backend(policy)
         self._stepper = Stepper(
-            policy,
-            list(self.critic.parameters()) if self.critic else [],
+            self._backend,
             optim=optim,
-            critic_lr=algorithm.critic.lr if algorithm.critic else optim.lr,
-            ranks=ranks,
+            critic_lr=algorithm.critic.lr if algorithm.critic else None,
         )
         self._prepare = Preparer(
+            backend=self._backend,
             scorer=self._scorer,
             algorithm=algorithm,
             optim=optim,
@@ -82,6 +95,29 @@ class PolicyEngine:
             ranks=ranks,
             max_response_tokens=rollout.max_new_tokens,
             pad_id=pad_id,
+        )
+
+    def _build_backend(self, policy: list[torch.nn.Parameter]) -> Backend:
+        """Build what the launcher asks for, over the policy's parameters and the critic's."""
+        critic = [list(self.critic.parameters())] if self.critic else []
+        settings = self._ranks.zero
+        if settings is None:
+            return Plain([policy, *critic], optim=self._optim, ranks=self._ranks)
+        is_half = any(p.dtype == torch.bfloat16 for p in self._model.parameters())
+        if settings.stage == 3 and is_half and self._kl.reference.mode == "ema":
+            raise ConfigError(
+                "kl.reference.mode=ema with model.dtype=bfloat16 under ZeRO-3, which keeps the "
+                "reference in bfloat16 too: steps of 1 - decay are lost in its rounding; use "
+                "recipes/accelerate/zero2.yaml, mode snapshot, or float32"
+            )
+        from rl_llm.policy.zero import Zero
+
+        return Zero(
+            self._model,
+            self.critic.head if self.critic else None,
+            [policy, *critic],
+            settings=settings,
+            optim=self._optim,
         )
 
     @property
@@ -123,6 +159,7 @@ class PolicyEngine:
     def _take(self, parts: Sequence[Part], penalty: Penalty, *, learns: bool) -> UpdateFacts:
         """Take one optimiser step for each part, until the policy has gone too far."""
         objective = PolicyObjective(
+            backend=self._backend,
             scorer=self._scorer,
             algorithm=self._algorithm,
             correction=self._correction,
@@ -166,7 +203,9 @@ class PolicyEngine:
     def _teach_critic(self, part: Part, sums: CriticSums) -> None:
         if self.critic is None:
             return
-        objective = CriticObjective(critic=self.critic, algorithm=self._algorithm)
+        objective = CriticObjective(
+            backend=self._backend, critic=self.critic, algorithm=self._algorithm
+        )
         for micro in part.micro_batches:
             objective.accumulate(micro, part.totals, sums)
         sums.reduce(self._ranks)
@@ -183,15 +222,38 @@ class PolicyEngine:
         """Return every parameter of the model, frozen and trained."""
         return self._model.parameters()
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Let rank 0 alone call `save_adapter` and `state_dict` while it is open; every rank opens
+        it, so that what lies in parts is put together."""
+        if self._ranks.zero is not None:
+            self._snapshot = _Snapshot(
+                adapter=adapter_values(self._model, POLICY), state=self.state_dict()
+            )
+        try:
+            yield
+        finally:
+            self._snapshot = None
+
     def save_adapter(self, folder: Path) -> None:
-        """Write the policy's adapter in PEFT format."""
+        """Write the policy's adapter in PEFT format; a call for every rank."""
+        own = adapter_parameters(self._model, POLICY)
+        given: dict[str, Any] = {}
+        if self._ranks.zero is not None:
+            values = (
+                self._snapshot.adapter if self._snapshot else adapter_values(self._model, POLICY)
+            )
+            names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+            given["state_dict"] = {names[id(own[key])]: value for key, value in values.items()}
         self._model.save_pretrained(
-            str(folder), save_embedding_layers=False, selected_adapters=[POLICY]
+            str(folder), save_embedding_layers=False, selected_adapters=[POLICY], **given
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimiser, the critic, the reference and the counters; the adapter is saved by
-        `save_adapter`."""
+        """Return the optimiser, the critic, the reference and the counters, whole and the same
+        under every backend; a call for every rank. The adapter is saved by `save_adapter`."""
+        if self._snapshot is not None:
+            return self._snapshot.state
         return {
             **self._stepper.state_dict(),
             "reference": self.reference.state_dict(),
@@ -201,17 +263,34 @@ class PolicyEngine:
     def load(self, adapter_dir: Path, state: Mapping[str, Any]) -> None:
         """Take up an adapter and the state that `state_dict` returned."""
         tensors = load_file(adapter_dir / "adapter_model.safetensors")
-        try:
-            outcome: Any = set_peft_model_state_dict(self._model, tensors)
-        except RuntimeError as error:
-            raise CheckpointError(f"{adapter_dir} does not fit the model: {error}") from None
-        if outcome.unexpected_keys:
-            raise CheckpointError(
-                f"{adapter_dir} holds {len(outcome.unexpected_keys)} matrices that the model "
-                f"lacks, the first {outcome.unexpected_keys[0]}; resume with the model that it was "
-                "trained on"
-            )
+        self._check_fits(adapter_dir, tensors)
+        load_adapter(self._model, POLICY, tensors)
         self._stepper.load_state_dict(state)
         self.reference.load_state_dict(state["reference"])
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
+
+    def _check_fits(self, adapter_dir: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse an adapter of another model, or of another shape."""
+        unexpected = sorted(tensors.keys() - self._adapter_shapes.keys())
+        if unexpected:
+            raise CheckpointError(
+                f"{adapter_dir} holds {len(unexpected)} matrices that the model lacks, the first "
+                f"{unexpected[0]}; resume with the model that it was trained on"
+            )
+        for name, shape in self._adapter_shapes.items():
+            found = tensors[name].shape if name in tensors else None
+            if found != shape:
+                raise CheckpointError(
+                    f"{adapter_dir} does not fit the model: {name} is "
+                    f"{'missing' if found is None else tuple(found)} there and {tuple(shape)} in "
+                    "the model; resume with the lora section that it was trained with"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Snapshot:
+    """The policy's adapter and the engine's state, whole."""
+
+    adapter: Mapping[str, Tensor]
+    state: dict[str, Any]

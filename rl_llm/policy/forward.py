@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 from rl_llm.algorithms import TokenLogprobs, dense_token_logprobs, token_logprobs
 from rl_llm.policy.pack import TokenBatch
+from rl_llm.policy.sharded import gathered
 from rl_llm.rollout.kv_cache import is_plain
 
 
@@ -34,7 +35,7 @@ class ResponseScorer:
 
     What the model allows is found out once, by trying: whether its logits are a frozen linear map
     of its last hidden states (else its own head runs), and whether its cache is plain keys and
-    values (else prompts are not shared).
+    values (else prompts are not shared). `hidden_size` is the width of the last hidden states.
     """
 
     def __init__(self, model: Any, *, temperature: float, share_prompts: bool = True) -> None:
@@ -44,6 +45,7 @@ class ResponseScorer:
         self._temperature = temperature
         self._decoder = getattr(model, model.base_model_prefix)
         self._head = _frozen_linear_head(model, self._decoder)
+        self.hidden_size = int(model.get_input_embeddings().weight.shape[1])
         self.shares_prompts = share_prompts and _has_plain_cache(model, self._decoder)
 
     def __call__(self, batch: TokenBatch, *, entropy_gradient: bool = False) -> ResponseLogprobs:
@@ -59,11 +61,6 @@ class ResponseScorer:
             logprobs_BT=empty_BT.masked_scatter(mask_BT, found.logprobs_N),
             entropy_BT=empty_BT.masked_scatter(mask_BT, found.entropy_N),
         )
-
-    @property
-    def hidden_size(self) -> int:
-        """The width of the last hidden states."""
-        return int(self._model.get_input_embeddings().weight.shape[1])
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """Return the last hidden state (N, F) from which each response token was drawn, row by
@@ -85,14 +82,15 @@ class ResponseScorer:
                 temperature=self._temperature,
                 entropy_gradient=entropy_gradient,
             )
-        return token_logprobs(
-            features_NF,
-            self._head.weight,
-            self._head.bias,
-            targets_N,
-            temperature=self._temperature,
-            entropy_gradient=entropy_gradient,
-        )
+        with gathered(self._head.parameters()):
+            return token_logprobs(
+                features_NF,
+                self._head.weight,
+                self._head.bias,
+                targets_N,
+                temperature=self._temperature,
+                entropy_gradient=entropy_gradient,
+            )
 
     def _logits(self, *, last: int, **inputs: Any) -> Tensor:
         logits: Tensor = self._model(**inputs, logits_to_keep=last).logits

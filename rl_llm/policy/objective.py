@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rl_llm.algorithms import Algorithm, Correction, TokenTerms, Totals, token_mean
 from rl_llm.kl import loss_penalty
+from rl_llm.policy.backend import Backend
 from rl_llm.policy.behaviour import Behaviour, behaviour_of
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseLogprobs, ResponseScorer
@@ -29,6 +30,7 @@ class PolicyObjective:
     exact at each position, and is not weighed.
     """
 
+    backend: Backend
     scorer: ResponseScorer
     algorithm: Algorithm
     correction: Correction
@@ -40,36 +42,55 @@ class PolicyObjective:
     ) -> None:
         """Add one micro-batch's share of the gradient, if the policy `learns`, and of the sums
         behind the metrics."""
-        mask_BT = micro.tokens.response_mask_BT
+        passes: list[_Pass] = []
+
+        def loss() -> Tensor:
+            passes.append(self._pass(micro, totals))
+            return passes[-1].loss
+
         with torch.set_grad_enabled(learns):
-            now = self.scorer(micro.tokens, entropy_gradient=self.algorithm.entropy_bonus != 0)
-            start_BT = micro.start.logprobs_BT
-            if start_BT is None:
-                start_BT = now.logprobs_BT.detach()
-            behaviour = behaviour_of(micro.tokens, start_BT, self.correction)
-            terms = _terms(micro, now, behaviour)
-            ref_BT = self._reference_logprobs(micro)
-            losses_BT = behaviour.weighed(self.algorithm.token_loss(terms))
-            policy_loss = self.algorithm.reduce(losses_BT, mask_BT, totals)
-            loss = policy_loss
-            if self.penalty.in_loss:
-                anchor_BT = ref_BT if self.penalty.against == "ref" else start_BT
-                penalty_BT = behaviour.weighed(self._penalties(terms, anchor_BT))
-                loss = loss + self.penalty.beta * self.algorithm.reduce(penalty_BT, mask_BT, totals)
-            if self.algorithm.entropy_bonus:
-                entropy = self.algorithm.reduce(now.entropy_BT, mask_BT, totals)
-                loss = loss - self.algorithm.entropy_bonus * entropy
+            total = self.backend.run(loss)
         if learns:
-            loss.backward()
+            self.backend.backward(total)
+        (found,) = passes
         with torch.no_grad():
             sums.add(
-                terms,
-                behaviour,
-                entropy_BT=now.entropy_BT,
-                ref_logprobs_BT=ref_BT,
-                clipped_BT=self.algorithm.is_clipped(terms),
-                policy_loss=policy_loss,
+                found.terms,
+                found.behaviour,
+                entropy_BT=found.entropy_BT,
+                ref_logprobs_BT=found.ref_logprobs_BT,
+                clipped_BT=self.algorithm.is_clipped(found.terms),
+                policy_loss=found.policy_loss,
             )
+
+    def _pass(self, micro: MicroBatch, totals: Totals) -> "_Pass":
+        """Run the policy, and the reference where it is due, and put the loss together."""
+        mask_BT = micro.tokens.response_mask_BT
+        now = self.scorer(micro.tokens, entropy_gradient=self.algorithm.entropy_bonus != 0)
+        start_BT = micro.start.logprobs_BT
+        if start_BT is None:
+            start_BT = now.logprobs_BT.detach()
+        behaviour = behaviour_of(micro.tokens, start_BT, self.correction)
+        terms = _terms(micro, now, behaviour)
+        ref_BT = self._reference_logprobs(micro)
+        losses_BT = behaviour.weighed(self.algorithm.token_loss(terms))
+        policy_loss = self.algorithm.reduce(losses_BT, mask_BT, totals)
+        loss = policy_loss
+        if self.penalty.in_loss:
+            anchor_BT = ref_BT if self.penalty.against == "ref" else start_BT
+            penalty_BT = behaviour.weighed(self._penalties(terms, anchor_BT))
+            loss = loss + self.penalty.beta * self.algorithm.reduce(penalty_BT, mask_BT, totals)
+        if self.algorithm.entropy_bonus:
+            entropy = self.algorithm.reduce(now.entropy_BT, mask_BT, totals)
+            loss = loss - self.algorithm.entropy_bonus * entropy
+        return _Pass(
+            loss=loss,
+            policy_loss=policy_loss,
+            terms=terms,
+            behaviour=behaviour,
+            entropy_BT=now.entropy_BT,
+            ref_logprobs_BT=ref_BT,
+        )
 
     def _penalties(self, terms: TokenTerms, anchor_BT: Tensor | None) -> Tensor:
         assert anchor_BT is not None, "nothing to hold the policy to"
@@ -92,6 +113,7 @@ class CriticObjective:
     A correction weighs none of it: values and their targets are those of whatever drew the tokens.
     """
 
+    backend: Backend
     critic: Critic
     algorithm: Algorithm
 
@@ -100,12 +122,28 @@ class CriticObjective:
         rules, start = self.algorithm.critic, micro.start
         assert rules is not None and start.values_BT is not None and start.targets_BT is not None
         mask_BT = micro.tokens.response_mask_BT
-        values_BT = self.critic.values(micro.tokens)
-        loss = token_mean(
-            rules.value_loss(values_BT, start.values_BT, start.targets_BT), mask_BT, totals
-        )
-        loss.backward()
-        sums.add(start.values_BT, start.targets_BT, mask_BT, value_loss=loss.detach())
+        before_BT, targets_BT = start.values_BT, start.targets_BT
+
+        def loss() -> Tensor:
+            values_BT = self.critic.values(micro.tokens)
+            return token_mean(rules.value_loss(values_BT, before_BT, targets_BT), mask_BT, totals)
+
+        total = self.backend.run(loss)
+        with self.critic.running():  # A checkpointed pass runs again as its gradient is taken.
+            self.backend.backward(total)
+        sums.add(before_BT, targets_BT, mask_BT, value_loss=total.detach())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What a pass came to; `loss` alone is read with its gradient."""
+
+    loss: Tensor
+    policy_loss: Tensor
+    terms: TokenTerms
+    behaviour: Behaviour
+    entropy_BT: Tensor
+    ref_logprobs_BT: Tensor | None
 
 
 def _terms(micro: MicroBatch, now: ResponseLogprobs, behaviour: Behaviour) -> TokenTerms:

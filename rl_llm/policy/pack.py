@@ -189,11 +189,13 @@ def pack(groups: Sequence[TrainGroup], *, max_tokens: int) -> list[list[TrainGro
     return batches
 
 
-def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) -> TokenBatch:
-    """Return the tensors of one micro-batch."""
+def collate(
+    groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device, least_width: int = 1
+) -> TokenBatch:
+    """Return the tensors of one micro-batch, with `least_width` response positions or more."""
     rows = [row for group in groups for row in group.rows]
     length = max(len(group.prompt_ids) for group in groups)
-    width = max(len(row.token_ids) for row in rows)
+    width = max(least_width, *(len(row.token_ids) for row in rows))
     prompts = [(pad_id,) * (length - len(g.prompt_ids)) + g.prompt_ids for g in groups]
     padding_P = torch.tensor([length - len(group.prompt_ids) for group in groups])
     sizes_B = torch.tensor([len(row.token_ids) for row in rows])
@@ -209,6 +211,23 @@ def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) 
         engine_logprobs_BT=_right_padded([r.engine_logprobs for r in rows], width, 0.0).to(device),
         is_stale_B=torch.tensor([row.is_stale for row in rows], device=device),
         rewards_BT=_right_padded([_token_rewards(row) for row in rows], width, 0.0).to(device),
+    )
+
+
+def empty_batch(*, pad_id: int, device: torch.device, width: int) -> TokenBatch:
+    """Return a micro-batch without a response token: it runs the whole model, and everything that
+    comes of it is 0, its gradient too."""
+    nothing_BT = torch.zeros(1, width, device=device)
+    return TokenBatch(
+        prompt_ids_PL=torch.full((1, 1), pad_id, device=device),
+        prompt_mask_PL=torch.ones(1, 1, dtype=torch.bool, device=device),
+        rows_per_prompt_P=torch.ones(1, dtype=torch.long, device=device),
+        response_ids_BT=torch.full((1, width), pad_id, device=device),
+        response_mask_BT=nothing_BT.bool(),
+        advantages_BT=nothing_BT,
+        engine_logprobs_BT=nothing_BT,
+        is_stale_B=torch.zeros(1, dtype=torch.bool, device=device),
+        rewards_BT=nothing_BT,
     )
 
 

@@ -13,19 +13,33 @@ from torch import Tensor
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import OptimSection
 from rl_llm.kl import reward_penalty, to_go
+from rl_llm.policy.backend import Backend
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseScorer
-from rl_llm.policy.pack import TokenBatch, TrainGroup, balance, collate, count, pack
+from rl_llm.policy.pack import (
+    TokenBatch,
+    TrainGroup,
+    balance,
+    collate,
+    count,
+    empty_batch,
+    pack,
+)
 from rl_llm.policy.penalty import Penalty
 from rl_llm.policy.ranks import Ranks
 from rl_llm.policy.reference import Reference
 from rl_llm.policy.start import MicroBatch, Part, Start, whitened
+
+_SAME_WIDTH = 2
+"""Response positions from which on every micro-batch runs the same modules: the first comes of the
+prompts' pass alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparer:
     """Cuts groups into parts and micro-batches, and fixes what these are measured against."""
 
+    backend: Backend
     scorer: ResponseScorer
     algorithm: Algorithm
     optim: OptimSection
@@ -57,11 +71,7 @@ class Preparer:
         return [[groups[i] for i in part] for part in np.array_split(order, num_parts)]
 
     def _part(self, groups: Sequence[TrainGroup]) -> Part:
-        share = balance(groups, self.ranks.num_ranks)[self.ranks.rank]
-        batches = [
-            collate(pieces, pad_id=self.pad_id, device=self.ranks.device)
-            for pieces in pack(share, max_tokens=self.optim.tokens_per_micro_batch)
-        ]
+        batches = self._batches(balance(groups, self.ranks.num_ranks))
         return Part(
             micro_batches=[
                 MicroBatch(tokens=batch, start=Start(advantages_BT=batch.advantages_BT))
@@ -69,6 +79,26 @@ class Preparer:
             ],
             totals=count(groups, max_response_tokens=self.max_response_tokens),
         )
+
+    def _batches(self, shares: Sequence[Sequence[TrainGroup]]) -> list[TokenBatch]:
+        """Return this rank's micro-batches; where the backend needs the same passes on every rank,
+        empty ones behind them, up to the number of the rank that has most."""
+        pads = self.backend.needs_same_passes
+        packed = [
+            pack(share, max_tokens=self.optim.tokens_per_micro_batch)
+            for share in (shares if pads else [shares[self.ranks.rank]])
+        ]
+        batches = [
+            collate(
+                pieces,
+                pad_id=self.pad_id,
+                device=self.ranks.device,
+                least_width=_SAME_WIDTH if pads else 1,
+            )
+            for pieces in packed[self.ranks.rank if pads else 0]
+        ]
+        empty = empty_batch(pad_id=self.pad_id, device=self.ranks.device, width=_SAME_WIDTH)
+        return batches + [empty] * (max(map(len, packed)) - len(batches))
 
     def _fixed(self, part: Part, penalty: Penalty) -> Part:
         return replace(
@@ -78,11 +108,11 @@ class Preparer:
     @torch.no_grad()
     def _start(self, batch: TokenBatch, penalty: Penalty) -> MicroBatch:
         """Run the policy, the reference and the critic as they stand before the first step."""
-        logprobs_BT = self.scorer(batch).logprobs_BT
+        logprobs_BT = self.backend.run(lambda: self.scorer(batch).logprobs_BT)
         ref_BT = None
         if penalty.measures_reference:
             with self.reference.active():
-                ref_BT = self.scorer(batch).logprobs_BT
+                ref_BT = self.backend.run(lambda: self.scorer(batch).logprobs_BT)
         start = Start(
             advantages_BT=batch.advantages_BT, logprobs_BT=logprobs_BT, ref_logprobs_BT=ref_BT
         )
@@ -101,7 +131,7 @@ class Preparer:
         """Add what the critic says, and the advantages that follow from it."""
         assert self.algorithm.critic is not None
         mask_BT = batch.response_mask_BT
-        values_BT = critic.values(batch)
+        values_BT = self.backend.run(lambda: critic.values(batch))
         rewards_BT = batch.rewards_BT - costs_BT
         advantages_BT, targets_BT = self.algorithm.critic.estimate(rewards_BT, values_BT, mask_BT)
         return replace(

@@ -12,10 +12,16 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor
 
 from rl_llm.errors import ConfigError
+from rl_llm.policy.launched import ZeroSettings, wants_deepspeed, zero_settings
 
 T = TypeVar("T")
 
-_PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+_SUPPORTED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.DEEPSPEED,
+)
 
 
 class Ranks:
@@ -24,12 +30,17 @@ class Ranks:
 
     def __init__(self) -> None:
         """Join the process group that the launcher describes."""
+        self._zero = zero_settings()
+        if self._zero is not None:
+            from rl_llm.policy.zero import prepare
+
+            prepare()
         self._state = PartialState(cpu=_launched_on_cpus())
-        if self._state.distributed_type not in _PLAIN:
+        if self._state.distributed_type not in _SUPPORTED:
             raise ConfigError(
                 f"accelerate was configured for {self._state.distributed_type.value}; rl-llm "
-                "trains on one process, or on several CPU or CUDA processes with plain data "
-                "parallelism: launch with --config_file recipes/accelerate/ddp.yaml"
+                "trains on one process, or on several CPU or CUDA processes, plain or under "
+                "DeepSpeed: launch with --config_file recipes/accelerate/ddp.yaml or zero2.yaml"
             )
         self._group: dist.ProcessGroup | None = None  # None: that of all processes.
         self._channel: Ranks | None = None
@@ -54,6 +65,16 @@ class Ranks:
         """The device that this process trains on."""
         device: torch.device = self._state.device
         return device
+
+    @property
+    def zero(self) -> ZeroSettings | None:
+        """How DeepSpeed shares the model out over ranks; None where it does not."""
+        return self._zero
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no rank keeps the whole model, so that a reader needs a copy of its own."""
+        return self._zero is not None and self._zero.stage == 3
 
     def channel(self) -> "Ranks":
         """Return a twin for a second thread: its `gather` and `from_main` go over a process group
@@ -111,7 +132,7 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the process group."""
-        if self.num_ranks > 1:
+        if self.num_ranks > 1 or self._zero is not None:
             self._state.destroy_process_group()
 
 
@@ -119,11 +140,11 @@ def _launched_on_cpus() -> bool:
     """Say whether the launcher started processes for CPUs.
 
     `PartialState` does not read `use_cpu` of accelerate's configuration; without it, several
-    processes on CPUs take themselves for the only one each. With it, a wish for DeepSpeed would be
-    dropped without a word, so then it is left to be refused.
+    processes on CPUs take themselves for the only one each, under DeepSpeed too. DeepSpeed is not
+    accelerate's affair here, so it loses nothing by being told.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return False
+    if wants_deepspeed():
+        return not torch.cuda.is_available()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     asked = bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
     return asked or (several and not torch.cuda.is_available())

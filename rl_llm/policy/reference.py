@@ -17,10 +17,12 @@ from rl_llm.policy.adapters import (
     POLICY,
     REFERENCE,
     adapter_parameters,
+    adapter_values,
     add_adapter,
     load_adapter,
     running,
 )
+from rl_llm.policy.sharded import gathered
 
 Mode = Literal["base", "snapshot", "ema"]
 
@@ -93,9 +95,8 @@ class Reference:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the adapter, if there is one, and what decides the next refresh."""
-        adapter = {} if self._adapter is None else adapter_parameters(self._model, REFERENCE)
         return {
-            "adapter": {name: p.detach().clone() for name, p in adapter.items()},
+            "adapter": {} if self._adapter is None else adapter_values(self._model, REFERENCE),
             "best": self._best,
             "without_best": self._without_best,
             "is_due": self._is_due,
@@ -112,10 +113,12 @@ class Reference:
         self.num_refreshed = int(state["num_refreshed"])
 
     def _copy(self) -> None:
-        load_adapter(self._model, REFERENCE, adapter_parameters(self._model, POLICY))
+        load_adapter(self._model, REFERENCE, adapter_values(self._model, POLICY))
 
     @torch.no_grad()
     def _move(self) -> None:
         policy = adapter_parameters(self._model, POLICY)
-        for name, parameter in adapter_parameters(self._model, REFERENCE).items():
-            parameter.lerp_(policy[name], 1.0 - self._decay)
+        own = adapter_parameters(self._model, REFERENCE)
+        with gathered(policy.values()), gathered(own.values(), writes=True):
+            for name, parameter in own.items():
+                parameter.lerp_(policy[name], 1.0 - self._decay)

@@ -1,52 +1,38 @@
-"""The optimiser: one AdamW over policy and critic, each clipped by itself."""
+"""Optimiser steps over policy and critic, each clipped by itself; what is not finite is skipped."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import torch
-from torch import nn
 
 from rl_llm.config import OptimSection
 from rl_llm.errors import RunError
-from rl_llm.policy.ranks import Ranks
+from rl_llm.policy.backend import Backend
 
 MAX_SKIPPED_IN_A_ROW = 5
+POLICY_GROUP, CRITIC_GROUP = 0, 1
+"""The numbers of their parameters in a `Backend`."""
 
 
 class Stepper:
-    """Takes optimiser steps from the gradients that stand in the parameters.
+    """Takes optimiser steps from the gradients that stand in a backend.
 
-    Where the loss or a gradient is not finite, the step is skipped.
+    Where the loss or a gradient is not finite, the step is skipped, on every rank alike.
     """
 
     def __init__(
-        self,
-        policy: Sequence[nn.Parameter],
-        critic: Sequence[nn.Parameter],
-        *,
-        optim: OptimSection,
-        critic_lr: float,
-        ranks: Ranks,
+        self, backend: Backend, *, optim: OptimSection, critic_lr: float | None = None
     ) -> None:
-        """`critic_lr` is the critic's rate after warm-up, as `optim.lr` is the policy's."""
-        self._groups = [list(policy), list(critic)] if critic else [list(policy)]
+        """`critic_lr` is the critic's rate after warm-up, as `optim.lr` is the policy's; None where
+        there is no critic."""
+        self._backend = backend
         self._optim = optim
-        self._critic_share = critic_lr / optim.lr
-        self._ranks = ranks
-        self._optimizer = torch.optim.AdamW(
-            [{"params": group} for group in self._groups],
-            lr=optim.lr,
-            weight_decay=optim.weight_decay,
-        )
+        self._shares = [1.0] if critic_lr is None else [1.0, critic_lr / optim.lr]
         self.num_skipped = 0
         self._skipped_in_a_row = 0
 
     def set_lr(self, lr: float) -> None:
         """Set the policy's rate, and the critic's in proportion."""
-        shares = (1.0, self._critic_share)
-        for group, share in zip(self._optimizer.param_groups, shares, strict=False):
-            group["lr"] = lr * share
+        self._backend.set_rates([lr * share for share in self._shares])
 
     def step(self, *, loss: float, num_tokens: int, moves_policy: bool) -> list[float] | None:
         """Sum gradients over ranks, clip, and step; return the norms before clipping, the policy's
@@ -55,21 +41,16 @@ class Stepper:
         Without `moves_policy` the policy stays, and its norm is 0. Raises `RunError` after 5
         skipped steps in a row.
         """
-        moved = self._groups if moves_policy else self._groups[1:]
-        for parameter in (p for group in moved for p in group if p.grad is None):
-            parameter.grad = torch.zeros_like(parameter)
-        self._ranks.sum_in_place([p.grad for group in moved for p in group if p.grad is not None])
-        norms = [
-            float(torch.nn.utils.clip_grad_norm_(group, self._optim.grad_clip)) for group in moved
-        ]
+        moved = range(POLICY_GROUP if moves_policy else CRITIC_GROUP, len(self._shares))
+        norms = self._backend.clip(moved, max_norm=self._optim.grad_clip)
         is_finite = all(map(math.isfinite, (*norms, loss)))
         if is_finite:
-            self._optimizer.step()
+            self._backend.step(moved)
             self._skipped_in_a_row = 0
         else:
+            self._backend.drop()
             self.num_skipped += 1
             self._skipped_in_a_row += 1
-        self.drop()
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise RunError(
                 f"{self._skipped_in_a_row} updates in a row had a loss of {loss} and a gradient "
@@ -82,25 +63,23 @@ class Stepper:
 
     def drop(self) -> None:
         """Forget the gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._backend.drop()
 
     def forget(self, *, critic: bool) -> None:
         """Start the policy's moments anew, and those of the `critic` where its targets jump too, as
         a new reference asks for."""
-        for group in self._groups if critic else self._groups[:1]:
-            for parameter in group:
-                self._optimizer.state.pop(parameter, None)
+        self._backend.forget(range(len(self._shares)) if critic else [POLICY_GROUP])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments and the counters."""
         return {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._backend.state_dict(),
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._backend.load_state_dict(state["optimizer"])
         self.num_skipped = int(state["num_skipped"])
         self._skipped_in_a_row = int(state["skipped_in_a_row"])

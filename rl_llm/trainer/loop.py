@@ -211,13 +211,14 @@ class Trainer:
         parts = self._parts
         with self._timed("checkpoint"):
             rollouts.drain(self._counters.step)
-            if parts.ranks.is_main:
-                checkpoint.save(
-                    parts.folder.checkpoints,
-                    parts.stateful,
-                    parts.identity,
-                    keep=parts.recipe.checkpoint.keep,
-                )
+            with parts.policy.gathered():
+                if parts.ranks.is_main:
+                    checkpoint.save(
+                        parts.folder.checkpoints,
+                        parts.stateful,
+                        parts.identity,
+                        keep=parts.recipe.checkpoint.keep,
+                    )
             parts.ranks.wait()
 
     def _save_what_is_left(self, lost: EngineLost, rollouts: Pipeline) -> EngineLost:

@@ -11,6 +11,16 @@ VOCABULARY = 23
 
 @pytest.fixture
 def tiny_llama():
+    return make_llama()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The model of `tiny_llama`, made once for tests that only read it."""
+    return make_llama()
+
+
+def make_llama():
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -47,6 +57,19 @@ def random_group(generator, prompt_tokens, response_tokens):
 @pytest.fixture
 def uneven_groups():
     """Prompts and responses of many lengths, one-token ones among them."""
+    return random_groups([(5, [3, 9, 1]), (1, [4, 4]), (11, [7, 2, 2, 12]), (3, [1, 1])])
+
+
+@pytest.fixture(scope="module")
+def groups():
+    """The groups of `uneven_groups`, and two of which one has responses of one token alone."""
+    uneven = [(5, [3, 9, 1]), (1, [4, 4]), (11, [7, 2, 2, 12]), (3, [1, 1])]
+    return {
+        "uneven": random_groups(uneven),
+        "one token": random_groups([(5, [3, 9]), (20, [1, 1])]),
+    }
+
+
+def random_groups(shapes):
     generator = torch.Generator().manual_seed(1)
-    shapes = [(5, [3, 9, 1]), (1, [4, 4]), (11, [7, 2, 2, 12]), (3, [1, 1])]
     return [random_group(generator, prompt, responses) for prompt, responses in shapes]

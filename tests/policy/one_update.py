@@ -42,9 +42,9 @@ def one_update(base, groups, kl, optim, rollout=None):
         **optim,
     )
     # A head of zeros lets no gradient through to the critic's adapter.
-    torch.nn.init.constant_(engine.critic._head.weight, 0.1)
+    torch.nn.init.constant_(engine.critic.head.weight, 0.1)
     parameters = {n: p for n, p in engine._model.named_parameters() if p.requires_grad}
-    parameters |= {f"head.{n}": p for n, p in engine.critic._head.named_parameters()}
+    parameters |= {f"head.{n}": p for n, p in engine.critic.head.named_parameters()}
     caught = {}
 
     def catch(*_):

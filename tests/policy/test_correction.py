@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from rl_llm.algorithms import Totals, cispo, grpo, mis, ppo, reinforce, tis, uncorrected
-from rl_llm.config import RolloutSection
+from rl_llm.config import OptimSection, RolloutSection
 from rl_llm.errors import ConfigError
 from rl_llm.plugins import load_module
+from rl_llm.policy import Ranks
+from rl_llm.policy.backend import Plain
 from rl_llm.policy.behaviour import build_correction, check_correction
 from rl_llm.policy.forward import ResponseLogprobs
 from rl_llm.policy.objective import PolicyObjective
@@ -90,6 +92,7 @@ def found_gradient(policy, correction, worth_B, *, algorithm, old, mu, is_stale=
         ref_logprobs_BT=policy.logprobs_BT(REF),
     )
     objective = PolicyObjective(
+        backend=Plain([[policy.logits_KV]], optim=OptimSection(), ranks=Ranks()),
         scorer=policy,
         algorithm=algorithm,
         correction=correction,

@@ -43,7 +43,7 @@ def test_a_new_critic_says_nothing(tiny_llama, uneven_groups):
 
 def test_a_value_does_not_see_the_token_that_it_stands_before(tiny_llama):
     engine = ppo_engine(tiny_llama)
-    torch.nn.init.ones_(engine.critic._head.weight)
+    torch.nn.init.ones_(engine.critic.head.weight)
     rows = [(5, 6, 7), (5, 6, 8), (5, 9, 7)]
     group = TrainGroup(
         prompt_ids=(2, 3),
@@ -151,7 +151,7 @@ def test_a_refresh_forgets_the_critics_moments_where_its_targets_hold_the_penalt
     remembered = []
     for step in (1, 2):
         engines.update(engine, uneven_groups, step=step)
-        moments = engine._stepper._optimizer.state
+        moments = engine._backend.optimizer.state
         remembered.append([p in moments for p in engine.critic.parameters()])
     assert all(remembered[0])
     assert set(remembered[1]) == {placement == "loss"}

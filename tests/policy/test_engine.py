@@ -223,7 +223,7 @@ def test_five_skipped_updates_in_a_row_stop_the_run_and_four_do_not(tiny_llama, 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tiny_llama, uneven_groups):
     engine = engine_for(tiny_llama, grad_clip=1e-3)
     norms = []
-    engine._stepper._optimizer.register_step_pre_hook(
+    engine._backend.optimizer.register_step_pre_hook(
         lambda *_: norms.append(
             math.sqrt(sum(float(g.norm()) ** 2 for g in gradients(engine).values()))
         )

@@ -137,9 +137,9 @@ def test_a_refresh_takes_the_policy_as_the_reference_and_forgets_the_moments(
     kl = {"reference": {"mode": "snapshot", "refresh_every": 2}}
     engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl)
     facts = [engines.update(engine, uneven_groups, step=1, lr=1e-2)]
-    assert engine._stepper._optimizer.state
+    assert engine._backend.optimizer.state
     facts.append(engines.update(engine, uneven_groups, step=2, lr=1e-2))
-    assert not engine._stepper._optimizer.state
+    assert not engine._backend.optimizer.state
     facts.append(engines.update(engine, uneven_groups, step=3, lr=1e-2))
     # Measured before each step: the policy's start, one step from it, and the new reference.
     assert facts[0].ref_nats_per_token < facts[1].ref_nats_per_token

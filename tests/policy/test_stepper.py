@@ -6,6 +6,7 @@ from torch import nn
 
 from rl_llm.config import OptimSection
 from rl_llm.policy import Ranks
+from rl_llm.policy.backend import Plain
 from rl_llm.policy.stepper import Stepper
 
 
@@ -22,7 +23,8 @@ def critic():
 @pytest.fixture
 def stepper(policy, critic):
     optim = OptimSection(grad_clip=1.0)
-    return Stepper([policy], [critic], optim=optim, critic_lr=1e-3, ranks=Ranks())
+    backend = Plain([[policy], [critic]], optim=optim, ranks=Ranks())
+    return Stepper(backend, optim=optim, critic_lr=1e-3)
 
 
 def step(stepper, policy, critic):
@@ -31,7 +33,7 @@ def step(stepper, policy, critic):
 
 
 def moment(stepper, parameter):
-    return stepper._optimizer.state[parameter]["exp_avg"]
+    return stepper._backend.optimizer.state[parameter]["exp_avg"]
 
 
 def test_policy_and_critic_are_each_clipped_by_their_own_norm(stepper, policy, critic):
@@ -48,6 +50,6 @@ def test_the_critics_moments_are_forgotten_only_where_its_targets_jump_too(
 ):
     step(stepper, policy, critic)
     stepper.forget(critic=also_critic)
-    remembered = stepper._optimizer.state
+    remembered = stepper._backend.optimizer.state
     assert policy not in remembered
     assert (critic in remembered) is not also_critic
