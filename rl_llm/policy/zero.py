@@ -6,7 +6,9 @@ scale them. Everything else about a step stays with rl-llm: passes run inside
 each rank and are summed over ranks once, as `Plain` does it.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
@@ -36,7 +38,8 @@ def prepare() -> None:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    # torch has renamed collectives that DeepSpeed calls, and says so at each of them.
+    warnings.filterwarnings("ignore", "`torch.distributed.*_tensor` is deprecated", FutureWarning)
     try:
         import deepspeed
     except ImportError:
@@ -45,6 +48,7 @@ def prepare() -> None:
             '`pip install "rl-llm[deepspeed]"` installs it, and --config_file '
             "recipes/accelerate/ddp.yaml does without"
         ) from None
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
