@@ -29,16 +29,16 @@ each_run = pytest.mark.parametrize(
 def launch(python, repository, write_small):
     """Run a program under ZeRO on two processes in a folder with the small recipe."""
 
-    def run(folder, stage, algorithm, program="scripts/train.py", **environment):
+    def run(folder, file, *overrides, program="scripts/train.py", **environment):
         write_small(folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         done = python(
             *("-m", "accelerate.commands.launch"),
-            f"--config_file={repository / 'recipes' / 'accelerate' / f'zero{stage}.yaml'}",
+            f"--config_file={repository / 'recipes' / 'accelerate' / f'{file}.yaml'}",
             *("--num_processes=2", "--num_machines=1", f"--main_process_port={port}"),
-            *(repository / program, "small.yaml", *STEPS, *ALGORITHMS[algorithm]),
+            *(repository / program, "small.yaml", *STEPS, *overrides),
             folder=folder,
             **environment,
         )
@@ -55,7 +55,8 @@ def sharded(once, launch):
     def get(stage, algorithm):
         def make(folder):
             cache = folder / "extensions"
-            done = launch(folder, stage, algorithm, TORCH_EXTENSIONS_DIR=str(cache))
+            overrides = ALGORITHMS[algorithm]
+            done = launch(folder, f"zero{stage}", *overrides, TORCH_EXTENSIONS_DIR=str(cache))
             (folder / "stdout.txt").write_text(done.stdout, encoding="utf-8")
             (folder / "stderr.txt").write_text(done.stderr, encoding="utf-8")
 
@@ -112,7 +113,7 @@ def test_a_resumed_run_is_the_run_to_the_bit(
 ):
     finished = sharded(stage, algorithm)
     run = back_to_step_2(finished, tmp_path)
-    assert "resuming" in launch(tmp_path, stage, algorithm).stdout
+    assert "resuming" in launch(tmp_path, f"zero{stage}", *ALGORITHMS[algorithm]).stdout
     assert_same_run(run, finished / "runs" / "small")
 
 
@@ -135,15 +136,16 @@ def test_two_processes_under_zero_go_on_from_a_checkpoint_of_one(
 ):
     finished = alone("ppo")
     run = back_to_step_2(finished, tmp_path)
-    launch(tmp_path, 3, "ppo")
+    launch(tmp_path, "zero3", *ALGORITHMS["ppo"])
     ours, rows = read_metrics(run), read_metrics(finished / "runs" / "small")
     assert ours[3]["rollout/tokens"] == rows[3]["rollout/tokens"]
     assert learnt(ours[3]) == pytest.approx(learnt(rows[3]), **CLOSE)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_every_rank_draws_alike(launch, tmp_path, stage):
-    launch(tmp_path, stage, "grpo", program="tests/integration/overlapping_ranks.py")
+@pytest.mark.parametrize(("file", "max_staleness"), [("zero2", 0), ("zero3", 1), ("multinode", 0)])
+def test_every_rank_draws_alike_also_ahead_of_time(launch, tmp_path, file, max_staleness):
+    ahead = f"rollout.max_staleness={max_staleness}"
+    launch(tmp_path, file, ahead, program="tests/integration/overlapping_ranks.py")
     first, second = (json.loads((tmp_path / f"rank-{n}.json").read_text()) for n in (0, 1))
     assert len(first["harvests"]) == 3 and first == second
 
