@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from rl_llm.errors import ConfigError
+from rl_llm.plugins import load_module
 from rl_llm.policy import Ranks
 from rl_llm.policy.launched import ZeroSettings, check_precision, zero_settings
 
@@ -105,3 +106,11 @@ def test_a_shipped_file_for_deepspeed_asks_for_nothing_that_is_refused(given, na
     given(**{f"DEEPSPEED_{key.upper()}": str(value) for key, value in of_deepspeed.items()})
     check_precision("float32")
     assert zero_settings().stage == (3 if name == "zero3" else 2)
+
+
+def test_a_reference_whose_moves_bfloat16_would_lose_is_refused(tiny_llama, monkeypatch):
+    settings = ZeroSettings(stage=3, offloads_optimizer=False, offloads_weights=False)
+    monkeypatch.setattr(Ranks, "zero", property(lambda _: settings))
+    engines = load_module(Path(__file__).with_name("engines.py"))
+    with pytest.raises(ConfigError, match=r"reference\.mode=ema .* use recipes/.*zero2\.yaml"):
+        engines.engine_for(tiny_llama.bfloat16(), kl={"reference": {"mode": "ema"}})
