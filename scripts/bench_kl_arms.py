@@ -35,7 +35,7 @@ POOL_PASS_RATE = 0.9  # About where the pool stays after the first steps, on FRE
 ACCURACY_BETA = round(AVERAGE * 2 / (math.tanh(POOL_PASS_RATE) + 1), 6)
 TARGET_NATS = 0.05  # Per token of the completions that a step trains on.
 
-CONTROL_STEPS = 320
+CONTROL_STEPS = 480
 CONTROL_LEVELS = (4, 5, 6)
 CONTROL_NATS = 0.004
 CONTROL_BETA = 1.5  # About where `target` settles there.
@@ -53,7 +53,7 @@ ARMS = {
     "accuracy": f"{{name: accuracy, beta: {ACCURACY_BETA}}}",
 }
 CONTROL_ARMS = {
-    f"{name}": f"{{name: target, beta: {factor * CONTROL_BETA:g}, gain: 0.3, "
+    f"{name}": f"{{name: target, beta: {factor * CONTROL_BETA:g}, gain: 0.1, "
     f"nats_per_token: {CONTROL_NATS}}}"
     for name, factor in (("too-high", 10.0), ("too-low", 0.1))
 }
@@ -96,7 +96,7 @@ def _control(seed: int) -> tuple[str, ...]:
     return (
         f"data.train=[{_source(CONTROL_LEVELS, 600, 'train', POOL_SEED + seed)}]",
         f"data.eval=[{', '.join(held_out)}]",
-        "rollout.problems_per_step=8",
+        "rollout.problems_per_step=16",
         "rollout.max_new_tokens=80",
         *_NOT_SCHEDULED,
     )

@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, print the tables, and write them down; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--repeats", type=int, default=3, help="of every case (default 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of every case (default: %(default)s)"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget the rows of these parts")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     given = parser.parse_args(arguments)

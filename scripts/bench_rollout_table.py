@@ -115,4 +115,5 @@ def markdown(tree: Mapping[str, Any]) -> str:
         side = "at most" if name == "overlap_ratio" else "at least"
         wanted = "" if target is None else f"{side} {target:g}"
         lines.append(f"{TEXTS[name]} | {value:.3g} | {wanted}")
-    return f"{origin(tree)}\n\n{table(lines)}"
+    repeats = 1 + max((row["repeat"] for row in tree.get("rows", [])), default=0)
+    return f"{origin(tree)}; repeats: {repeats}\n\n{table(lines)}"

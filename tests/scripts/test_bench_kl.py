@@ -252,7 +252,7 @@ def test_runs_are_planned_seed_by_seed_and_stages_have_seeds_of_their_own(sandbo
     ]
     assert {each.seed for each in sandbox.specs("--stage", "freeze")} == {100, 101, 102}
     assert {each.seed for each in sandbox.specs()} == set(range(10, 18))
-    assert {each.steps for each in sandbox.specs("--stage", "control")} == {320}
+    assert {each.steps for each in sandbox.specs("--stage", "control")} == {480}
 
 
 def test_a_failing_run_stops_no_other_and_tables_say_who_beats_the_matched_constant(
