@@ -62,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
                 adapter = _newest_adapter(folder)
                 console.print(f"adapter {adapter}", highlight=False, soft_wrap=True)
                 engine.load_weights(adapter, version=0)
-            evaluation = build_evaluator(recipe, data, Generation(engine, data.rubric, ranks))()
+            generation = Generation(engine, data.rubric, ranks)
+            evaluation = build_evaluator(recipe, data, generation)()
+            for message in generation.take_messages():
+                console.print(message, highlight=False, markup=False, soft_wrap=True)
         if ranks.is_main:
             console.print(_table(evaluation, samples=recipe.eval.samples_per_problem))
     finally:

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,8 @@ class _Measurement:
             for start in range(0, len(missing), batch_problems):
                 started = time.perf_counter()
                 rows = self._batch(missing[start : start + batch_problems])
+                for message in self.generation.take_messages():
+                    self._say(message)
                 if self.ranks.is_main:
                     self.measured.append(rows)
                 num_done += len(rows)
@@ -170,8 +172,11 @@ def _engine(
 ) -> RolloutEngine:
     """Build the engine with the adapter; what it leaves in a folder stands beside the result."""
     engine = build_engine(recipe, model, ranks, folder=RunFolder(out.parent))
-    if adapter is not None:
-        engine.load_weights(adapter, version=0)
+    with ExitStack() as undo:
+        undo.callback(engine.close)
+        if adapter is not None:
+            engine.load_weights(adapter, version=0)
+        undo.pop_all()
     return engine
 
 

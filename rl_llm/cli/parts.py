@@ -1,6 +1,7 @@
 """The composition root: from a recipe to the parts that the loop drives."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -293,42 +294,53 @@ def build_controller(recipe: Recipe) -> KLController:
 def build_parts(
     recipe: Recipe, model: Model, data: Data, ranks: Ranks, *, folder: RunFolder, watcher: Watcher
 ) -> Parts:
-    """Put everything together; nothing is written, and no sink is open yet."""
+    """Put everything together; nothing is written, and no sink is open yet. Where something fails,
+    the engine is closed."""
     check_context(recipe, data, model.base)
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
-    engine = build_engine(recipe, model, ranks, folder=folder)
-    generation = Generation(engine, data.rubric, ranks)
-    identity = Identity(recipe=recipe.model_dump(), model_fingerprint=fingerprint(model.base))
+    scheduler, controller = make_scheduler(recipe, data), build_controller(recipe)
+    with ExitStack() as undo:
+        engine = build_engine(recipe, model, ranks, folder=folder)  # May take a minute.
+        undo.callback(engine.close)
+        generation = Generation(engine, data.rubric, ranks)
+        parts = Parts(
+            recipe=recipe,
+            folder=folder,
+            identity=Identity(
+                recipe=recipe.model_dump(), model_fingerprint=fingerprint(model.base)
+            ),
+            algorithm=algorithm,
+            scheduler=scheduler,
+            generation=generation,
+            reward_weights={reward.name: reward.weight for reward in data.rubric.rewards},
+            evaluator=build_evaluator(
+                recipe, data, generation, num_train_problems=recipe.eval.train_problems
+            ),
+            engine=engine,
+            policy=_build_policy(recipe, model, algorithm, ranks),
+            kl=controller,
+            ranks=ranks,
+            counters=Counters(),
+            sinks=[],
+            draw_log=None,
+            watcher=watcher,
+        )
+        undo.pop_all()
+    return parts
+
+
+def _build_policy(recipe: Recipe, model: Model, algorithm: Algorithm, ranks: Ranks) -> PolicyEngine:
     seed = recipe.run.seed
     adapted = add_lora(model.base, recipe.lora, seed=derive_seed(seed, "lora"))
     adapted.peft_config["default"].base_model_name_or_path = recipe.model.path
-    return Parts(
-        recipe=recipe,
-        folder=folder,
-        identity=identity,
+    return PolicyEngine(
+        adapted,
         algorithm=algorithm,
-        scheduler=make_scheduler(recipe, data),
-        generation=generation,
-        reward_weights={reward.name: reward.weight for reward in data.rubric.rewards},
-        evaluator=build_evaluator(
-            recipe, data, generation, num_train_problems=recipe.eval.train_problems
-        ),
-        engine=engine,
-        policy=PolicyEngine(
-            adapted,
-            algorithm=algorithm,
-            optim=recipe.optim,
-            kl=recipe.kl,
-            rollout=recipe.rollout,
-            pad_id=model.pad_id,
-            ranks=ranks,
-            seed=seed,
-        ),
-        kl=build_controller(recipe),
+        optim=recipe.optim,
+        kl=recipe.kl,
+        rollout=recipe.rollout,
+        pad_id=model.pad_id,
         ranks=ranks,
-        counters=Counters(),
-        sinks=[],
-        draw_log=None,
-        watcher=watcher,
+        seed=seed,
     )

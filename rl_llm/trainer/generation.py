@@ -90,6 +90,11 @@ class Generation:
         with self._lost_together():
             self._engine.load_weights(adapter_dir, version=version)
 
+    def rest(self) -> None:
+        """Let every rank's engine give memory back; raises `EngineLost` on every rank alike."""
+        with self._lost_together():
+            self._engine.rest()
+
     @property
     def may_be_lost(self) -> bool:
         """Whether the engine may raise `EngineLost`."""

@@ -105,7 +105,7 @@ class Trainer:
         if self._is_due(self._parts.recipe.eval.every):
             self._parts.pending.unfinished = step
             row = row | self._evaluate(step.samples, rollouts)
-            self._parts.pending.unfinished = None
+        self._parts.pending.unfinished = None
         self._write(row | self._take_times())
         self._tell(rollouts.take_messages())
         if self._why_ended is not None or self._is_due(self._parts.recipe.checkpoint.every):
@@ -142,7 +142,7 @@ class Trainer:
             with self._timed("wait"):
                 return rollouts.take(step)
         report = rollouts.take(step)
-        self._parts.engine.rest()
+        rollouts.rest()
         return report
 
     def _learn(self, harvest: Harvest, step: int) -> tuple[UpdateFacts, Row, list[Row]]:

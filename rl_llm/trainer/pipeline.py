@@ -131,6 +131,11 @@ class Pipeline:
             self._ask(each)
         return self._line.wait(self._harvests.pop(step))
 
+    def rest(self) -> None:
+        """Let engines give memory back until they are asked again. That one was lost meanwhile is
+        raised by whoever needs it next: the harvest before is whole."""
+        self._submit(self._generation.rest)
+
     def evaluate(self, step: int, *, teach: bool) -> Evaluation:
         """Evaluate the newest weights behind `step`; with `teach` beliefs learn from it right
         there, before the next harvest is planned."""

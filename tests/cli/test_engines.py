@@ -1,6 +1,7 @@
 """Which engine a recipe gets, and why."""
 
 import configparser
+import platform
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,10 @@ def test_the_extras_ask_for_the_versions_that_are_supported():
         assert (asked.name, asked.specifier) == (name, SUPPORTED_VLLM)
 
 
+@pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"),
+    reason="make setup brings vLLM to Linux on x86-64 alone",
+)
 def test_the_vllm_that_make_setup_brings_is_found_and_supported():
     found = find_vllm()
     assert found is not None and found.is_supported

@@ -1,12 +1,27 @@
 """What is built of a recipe follows what the recipe says."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rl_llm.algorithms import ALGORITHMS
-from rl_llm.cli.parts import algorithm_notes, build_algorithm, build_controller, check_warmup
+from rl_llm.cli import parts
+from rl_llm.cli.parts import (
+    algorithm_notes,
+    build_algorithm,
+    build_controller,
+    check_warmup,
+    load_data,
+    load_model,
+)
+from rl_llm.cli.progress import SilentWatcher
 from rl_llm.config import parse_recipe
-from rl_llm.errors import ConfigError, PluginError
+from rl_llm.errors import ConfigError, ModelError, PluginError
 from rl_llm.kl import KLFacts
+from rl_llm.policy import Ranks
+from rl_llm.trainer import RunFolder
+
+SMALL_SOURCE = {"use": "arithmetic", "levels": [3], "size": 20, "split": "train", "seed": 1}
 
 
 def recipe(**sections):
@@ -148,3 +163,36 @@ def test_a_controller_that_lacks_something_is_refused_before_the_run(own, name, 
     needs = "beta, needs_reference, observe, state_dict, load_state_dict"
     with pytest.raises(PluginError, match=f":{name}' has no {lacks}; it needs {needs}$"):
         own(name)
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """The engines that were built, each with whether it was closed."""
+    built = []
+
+    def build(*given, **named):
+        built.append(False)
+        number = len(built) - 1
+        return SimpleNamespace(close=lambda: built.__setitem__(number, True))
+
+    monkeypatch.setattr(parts, "build_engine", build)
+    return built
+
+
+def test_a_fault_in_the_curriculum_starts_no_engine_and_one_behind_it_closes_it(engines, tmp_path):
+    tree = {"model": {"path": "data/models/carry-adder"}, "data": {"train": [SMALL_SOURCE]}}
+
+    def build(**sections):
+        asked, ranks = recipe(**tree, **sections), Ranks()
+        model = load_model(asked, ranks)
+        data = load_data(asked, model.encoder)
+        folder = RunFolder(tmp_path)
+        parts.build_parts(asked, model, data, ranks, folder=folder, watcher=SilentWatcher())
+
+    few = {"problems_per_step": 4}
+    with pytest.raises(PluginError, match="posteriour"):
+        build(rollout=few, curriculum={"sampler": {"name": "posteriour"}})
+    assert engines == []
+    with pytest.raises(ModelError, match=r"lora\.targets"):
+        build(rollout=few, lora={"targets": ["no_such_layer"]})
+    assert engines == [True]

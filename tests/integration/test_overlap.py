@@ -136,6 +136,9 @@ class Losable:
 
     def rest(self):
         self.events.append("rest")
+        self.num_calls += self.kind == "rest"
+        if self.kind == "rest" and self.num_calls == self.nth:
+            raise EngineLost("no server answers")
         self.engine.rest()
 
     def take_messages(self):
@@ -165,7 +168,7 @@ def lose(monkeypatch):
 @pytest.mark.parametrize(
     ("max_staleness", "kind", "nth"),
     [
-        *((0, "harvest", 6), (0, "evaluation", 2)),
+        *((0, "harvest", 6), (0, "evaluation", 2), (0, "rest", 3)),
         *((1, "harvest", 7), (1, "evaluation", 2)),
         *((2, "harvest", 8), (2, "evaluation", 2)),
     ],
@@ -190,6 +193,23 @@ def test_a_run_that_lost_its_engine_goes_on_as_if_it_had_not(
     assert train(tmp_path / "lost", *settings) == 0
     assert_same_run(ours, whole)
     assert (ours / "draws.jsonl").read_bytes() == (whole / "draws.jsonl").read_bytes()
+
+
+def test_a_row_that_a_lost_evaluation_held_back_is_written_once(
+    train, tmp_path, lose, read_metrics
+):
+    constant = ["kl.controller={name: constant}", "curriculum.refill={max_rounds: 0}"]
+    settings = [*constant, "eval.every=4", "checkpoint.every=9"]
+    # Evaluations stand before the first step, and behind steps 4 and 6, the last.
+    lose("evaluation", 3)
+    assert train(tmp_path / "run", *settings, "run.steps=6") == 1
+    # Step 6 is not to be evaluated in a longer run. Step 8 is cut short.
+    lose("harvest", 2)
+    assert train(tmp_path / "run", *settings, "run.steps=10") == 1
+    lose("harvest", -1)
+    assert train(tmp_path / "run", *settings, "run.steps=10") == 0
+    rows = read_metrics(tmp_path / "run" / "runs" / "small")
+    assert [row["step"] for row in rows] == list(range(11))
 
 
 def test_an_engine_that_is_lost_before_the_first_step_leaves_a_run_that_starts_over(
