@@ -189,7 +189,7 @@ def test_a_fault_in_the_curriculum_starts_no_engine_and_one_behind_it_closes_it(
         folder = RunFolder(tmp_path)
         parts.build_parts(asked, model, data, ranks, folder=folder, watcher=SilentWatcher())
 
-    few = {"problems_per_step": 4}
+    few = {"problems_per_step": 4, "max_new_tokens": 64}
     with pytest.raises(PluginError, match="posteriour"):
         build(rollout=few, curriculum={"sampler": {"name": "posteriour"}})
     assert engines == []
