@@ -1,21 +1,43 @@
 """What the `rollout` section of a recipe may not say: contradictions, and settings that nothing
 reads."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from rl_llm.config.base import Section
 from rl_llm.config.kl import KLSection
-from rl_llm.config.rollout import RolloutSection
+from rl_llm.config.rollout import RolloutSection, ServersSection
+from rl_llm.config.server_urls import server_url
+from rl_llm.errors import ConfigError
 
 USUAL_BATCH_ROWS = RolloutSection().max_batch_rows
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 def rollout_faults(rollout: RolloutSection, kl: KLSection, *, num_steps: int) -> Iterator[str]:
     """Yield what is wrong, each with the way out."""
-    yield from _server_faults(rollout)
-    yield from _unread_faults(rollout)
+    unreadable = list(_text_faults(rollout.servers))
+    yield from unreadable
+    if not unreadable:
+        yield from _server_faults(rollout)
+        yield from _unread_faults(rollout)
     yield from _staleness_faults(rollout, kl, num_steps=num_steps)
+
+
+def _text_faults(servers: ServersSection) -> Iterator[str]:
+    """Yield settings that may hold a secret, without it; what repeats settings comes after them."""
+    for url in servers.urls:
+        try:
+            server_url(url)
+        except ConfigError as error:
+            yield str(error)
+    if not VARIABLE.fullmatch(servers.api_key_env):
+        yield (
+            "rollout.servers.api_key_env is no name of an environment variable (letters, digits "
+            "and _, and no digit first; what it holds is not repeated here, as it may be a key): "
+            "put the key into a variable, and write that variable's name, such as VLLM_API_KEY"
+        )
 
 
 def _server_faults(rollout: RolloutSection) -> Iterator[str]:
@@ -26,25 +48,12 @@ def _server_faults(rollout: RolloutSection) -> Iterator[str]:
             "name them, such as rollout.servers.urls=[http://localhost:8000], or use "
             "rollout.engine vllm"
         )
-    if any("@" in url for url in urls):
-        yield (
-            "rollout.servers.urls: an address holds a user name or password, which would be "
-            "written into the run's files; start the servers with an API key, and put it into the "
-            f"environment variable {rollout.servers.api_key_env}"
-        )
-        return
-    times = Counter(_address(url) for url in urls)
-    for address, count in times.items():
+    for address, count in Counter(map(server_url, urls)).items():
         if count > 1:
             yield (
                 f"rollout.servers.urls names {address!r} {count} times: a server is asked for "
                 "rollout.servers.max_in_flight completions at once already; name it once"
             )
-
-
-def _address(url: str) -> str:
-    """Return where a server answers, however it is written."""
-    return url.strip().removeprefix("http://").rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def _unread_faults(rollout: RolloutSection) -> Iterator[str]:

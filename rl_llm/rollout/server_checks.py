@@ -1,7 +1,4 @@
-"""Whether a server is fit for a run: its address, its model, and what it calls a logprob."""
-
-from collections.abc import Iterable
-from urllib.parse import urlsplit
+"""Whether a server is fit for a run: its model, and what it calls a logprob."""
 
 from rl_llm.errors import ConfigError
 from rl_llm.rollout.server_client import BaseModel, ServerClient, ServerRefusal
@@ -24,33 +21,6 @@ def serve_command(model: str, *, rank: int, max_model_len: int, dtype: str | Non
         + (f"--dtype {dtype} " if dtype else "")
         + "--logprobs-mode processed_logprobs"
     )
-
-
-def server_urls(urls: Iterable[str]) -> list[str]:
-    """Return the addresses as they are asked: with a scheme, without `/v1`, each once."""
-    return list(dict.fromkeys(_server_url(url) for url in urls))
-
-
-def _server_url(url: str) -> str:
-    full = url.strip() if "://" in url else f"http://{url.strip()}"
-    if "@" in full:
-        raise ConfigError(
-            "rollout.servers.urls: an address holds a user name or password, which would be "
-            "written into the run's files; start the server with an API key, and put it into the "
-            "environment variable that rollout.servers.api_key_env names"
-        )
-    try:
-        parts = urlsplit(full)
-        is_address = bool(parts.hostname) and parts.scheme in ("http", "https")
-        is_address = is_address and parts.port != 0 and not (parts.query or parts.fragment)
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise ConfigError(
-            f"rollout.servers.urls: {url!r} is no address of a server; write it like "
-            "http://node2:8000"
-        )
-    return full.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 async def check_server(client: ServerClient, *, max_model_len: int) -> BaseModel:

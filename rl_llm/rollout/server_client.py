@@ -23,8 +23,14 @@ IDLE_CONNECTION_S = 2.0
 """Below the 5 s after which a vLLM server closes an idle connection, so that none is used as it
 closes."""
 
+BUSY_STATUSES = (429, 502, 503, 504)
+"""What a busy server answers, or a proxy before it; it says nothing about what was asked."""
+
 PROBE_IDS = (1, 2, 3, 4, 5)
 """Any tokens: one of them alone may be padding, behind which every token is equally likely."""
+
+MAX_WORDS = 500
+"""So many characters of what a server says of an error are repeated."""
 
 NEUTRAL_SAMPLING = {
     "top_p": 1.0,
@@ -41,10 +47,11 @@ generation_config.json."""
 class ServerDown(RunError):
     """A server gave no answer, or one that says it is not well; another one may do better."""
 
-    def __init__(self, words: str, *, has_answered: bool = False, may_pass: bool = True) -> None:
-        """`may_pass` says that the same server may be asked again in a moment."""
+    def __init__(self, words: str, *, status: int | None = None, may_pass: bool = True) -> None:
+        """`status` is that of the HTTP answer, if one came; `may_pass` says that the same server
+        may be asked again in a moment."""
         super().__init__(words)
-        self.has_answered = has_answered
+        self.status = status
         self.may_pass = may_pass
 
 
@@ -169,11 +176,11 @@ class ServerClient:
             if "already been loaded" not in str(refusal):
                 raise
         except ServerDown as fault:
-            # vLLM answers 500 for an adapter that it cannot take.
-            if not fault.has_answered:
+            if fault.status is None or fault.status in BUSY_STATUSES:
                 raise
+            # vLLM answers 500 for an adapter that it cannot take.
             await self.health()
-            raise ServerRefusal(str(fault), status=500) from None
+            raise ServerRefusal(str(fault), status=fault.status) from None
 
     async def unload(self, name: str) -> None:
         """Let the server forget an adapter."""
@@ -232,9 +239,9 @@ class ServerClient:
             words = self._key.redact(str(error)) or "the connection was lost"
             raise ServerDown(f"{type(error).__name__}: {words}") from None
         status = response.status_code
-        words = f"HTTP {status}: {self._key.redact(_words(response))}"
+        words = f"HTTP {status}: {self._key.redact(_words(response))[:MAX_WORDS]}"
         if status == 429 or status >= 500:
-            raise ServerDown(words, has_answered=True)
+            raise ServerDown(words, status=status)
         if status in (401, 403):
             raise ServerRefusal(f"{words}; {self._key.way_out}", status=status)
         if not response.is_success:
@@ -292,11 +299,11 @@ def _read_choice(choice: Mapping[str, Any], ask: Ask) -> Drawn:
 
 
 def _words(response: httpx.Response) -> str:
-    """Return what a server says of an error, in at most 500 characters."""
+    """Return what a server says of an error, in one line."""
     try:
         body = response.json()
         error = body.get("error", body.get("detail", body))
         said = error.get("message", error) if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         said = response.text
-    return " ".join(str(said).split())[:500]
+    return " ".join(str(said).split())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rl_llm.errors import ConfigError, EngineLost
+from rl_llm.errors import ConfigError, EngineLost, RunError
 from rl_llm.rollout.server_adapters import Adapter
 from rl_llm.rollout.server_checks import check_server
 from rl_llm.rollout.server_client import Ask, Drawn, ServerClient, ServerDown, ServerRefusal
@@ -108,20 +108,25 @@ class ServerPool:
             self.lose(server, str(fault))
 
     async def load(self, adapter: Adapter) -> None:
-        """Give every server that is well the adapter, and let it forget the one before."""
+        """Give every server that is well the adapter, and let it forget the one before.
+
+        A refusal of the run's first adapter is a `ConfigError`. A server that refuses a later one
+        is lost while others take it; raises `EngineLost` where none does.
+        """
         before, self.adapter = self.adapter, adapter
         servers = self.healthy
         faults = await asyncio.gather(*(self._try_give(server, adapter) for server in servers))
-        refused = [
-            f"\n  {server.url}: {fault}"
-            for server, fault in zip(servers, faults, strict=True)
-            if isinstance(fault, ServerRefusal)
-        ]
-        if refused:
-            raise ConfigError(_refused_adapter("".join(refused), adapter, self._command))
-        for server, fault in zip(servers, faults, strict=True):
-            if fault is not None:
-                self.lose(server, str(fault))
+        found = [(s, fault) for s, fault in zip(servers, faults, strict=True) if fault is not None]
+        refused = [(s, fault) for s, fault in found if isinstance(fault, ServerRefusal)]
+        if refused and before is None:
+            raise ConfigError(_refused_adapter(refused, adapter, self._command))
+        if refused and len(found) == len(servers):
+            raise EngineLost(
+                f"{_refused_adapter(found, adapter, self._command)}\nand give the same command as "
+                "before: the run goes on from its checkpoint"
+            )
+        for server, fault in found:
+            self.lose(server, str(fault))
         await self.wait_for_one()
         if before is not None and before.name != adapter.name:
             await asyncio.gather(*(self._forget(s, before.name) for s in self.healthy))
@@ -205,26 +210,31 @@ class ServerPool:
         first time later, the oftener it was well and completed nothing."""
         rests = 2 ** min(server.num_losses - 1, MAX_DOUBLINGS) - 1
         await asyncio.sleep(rests * self._patience.health_every_s)
-        while server.lost_at_s is not None:
+        while True:
             await asyncio.sleep(self._patience.health_every_s)
             try:
                 await self._bring_up(server)
             except (ServerDown, ServerRefusal) as fault:
                 server.last_error = str(fault)
+            else:
+                return
 
     async def _bring_up(self, server: Server) -> None:
+        """Make a lost server fit, and take it back with the last await behind, so that it cannot
+        be lost again before this recovery ends."""
         await self._check(server)
-        stale, server.loaded = server.loaded, set()  # It may have been started anew.
-        while self.adapter is not None and self.adapter.name not in server.loaded:
-            await self._give(server, self.adapter)
+        given = None  # It may have been started anew, whatever it had loaded.
+        while (adapter := self.adapter) is not None and adapter.name != given:
+            await self._give(server, adapter)
+            given = adapter.name
+            for stale in server.loaded - {given}:
+                await self._forget(server, stale)
         assert server.lost_at_s is not None
         lost_s = time.monotonic() - server.lost_at_s
         server.lost_at_s, server.recovery = None, None
         self.messages.append(
             f"vLLM server {server.url} is well again after {lost_s:.0f} s, and takes work"
         )
-        for name in stale - server.loaded:
-            await self._forget(server, name)
 
     async def _persist(
         self, call: Callable[[], Coroutine[Any, Any, Result]], *, key: int
@@ -256,7 +266,10 @@ def backoff_s(first_s: float, *, key: int, attempt: int) -> float:
     return first_s * 2.0**attempt * (0.5 + 0.5 * share)
 
 
-def _refused_adapter(lines: str, adapter: Adapter, command: str) -> str:
+def _refused_adapter(
+    faults: Sequence[tuple[Server, RunError]], adapter: Adapter, command: str
+) -> str:
+    lines = "".join(f"\n  {server.url}: {fault}" for server, fault in faults)
     way_out = "start the servers as below"
     if "max_lora_rank" in lines:
         way_out = "start the servers with the --max-lora-rank below"

@@ -10,13 +10,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from rl_llm.config.rollout import ServersSection
+from rl_llm.config.server_urls import server_urls
 from rl_llm.errors import ConfigError
 from rl_llm.records import Completion, Group, Request
 from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.loop_thread import LoopThread
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.server_adapters import Adapter, publish, withdraw
-from rl_llm.rollout.server_checks import serve_command, server_urls
+from rl_llm.rollout.server_checks import serve_command
 from rl_llm.rollout.server_client import ApiKey, Ask, Drawn, ServerClient, connect
 from rl_llm.rollout.server_dispatch import Dispatch, Work
 from rl_llm.rollout.server_pool import Patience, ServerPool

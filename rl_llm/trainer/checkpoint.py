@@ -22,6 +22,9 @@ from rl_llm.trainer.pending import Pending
 
 FORMAT = 3
 _PREFIX = "step-"
+_MEMORY_OF_VLLM = tuple(
+    f"rollout.vllm.{key}" for key in ("memory_fraction", "kv_cache_gib", "sleep", "compile")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +106,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
     """Refuse to resume another recipe or another model, and show the difference.
 
-    Only `run.name`, `run.output_dir`, `tracking`, where servers are found (`rollout.servers`), and,
+    Only `run.name`, `run.output_dir`, `tracking`, where servers are found (`rollout.servers`), what
+    memory vLLM takes (`rollout.vllm.memory_fraction`, `kv_cache_gib`, `sleep` and `compile`), and,
     where nothing is scheduled over it, `run.steps` may differ.
     """
-    may_differ = {"run.name", "run.output_dir", "tracking"}
+    may_differ = {"run.name", "run.output_dir", "tracking", *_MEMORY_OF_VLLM}
     if not _scheduled_over_steps(identity.recipe):
         may_differ.add("run.steps")
     saved, given = _flat(state["recipe"]), _flat(identity.recipe)

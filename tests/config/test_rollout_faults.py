@@ -38,15 +38,35 @@ def test_servers_must_be_named():
 def test_a_server_is_named_once_however_it_is_written():
     urls = ["http://a:8000", "http://b:8000", "a:8000/v1", "http://a:8000/"]
     (fault,) = faults_of(engine="vllm_server", servers={"urls": urls})
-    assert fault.startswith("rollout.servers.urls names 'a:8000' 3 times")
+    assert fault.startswith("rollout.servers.urls names 'http://a:8000' 3 times")
     two = ["http://a:8000", "https://a:8000"]
     assert parse(engine="vllm_server", servers={"urls": two}).servers.urls == two
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated():
-    urls = ["http://me:secret@a:8000"] * 2
-    (fault,) = faults_of(engine="vllm_server", servers={"urls": urls})
-    assert "secret" not in fault and "environment variable VLLM_API_KEY" in fault
+@pytest.mark.parametrize("engine", ["vllm_server", "transformers"])
+@pytest.mark.parametrize("url", ["http://me:secret@a:8000", "http://a:8000?token=secret"])
+def test_a_secret_in_an_address_is_refused_and_not_repeated(engine, url):
+    (fault,) = faults_of(engine=engine, servers={"urls": [url]})
+    assert fault.startswith("rollout.servers.urls: ") and "secret" not in fault
+
+
+def test_what_is_no_address_is_a_fault_of_the_recipe():
+    (fault,) = faults_of(engine="vllm_server", servers={"urls": ["ftp://a:8000"]})
+    assert fault.startswith("rollout.servers.urls: 'ftp://a:8000' is no address of a server")
+
+
+@pytest.mark.parametrize("engine", ["vllm_server", "transformers"])
+@pytest.mark.parametrize("name", ["sk-secret", "0secret", "secret\n", "a secret", ""])
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(engine, name):
+    servers = {"urls": ["http://a:8000"], "api_key_env": name}
+    (fault,) = faults_of(engine=engine, servers=servers)
+    assert fault.startswith("rollout.servers.api_key_env is no name of an environment variable")
+    assert "secret" not in fault
+
+
+def test_any_variable_may_hold_the_key():
+    servers = {"urls": ["http://a:8000"], "api_key_env": "_our_Key2"}
+    assert parse(engine="vllm_server", servers=servers).servers.api_key_env == "_our_Key2"
 
 
 def test_rows_at_once_are_no_setting_of_servers():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rl_llm.config.rollout import ServersSection
+from rl_llm.records import Problem, Request, Sampling
 from rl_llm.rollout.server_pool import Patience
 from rl_llm.rollout.vllm_servers import ServersEngine, serve_command
 
@@ -25,7 +26,8 @@ class FakeServer:
     """Starts at once, and again after `stop`, at the same address and without adapters.
 
     `script` may be set to a function of a completion's body: None lets the server answer as usual,
-    a pair of status and JSON is its answer, and "hang up" closes the connection.
+    a pair of status and JSON is its answer, and "hang up" closes the connection. `scripts` holds
+    such functions for other paths.
     """
 
     def __init__(self, *, max_model_len=256, logprobs_mode="processed", key=None, max_rank=16):
@@ -36,6 +38,7 @@ class FakeServer:
         self.takes_adapters = True
         self.sees_folders = True
         self.script = None
+        self.scripts = {}
         self.asked = []
         self.most_at_once = 0
         self._at_once = 0
@@ -82,7 +85,8 @@ class FakeServer:
         }
         if path not in known or ("lora" in path and not self.takes_adapters):
             return 404, {"detail": "Not Found"}
-        return known[path]()
+        scripted = self.scripts[path](body) if path in self.scripts else None
+        return known[path]() if scripted is None else scripted
 
     def _models(self):
         base = {"id": "base", "root": "base", "max_model_len": self.max_model_len, "parent": None}
@@ -234,3 +238,33 @@ def connect(tmp_path):
     yield make
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def adapter_of(tmp_path):
+    """A function that writes an adapter and returns its folder."""
+
+    def write(name, *, rank=8):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "name": name}))
+        return folder
+
+    return write
+
+
+def asks(*prompts, completions=4, temperature=1.0, max_new_tokens=8):
+    """Return requests; number i has the stream key 100 i."""
+    return [
+        Request(
+            problem=Problem(key=f"key-{prompt}", prompt=prompt, answer=""),
+            num_completions=completions,
+            sampling=Sampling(temperature=temperature, max_new_tokens=max_new_tokens),
+            stream_key=100 * i,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def prompts_of(groups):
+    return sorted(group.problem.prompt for group in groups)

@@ -10,7 +10,7 @@ import pytest
 from rl_llm.config import load_recipe
 from rl_llm.errors import ConfigError, RlLlmError
 from rl_llm.records import Problem, Request, Sampling
-from rl_llm.rollout.server_checks import serve_command, server_urls
+from rl_llm.rollout.server_checks import serve_command
 
 spec = importlib.util.spec_from_file_location(
     "fake_server", Path(__file__).with_name("fake_server.py")
@@ -34,23 +34,6 @@ def closed_url(start_server):
     server.stop()
     server.stop = lambda: None
     return server.url
-
-
-def test_an_address_is_taken_as_people_write_it():
-    written = ["http://node2:8000", "node2:8000/", "http://node2:8000/v1", "https://a.b/llm/v1/"]
-    assert server_urls(written) == ["http://node2:8000", "https://a.b/llm"]
-
-
-@pytest.mark.parametrize("url", ["", "ftp://node2:8000", "http://node2:port", "http://[::1", "/v1"])
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(ConfigError, match=r"rollout\.servers\.urls: .* no address of a server"):
-        server_urls([url])
-
-
-def test_a_password_in_an_address_is_refused_and_not_repeated():
-    with pytest.raises(ConfigError, match="user name or password") as caught:
-        server_urls([f"http://me:{KEY}@node2:port"])
-    assert KEY not in str(caught.value)
 
 
 def test_no_address_at_all_is_an_error_with_the_command_that_starts_a_server(connect):
@@ -159,6 +142,16 @@ def test_the_key_is_in_nothing_that_a_failing_run_says(
     said += [caplog.text, *capfd.readouterr(), *(p.read_text() for p in files_in(tmp_path))]
     assert "[API key]" in "".join(said)
     assert KEY not in "".join(said)
+
+
+def test_no_part_of_the_key_is_left_where_a_servers_words_are_cut(start_server, connect):
+    server = start_server(key=KEY)
+    engine = connect(server, api_key=KEY)
+    server.script = lambda body: fake.error(400, "x" * 492 + KEY + "y" * 100)
+    with pytest.raises(RlLlmError) as caught:
+        list(engine.complete([ask("a")]))
+    assert "x" * 492 in str(caught.value) and "yy" not in str(caught.value)
+    assert KEY[:4] not in str(caught.value)
 
 
 def walk(thing, seen=None):

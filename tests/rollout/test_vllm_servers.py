@@ -1,7 +1,6 @@
 """Rollouts from servers that fail and come back, over real sockets."""
 
 import importlib.util
-import json
 import threading
 import time
 from collections import Counter
@@ -9,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_llm.errors import ConfigError, EngineLost, ModelError, RunError
-from rl_llm.records import Problem, Request, Sampling
+from rl_llm.errors import EngineLost, ModelError, RunError
 from rl_llm.rollout.server_pool import backoff_s
 
 spec = importlib.util.spec_from_file_location(
@@ -19,34 +17,7 @@ spec = importlib.util.spec_from_file_location(
 fake = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake)
 start_server, connect = fake.start_server, fake.connect
-
-
-@pytest.fixture
-def adapter_of(tmp_path):
-    def write(name, *, rank=8):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "name": name}))
-        return folder
-
-    return write
-
-
-def asks(*prompts, completions=4, temperature=1.0, max_new_tokens=8):
-    """Return requests; number i has the stream key 100 i."""
-    return [
-        Request(
-            problem=Problem(key=f"key-{prompt}", prompt=prompt, answer=""),
-            num_completions=completions,
-            sampling=Sampling(temperature=temperature, max_new_tokens=max_new_tokens),
-            stream_key=100 * i,
-        )
-        for i, prompt in enumerate(prompts)
-    ]
-
-
-def prompts_of(groups):
-    return sorted(group.problem.prompt for group in groups)
+adapter_of, asks, prompts_of = fake.adapter_of, fake.asks, fake.prompts_of
 
 
 def is_asking_for(prompt):
@@ -202,22 +173,6 @@ def test_a_server_that_no_longer_knows_the_adapter_is_given_it_again(
     assert "no longer knows" in engine.take_messages()[0]
 
 
-def test_a_server_that_missed_a_publication_gets_the_newest_adapter(
-    start_server, connect, adapter_of
-):
-    away, good = start_server(), start_server()
-    engine = connect(away, good)
-    engine.load_weights(adapter_of("one"), version=1)
-    away.stop()
-    engine.load_weights(adapter_of("two"), version=2)
-    away.start()
-    said = engine.take_messages()
-    fake.wait_until(lambda: said.extend(engine.take_messages()) or "well again after" in said[-1])
-    assert [name[-2:] for name in away.adapters] == ["v2"]
-    list(engine.complete(asks(*"abcdefgh")))
-    assert {body["model"][-2:] for body in away.bodies()} == {"v2"}
-
-
 def test_when_no_server_is_left_the_call_ends_after_the_stated_wait(start_server, connect):
     one, two = start_server(), start_server()
     engine = connect(one, two, max_wait_s=0.5)
@@ -277,70 +232,6 @@ def test_what_a_server_cuts_off_as_it_shuts_down_is_asked_again(start_server, co
     assert prompts_of(groups) == ["a", "b"]
     assert {c.finish_reason for group in groups for c in group.completions} == {"stop"}
     assert "'abort'" in engine.take_messages()[0]
-
-
-def test_a_publication_takes_the_place_of_the_one_before(
-    start_server, connect, adapter_of, tmp_path
-):
-    servers = [start_server(), start_server()]
-    engine = connect(*servers)
-    engine.load_weights(adapter_of("one"), version=1)
-    (first,) = (tmp_path / "shared").iterdir()
-    engine.load_weights(adapter_of("two"), version=2)
-    (second,) = (tmp_path / "shared").iterdir()
-    assert first.name.endswith("-v1") and second.name.endswith("-v2")
-    for server in servers:
-        assert server.adapters == {second.name: second}
-    (group,) = engine.complete(asks("a"))
-    assert {c.policy_version for c in group.completions} == {2}
-    engine.close()
-    assert [server.adapters for server in servers] == [{}, {}]
-    assert list((tmp_path / "shared").iterdir()) == []
-
-
-def test_weights_wait_for_the_requests_that_use_the_ones_before(start_server, connect, adapter_of):
-    server = start_server()
-    engine = connect(server, max_in_flight=4)
-    engine.load_weights(adapter_of("one"), version=1)
-    server.script = lambda body: time.sleep(0.05)
-    groups = engine.complete(asks(*"abcd"))
-    first = next(groups)
-    engine.load_weights(adapter_of("two"), version=2)
-    versions = {c.policy_version for group in (first, *groups) for c in group.completions}
-    assert versions == {1}
-    assert [body["model"][-2:] for body in server.bodies()] == ["v1"] * 4
-    assert [name[-2:] for name in server.adapters] == ["v2"]
-
-
-def test_ranks_share_an_adapter_and_runs_do_not(start_server, connect, adapter_of):
-    server, adapter = start_server(), adapter_of("one")
-    ranks = [connect(server, seed=5), connect(server, seed=5)]
-    for rank in ranks:
-        rank.load_weights(adapter, version=1)
-    assert len(server.adapters) == 1
-    connect(server, seed=6).load_weights(adapter, version=1)
-    assert len(server.adapters) == 2
-
-
-@pytest.mark.parametrize(
-    ("setting", "words", "way_out"),
-    [
-        ({"max_rank": 4}, "rank 8 is greater than max_lora_rank 4", "--max-lora-rank 16"),
-        ({"takes_adapters": False}, "Not Found", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
-        ({"sees_folders": False}, "No adapter found", "rollout.servers.adapter_dir"),
-    ],
-)
-def test_a_refused_adapter_is_an_error_with_the_servers_words_and_the_way_out(
-    start_server, connect, adapter_of, setting, words, way_out
-):
-    good, bad = start_server(), start_server()
-    engine = connect(good, bad)
-    vars(bad).update(setting)
-    with pytest.raises(ConfigError) as caught:
-        engine.load_weights(adapter_of("one"), version=1)
-    said = str(caught.value)
-    assert bad.url in said and good.url not in said
-    assert words in said and way_out in said and fake.COMMAND in said
 
 
 def test_a_call_that_is_given_up_leaves_the_engine_as_it_was(start_server, connect):
