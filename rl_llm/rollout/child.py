@@ -2,10 +2,13 @@
 
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 
 _LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "MV2_")
@@ -32,6 +35,28 @@ def environment_of_child(settings: Mapping[str, str]) -> Iterator[None]:
         for name in os.environ.keys() - ours.keys():
             del os.environ[name]
         os.environ.update(ours)
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Until the end, processes that `multiprocessing` starts are deaf to SIGINT, and so are those
+    that they start: Ctrl-C in a terminal, which reaches them all, is for this process alone."""
+    start = BaseProcess.start
+
+    def start_deaf(self: BaseProcess) -> None:
+        # Starting the tracker lets signals through again, so it comes first.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            start(self)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    BaseProcess.start = start_deaf  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BaseProcess.start = start  # type: ignore[method-assign]
 
 
 class ChildLog:

@@ -20,7 +20,7 @@ from torch import nn
 
 from rl_llm.errors import ConfigError, EngineLost, ModelError, RlLlmError, RunError
 from rl_llm.records import Completion, Group, Request
-from rl_llm.rollout.child import ChildLog, environment_of_child
+from rl_llm.rollout.child import ChildLog, deaf_to_interrupts, environment_of_child
 from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.merged import MergedCheckpoint
 from rl_llm.rollout.prompts import PromptEncoder
@@ -250,7 +250,9 @@ def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, 
         if not settings.on_gpu:
             _check_head_size(config)
         try:
-            llm = vllm.LLM(**settings.options())
+            with deaf_to_interrupts():
+                llm = vllm.LLM(**settings.options())
+            llm.collective_rpc("end_with", args=(os.getpid(),))
             if not settings.on_gpu:
                 llm.collective_rpc("request_amx")
         except Exception as error:

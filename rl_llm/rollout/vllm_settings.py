@@ -13,7 +13,7 @@ CPU_BLOCK_TOKENS = 32
 """Tokens of a block of the key-value cache on a CPU, the fewest that its attention takes: a group
 shares the whole blocks of its prompt."""
 
-CPU_WORKER = "rl_llm.rollout.vllm_worker.CpuWorker"
+WORKER = "rl_llm.rollout.vllm_worker.WorkerExtension"
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -81,6 +81,7 @@ class VllmSettings:
             "logprobs_mode": "processed_logprobs",
             "enforce_eager": not compiles,
             "disable_log_stats": True,
+            "worker_extension_cls": WORKER,
         }
         if on_gpu:
             options["gpu_memory_utilization"] = section.memory_fraction
@@ -89,7 +90,6 @@ class VllmSettings:
         else:
             options["kv_cache_memory_bytes"] = int(section.kv_cache_gib * 2**30)
             options["block_size"] = CPU_BLOCK_TOKENS
-            options["worker_extension_cls"] = CPU_WORKER
             # Behind a part of a prompt vLLM takes a seeded draw back, which a CPU cannot.
             options["enable_chunked_prefill"] = False
         if self.max_batch_rows > 2048:

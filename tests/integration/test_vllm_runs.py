@@ -3,14 +3,20 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 
+import psutil
 import pytest
+import yaml
 
+from rl_llm.config import parse_recipe
+from rl_llm.errors import CheckpointError
 from rl_llm.plugins import load_module
+from rl_llm.trainer.checkpoint import Identity, check_identity
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -35,6 +41,22 @@ eval: {{every: {STEPS}}}
 checkpoint: {{every: {STEPS}}}
 """
 
+# A sampler that, as the third step begins, does to its process what the environment says.
+STRUCK = """\
+import os
+import signal
+
+from rl_llm.curriculum import samplers
+
+
+class Struck(samplers.Posterior):
+    def plan(self, step, num_problems, *, round=0, exclude=None):
+        if (step, round) == (3, 0):
+            strike, _, name = os.environ["STRIKE"].partition(" ")
+            getattr(os, strike)(0 if strike == "killpg" else os.getpid(), getattr(signal, name))
+        return super().plan(step, num_problems, round=round, exclude=exclude)
+"""
+
 
 def test_a_run_learns_with_vllm_in_its_process_tree(program, repository, tmp_path, read_metrics):
     recipe = repository / "recipes" / "quickstart.yaml"
@@ -50,6 +72,73 @@ def test_a_run_learns_with_vllm_in_its_process_tree(program, repository, tmp_pat
     # Every step drew with the weights that it then learnt from, which the trainer agrees about.
     assert max(row["rollout/mismatch_mean_nats"] for row in rows[1:]) < 0.01
     assert {row["rollout/stale_share"] for row in rows[1:]} == {0.0}
+
+
+def in_session_of(run):
+    """Return the processes of a run that began a session of its own."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == run.pid
+    ]
+
+
+@pytest.fixture
+def struck(tmp_path):
+    """Run the served recipe with a vLLM of its own, in a session of its own, until it ends."""
+    (tmp_path / "served.yaml").write_text(SERVED, encoding="utf-8")
+    (tmp_path / "struck.py").write_text(STRUCK, encoding="utf-8")
+    runs = []
+
+    def start(strike):
+        overrides = ["rollout.engine=vllm", "rollout.vllm.kv_cache_gib=0.25"]
+        overrides.append("curriculum.sampler={name: struck.py:Struck}")
+        with (tmp_path / "said").open("w", encoding="utf-8") as said:
+            run = subprocess.Popen(
+                [sys.executable, "-m", "rl_llm", "train", "served.yaml", *overrides],
+                cwd=tmp_path,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "STRIKE": strike},
+                start_new_session=True,
+            )
+        runs.append(run)
+        return run.wait(timeout=900), (tmp_path / "said").read_text(encoding="utf-8"), run
+
+    yield start
+    for run in runs:
+        for process in in_session_of(run):
+            process.kill()
+
+
+def test_ctrl_c_in_a_terminal_lets_vllm_finish_the_step(struck, tmp_path, read_metrics):
+    code, printed, run = struck("killpg SIGINT")
+    assert code == 130, printed
+    assert read_metrics(tmp_path / "runs" / "served")[-1]["step"] == 3
+    assert (tmp_path / "runs" / "served" / "checkpoints" / "step-000003").is_dir()
+    assert psutil.wait_procs(in_session_of(run), timeout=20)[1] == []
+
+
+def test_a_killed_trainer_leaves_no_process_of_vllm(struck):
+    code, printed, run = struck("kill SIGKILL")
+    assert code == -signal.SIGKILL, printed
+    assert psutil.wait_procs(in_session_of(run), timeout=20)[1] == []
+
+
+def resumed_with(folder, **vllm):
+    """Check a checkpoint against a recipe that says otherwise of vLLM."""
+    saved, given = yaml.safe_load(SERVED), yaml.safe_load(SERVED)
+    saved["rollout"]["engine"] = given["rollout"]["engine"] = "vllm"
+    given["rollout"]["vllm"] = vllm
+    saved, given = (parse_recipe(tree, where="test").model_dump() for tree in (saved, given))
+    identity = Identity(recipe=given, model_fingerprint="f00d")
+    check_identity(folder, {"recipe": saved, "model_fingerprint": "f00d"}, identity)
+
+
+def test_what_memory_vllm_takes_may_differ_at_a_resume_and_how_it_publishes_may_not(tmp_path):
+    resumed_with(tmp_path, memory_fraction=0.2, kv_cache_gib=0.5, sleep=False, compile=False)
+    with pytest.raises(CheckpointError, match=r"rollout\.vllm\.publish: None in the checkpoint"):
+        resumed_with(tmp_path, publish="adapter", memory_fraction=0.2)
 
 
 @pytest.fixture

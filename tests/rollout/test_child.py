@@ -1,10 +1,12 @@
 """What child processes see and say."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
-from rl_llm.rollout.child import ChildLog, cause_in, environment_of_child
+from rl_llm.rollout.child import ChildLog, cause_in, deaf_to_interrupts, environment_of_child
 
 STARTED = """\
 (EngineCore pid=15) INFO 11-21 20:50:02 [core.py:133] Initializing
@@ -43,6 +45,25 @@ def test_a_child_sees_no_launcher_and_the_settings_and_all_is_put_back(monkeypat
         seen = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert seen.stdout.split() == ["None", "None", "here"]
     assert dict(os.environ) == before
+
+
+def test_processes_started_deaf_live_through_an_interrupt_and_this_one_and_later_ones_hear_it():
+    heard = []
+    spawning = multiprocessing.get_context("spawn")
+    previous = signal.signal(signal.SIGINT, lambda *_: heard.append("here"))
+    try:
+        with deaf_to_interrupts():
+            deaf = spawning.Process(target=signal.raise_signal, args=(signal.SIGINT,))
+            deaf.start()
+            signal.raise_signal(signal.SIGINT)
+            assert heard == ["here"]
+        hearing = spawning.Process(target=signal.raise_signal, args=(signal.SIGINT,))
+        hearing.start()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    for process in (deaf, hearing):
+        process.join(60)
+    assert deaf.exitcode == 0 and hearing.exitcode != 0
 
 
 def test_what_a_child_prints_goes_to_the_log_and_what_is_printed_later_does_not(capfd):
