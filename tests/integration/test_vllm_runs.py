@@ -141,6 +141,21 @@ def test_what_memory_vllm_takes_may_differ_at_a_resume_and_how_it_publishes_may_
         resumed_with(tmp_path, publish="adapter", memory_fraction=0.2)
 
 
+def test_vllm_generates_in_a_second_thread_while_older_completions_are_learnt_from(
+    program, repository, tmp_path, read_metrics
+):
+    recipe = repository / "recipes" / "quickstart.yaml"
+    overrides = ["rollout.engine=vllm", "rollout.vllm.kv_cache_gib=1", "run.steps=4"]
+    overrides += ["rollout.max_staleness=1", "data.eval.1.size=92", "eval.every=4"]
+    done = program("train", str(recipe), *overrides, folder=tmp_path, timeout_s=900)
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(tmp_path / "runs" / "quickstart")
+    # Steps 1 and 2 are drawn by the first weights, step 3 by those behind step 1.
+    assert [row["rollout/stale_share"] for row in rows[1:]] == [0.0, 1.0, 1.0, 1.0]
+    assert all(0.5 < row["rollout/effective_sample_share"] <= 1.0 for row in rows[1:])
+    assert all(row["time/wait_s"] >= 0.0 for row in rows[1:])
+
+
 @pytest.fixture
 def servers(repository, tmp_path):
     stock = load_module(repository / "tests" / "rollout" / "stock_server.py")
