@@ -31,6 +31,15 @@ pytestmark = [
     pytest.mark.skipif(FOUND is None or not FOUND.for_cpus, reason="needs vLLM's build for CPUs"),
 ]
 
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_start_it():
+    """TRL, which other tests of a worker import, sets the variable that lets vLLM print."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+        yield
+
+
 MODEL = "data/models/carry-adder"
 CPU = torch.device("cpu")
 PROMPTS = ["4+9=", "47+38=", "9999+1=", "123456+654321=", "7+0=", "5082+9471=", "66+77="]
