@@ -283,7 +283,7 @@ def test_the_control_stands_beside_the_comparison(sandbox):
     text = sandbox.document.read_text()
     assert "`none`" in text and "#### Control" in text
     assert (
-        "In 2 of 2 runs the mean KL of the last half (160 updates or more) is within 25 %" in text
+        "In 2 of 2 runs the mean KL of the last half (240 updates or more) is within 25 %" in text
     )
     assert (sandbox.result.parent / "kl-control.png").is_file()
 
