@@ -2,14 +2,12 @@
 
 from rl_llm.errors import ConfigError
 from rl_llm.rollout.server_client import BaseModel, ServerClient, ServerRefusal
-
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` takes."""
+from rl_llm.rollout.vllm_settings import LORA_RANKS, least_lora_rank
 
 
 def serve_command(model: str, *, rank: int, max_model_len: int, dtype: str | None = None) -> str:
     """Return the shell command that starts a fit server for adapters of `rank`."""
-    takes = min((allowed for allowed in LORA_RANKS if allowed >= rank), default=None)
+    takes = least_lora_rank(rank)
     if takes is None:
         raise ConfigError(
             f"lora.rank={rank} is more than vLLM takes; use at most {LORA_RANKS[-1]}, or "

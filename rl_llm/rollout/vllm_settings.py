@@ -15,7 +15,14 @@ shares the whole blocks of its prompt."""
 
 WORKER = "rl_llm.rollout.vllm_worker.WorkerExtension"
 
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as the largest rank of an adapter."""
+
+
+def least_lora_rank(rank: int) -> int | None:
+    """Return the least of `LORA_RANKS` that adapters of `rank` fit into; None for too large a
+    rank."""
+    return next((allowed for allowed in LORA_RANKS if allowed >= rank), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +103,10 @@ class VllmSettings:
             most = max(8192, self.max_batch_rows, self.max_model_len)
             options["max_num_batched_tokens"] = most
         if self.publish == "adapter":
-            rank = next((rank for rank in _LORA_RANKS if rank >= self.lora_rank), None)
+            rank = least_lora_rank(self.lora_rank)
             if rank is None:
                 raise ConfigError(
-                    f"lora.rank={self.lora_rank} is more than the {_LORA_RANKS[-1]} that vLLM "
+                    f"lora.rank={self.lora_rank} is more than the {LORA_RANKS[-1]} that vLLM "
                     "takes as an adapter; use fewer, or rollout.vllm.publish=merged"
                 )
             options |= {
