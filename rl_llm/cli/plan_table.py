@@ -8,7 +8,7 @@ from rl_llm.cli.plan import Plan, most_of_step
 from rl_llm.config import Recipe
 from rl_llm.config.rollout import EngineName
 
-_TRANSFORMERS_SIZES = ("merged copy for rollouts, at most", "key-value cache, at most")
+_TRANSFORMERS_SIZES = ("copies for rollouts, at most", "key-value cache, at most")
 _ENGINE_SIZES: dict[EngineName, tuple[str, str]] = {
     "auto": _TRANSFORMERS_SIZES,
     "transformers": _TRANSFORMERS_SIZES,
