@@ -3,6 +3,7 @@ import tempfile
 
 import pytest
 
+from rl_llm.cli import estimate
 from rl_llm.cli.main import main
 
 
@@ -194,6 +195,24 @@ def test_a_file_of_accelerate_says_the_stage(without_weights, repository, capsys
     assert "memory of one of 2 processes, ZeRO-3" in printed
     for label in ("base model", "adapter", "optimiser"):
         assert sizes(printed)[label] == pytest.approx(4 * eighth[label], abs=0.25)
+    # The trainer's base is in parts, so that the engine has one of its own beside a merged copy.
+    assert main(["validate", *without_weights, "--processes", "2"]) == 0
+    plain = sizes(capsys.readouterr().out)
+    copies = "copies for rollouts, at most"
+    assert plain[copies] == plain["base model"]
+    assert eighth[copies] == pytest.approx(2 * plain[copies], abs=0.1)
+
+
+def test_a_model_that_cannot_be_foreseen_gets_a_rule_of_thumb_that_is_called_so(
+    without_weights, capsys, monkeypatch
+):
+    monkeypatch.setattr(estimate, "activation_bytes", lambda *_: None)
+    assert main(["validate", *without_weights, "--processes", "1"]) == 0
+    found = sizes(capsys.readouterr().out)
+    # 34 values of 128 in each of 4 layers, and the 4 layers' inputs; 4 bytes; 2 groups of 400.
+    expected = (34 * 4 + 4) * 128 * 4 * 800 / 2**20
+    label = "activations of a micro-batch, by a rule of thumb"
+    assert found[label] == pytest.approx(expected, abs=0.06)
 
 
 def test_layers_that_run_again_and_smaller_micro_batches_take_less(without_weights, capsys):
