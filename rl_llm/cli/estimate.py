@@ -1,4 +1,4 @@
-"""What a step of a recipe amounts to, and what it may take of memory, before anything runs."""
+"""What one process of a recipe may take of memory, before anything runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,86 +7,221 @@ from typing import Any
 import torch
 from torch import nn
 
+from rl_llm.algorithms import Algorithm
+from rl_llm.cli.launch import Launch
+from rl_llm.cli.plan import Plan, fixes_start
 from rl_llm.config import Recipe
-from rl_llm.curriculum.probe import MostCompletions, most_completions
-from rl_llm.policy import PolicyEngine
+from rl_llm.policy.imagined import Passes, activation_bytes, imagine
+from rl_llm.policy.launched import ZeroSettings
 
 _BYTES = {"float32": 4, "bfloat16": 2}
+_MOST_GATHERED = 10**9
+"""Values of weights that DeepSpeed's stage 3 holds whole at once: its `stage3_max_live_parameters`,
+which rl-llm leaves as it is."""
+_VALUES_A_LAYER = 34
+"""Values of the hidden size that a layer of a plain transformer keeps for each position
+(Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention matrix)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Counts of one step on one rank, and bytes; upper bounds where lengths are not known yet.
+class Counts:
+    """Values (not bytes) of a model with its adapters, each tied weight once."""
 
-    `rollout_copy_bytes` and `cache_bytes` are what the rollout engine takes on this machine beside
-    the trainer's own: copies of the model, and its key-value cache. `takes_turns`: the cache is
-    given back while the policy learns.
-    """
-
-    most_completions: int
-    most_new_tokens: int
-    base_bytes: int
-    rollout_copy_bytes: int
-    adapter_bytes: int
-    critic_bytes: int
-    reference_bytes: int
-    optimiser_bytes: int
-    cache_bytes: int
-    activation_bytes: int
-    takes_turns: bool
+    base: int
+    adapter: int
+    critic: int
+    reference: int
 
     @property
-    def total_bytes(self) -> int:
-        """The most that stands in memory at once."""
-        weights = self.base_bytes + self.rollout_copy_bytes + self.reference_bytes
-        trained = self.adapter_bytes + self.critic_bytes + self.optimiser_bytes
-        passing = (self.cache_bytes, self.activation_bytes)
-        return weights + trained + (max(passing) if self.takes_turns else sum(passing))
+    def trained(self) -> int:
+        """What the optimiser steps."""
+        return self.adapter + self.critic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Bytes that stand all through training.
+
+    Weights that are shared out are counted as the process's share: `gathered` is what it has whole
+    while passes run. `offloaded` lies in the memory of the machine instead of the device's.
+    """
+
+    base: int
+    adapter: int
+    critic: int
+    reference: int
+    gathered: int
+    gradient: int
+    optimiser: int
+    offloaded: int
+
+    @property
+    def total(self) -> int:
+        """Everything on the device."""
+        weights = self.base + self.adapter + self.critic + self.reference + self.gathered
+        return weights + self.gradient + self.optimiser
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineBytes:
-    """What a rollout engine takes on this machine; see `Estimate`."""
+    """What a rollout engine takes on this machine beside the trainer's own: copies of the model,
+    and its key-value cache; `takes_turns`: the cache is given back while the policy learns."""
 
     copies: int
     cache: int
     takes_turns: bool
 
 
-def estimate(
-    recipe: Recipe, config: Any, policy: PolicyEngine, *, num_ranks: int, device: torch.device
-) -> Estimate:
-    """Estimate from the parameters that exist and the recipe's limits.
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes of one process; upper bounds where lengths are not known yet.
 
-    What is trained is counted with its gradient. Activations are taken as 34 values of the hidden
-    size for each position and layer (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without
-    the attention matrix, which fused attention does not keep).
+    `start` is what stands while the model is loaded, whole, before it is shared out.
+    `is_rule_of_thumb`: the model could not be imagined, so that `activations` are rough.
     """
-    rollout = recipe.rollout
-    width = _BYTES[recipe.model.dtype]
-    critic = [] if policy.critic is None else list(policy.critic.parameters())
-    reference = list(policy.reference.parameters())
-    beside = {id(parameter) for parameter in (*critic, *reference)}
-    own = [p for p in policy.parameters() if id(p) not in beside]
-    adapter = [p for p in own if p.requires_grad]
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    most = _most_completions(recipe)
-    rows = min(most.call // num_ranks, rollout.max_batch_rows)
-    base_bytes = _num_bytes(p for p in own if not p.requires_grad)
-    engine = engine_bytes(recipe, config, base_bytes=base_bytes, num_rows=rows, device=device)
-    return Estimate(
-        most_completions=most.step,
-        most_new_tokens=most.step * rollout.max_new_tokens,
-        base_bytes=base_bytes,
-        rollout_copy_bytes=engine.copies,
-        adapter_bytes=2 * _num_bytes(adapter),
-        critic_bytes=2 * _num_bytes(critic),
-        reference_bytes=_num_bytes(reference),
-        optimiser_bytes=8 * sum(p.numel() for p in (*adapter, *critic)),
-        cache_bytes=engine.cache,
-        activation_bytes=34 * layers * recipe.optim.tokens_per_micro_batch * hidden * width,
-        takes_turns=engine.takes_turns and rollout.max_staleness == 0,
+
+    trainer: Trainer
+    engine: EngineBytes
+    activations: int
+    start: int
+    is_rule_of_thumb: bool
+
+    @property
+    def total(self) -> int:
+        """The most that stands on the device at once."""
+        passing = (self.engine.cache, self.activations)
+        most = max(passing) if self.engine.takes_turns else sum(passing)
+        return max(self.start, self.trainer.total + self.engine.copies + most)
+
+
+def estimate(
+    recipe: Recipe,
+    config: Any,
+    algorithm: Algorithm,
+    plan: Plan,
+    launch: Launch,
+    *,
+    needs_reference: bool,
+    device: torch.device,
+) -> Estimate:
+    """Estimate from the model's configuration and the recipe's limits; no weights are needed."""
+    casts = launch.stage == 3
+    model = imagine(config, recipe.lora, dtype=recipe.model.dtype, casts_adapter=casts)
+    counts = count(recipe, config, algorithm, model.parameters())
+    trainer = trainer_bytes(counts, launch, width=_BYTES[recipe.model.dtype])
+    whole_base = counts.base * _BYTES[recipe.model.dtype]
+    engine = engine_bytes(
+        recipe,
+        config,
+        base_bytes=whole_base,
+        num_rows=min(plan.call_completions, recipe.rollout.max_batch_rows),
+        device=device,
     )
+    second_base = whole_base if casts and _reads_base(recipe, device) else 0
+    passes = Passes(
+        recomputes=recipe.optim.gradient_checkpointing,
+        entropy_gradient=algorithm.entropy_bonus != 0,
+        reads_reference=needs_reference
+        and recipe.kl.against == "ref"
+        and not fixes_start(recipe, algorithm, needs_reference=needs_reference),
+    )
+    alive = activation_bytes(model, plan.fullest, passes)
+    activations = _rule_of_thumb(recipe, config, plan) if alive is None else int(alive * plan.fill)
+    return Estimate(
+        trainer=trainer,
+        engine=EngineBytes(
+            copies=engine.copies + second_base,
+            cache=engine.cache,
+            takes_turns=engine.takes_turns and recipe.rollout.max_staleness == 0,
+        ),
+        activations=activations,
+        start=whole_base + second_base if casts else 0,
+        is_rule_of_thumb=alive is None,
+    )
+
+
+def count(
+    recipe: Recipe, config: Any, algorithm: Algorithm, parameters: Iterable[nn.Parameter]
+) -> Counts:
+    """Count the parameters of a model with the policy's adapter, and what a critic and a reference
+    put beside them."""
+    numbers = {True: 0, False: 0}
+    for parameter in parameters:
+        numbers[parameter.requires_grad] += parameter.numel()
+    adapter = numbers[True]
+    has_reference = recipe.kl.reference.mode != "base"
+    return Counts(
+        base=numbers[False],
+        adapter=adapter,
+        critic=adapter + config.hidden_size + 1 if algorithm.critic else 0,
+        reference=adapter if has_reference else 0,
+    )
+
+
+def trainer_bytes(counts: Counts, launch: Launch, *, width: int) -> Trainer:
+    """Return what a process holds; see "Which stage" in docs/distributed.md.
+
+    `width` is that of the model's dtype, in bytes. What is trained and the reference are in float32
+    unless ZeRO-3 casts them. DeepSpeed sums gradients in a buffer beside them, keeps its share of
+    the sum, and steps float32 copies. ZeRO-3 keeps small weights whole on every process, adapters
+    among them.
+    """
+    if launch.zero is not None:
+        return _shared_bytes(counts, launch, launch.zero, width=width)
+    return Trainer(
+        base=width * counts.base,
+        adapter=4 * counts.adapter,
+        critic=4 * counts.critic,
+        reference=4 * counts.reference,
+        gathered=0,
+        gradient=4 * counts.trained,
+        optimiser=8 * counts.trained,
+        offloaded=0,
+    )
+
+
+def _shared_bytes(counts: Counts, launch: Launch, zero: ZeroSettings, *, width: int) -> Trainer:
+    shares_weights = zero.stage == 3
+    cut = launch.num_ranks if shares_weights else 1
+    trained_width = width if shares_weights else 4
+    beside = trained_width * (counts.trained + counts.reference)
+    gathered = width * min(counts.base, _MOST_GATHERED) + beside if shares_weights else 0
+    weights = {
+        "base": width * counts.base // cut,
+        "adapter": trained_width * counts.adapter // cut,
+        "critic": trained_width * counts.critic // cut,
+        "reference": trained_width * counts.reference // cut,
+    }
+    optimiser = 12 * counts.trained // launch.num_ranks
+    kept_sum = 4 * counts.trained // launch.num_ranks
+    offloaded = 0
+    if zero.offloads_optimizer and launch.on_gpus:
+        offloaded, optimiser, kept_sum = optimiser + kept_sum, 0, 0
+    if zero.offloads_weights and shares_weights and launch.on_gpus:
+        offloaded += sum(weights.values())
+        weights = dict.fromkeys(weights, 0)
+    return Trainer(
+        **weights,
+        gathered=gathered,
+        gradient=8 * counts.trained + kept_sum,
+        optimiser=optimiser,
+        offloaded=offloaded,
+    )
+
+
+def _reads_base(recipe: Recipe, device: torch.device) -> bool:
+    """Say whether the engine needs a base of its own where ranks share the trainer's."""
+    if recipe.rollout.engine == "vllm":
+        publish = recipe.rollout.vllm.publish
+        return publish == "merged" or (publish is None and device.type != "cuda")
+    return recipe.rollout.engine != "vllm_server"
+
+
+def _rule_of_thumb(recipe: Recipe, config: Any, plan: Plan) -> int:
+    layers = 1 if recipe.optim.gradient_checkpointing else config.num_hidden_layers
+    values: int = _VALUES_A_LAYER * layers + config.num_hidden_layers
+    width = int(config.hidden_size) * _BYTES[recipe.model.dtype]
+    return values * plan.full_positions * width
 
 
 def engine_bytes(
@@ -101,6 +236,10 @@ def engine_bytes(
     if rollout.engine == "vllm_server":
         return EngineBytes(copies=0, cache=0, takes_turns=True)
     if rollout.engine == "vllm" and device.type == "cuda":
+        if (
+            not torch.cuda.is_available()
+        ):  # Planned elsewhere: its share is a share of what is there.
+            return EngineBytes(copies=0, cache=0, takes_turns=True)
         there = torch.cuda.get_device_properties(device).total_memory
         share = int(section.memory_fraction * there)
         return EngineBytes(copies=0, cache=share, takes_turns=section.sleep)
@@ -116,21 +255,3 @@ def engine_bytes(
     values = 2 * config.num_hidden_layers * num_rows * positions * kv_heads * head_size
     cache = values * _BYTES[recipe.model.dtype]
     return EngineBytes(copies=base_bytes, cache=cache, takes_turns=True)
-
-
-def _num_bytes(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(p.numel() * p.element_size() for p in parameters)
-
-
-def _most_completions(recipe: Recipe) -> MostCompletions:
-    """Return what a round and a step generate at most, refills or probes included."""
-    rollout, probe = recipe.rollout, recipe.curriculum.probe
-    if probe is not None:
-        return most_completions(
-            num_init=probe.completions,
-            num_rest=rollout.group_size - probe.completions,
-            max_finished=rollout.problems_per_step,
-            num_probes=probe.problems,
-        )
-    whole = rollout.problems_per_step * rollout.group_size
-    return MostCompletions(call=whole, step=whole * (1 + recipe.curriculum.refill.max_rounds))

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(choice.line, highlight=False, markup=False, soft_wrap=True)
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
-        check_context(recipe, data, model.base)
+        check_context(recipe, data, model.base.config)
         identity = _identity(recipe, model, samples=args.samples, adapter=args.adapter)
         measured = MeasuredFile(_checked(args.out), identity=identity)
         pool = data.train if args.split == "train" else data.held_out

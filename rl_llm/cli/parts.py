@@ -188,9 +188,10 @@ def _gates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     ]
 
 
-def check_context(recipe: Recipe, data: Data, base: Any) -> None:
-    """Refuse prompts and completions that together exceed the model's positions."""
-    context = getattr(base.config, "max_position_embeddings", None)
+def check_context(recipe: Recipe, data: Data, config: Any) -> None:
+    """Refuse prompts and completions that together exceed the positions that a model's
+    configuration says it has."""
+    context = getattr(config, "max_position_embeddings", None)
     new, longest = recipe.rollout.max_new_tokens, data.longest_prompt_tokens
     if context is not None and longest + new > context:
         raise ConfigError(
@@ -296,7 +297,7 @@ def build_parts(
 ) -> Parts:
     """Put everything together; nothing is written, and no sink is open yet. Where something fails,
     the engine is closed."""
-    check_context(recipe, data, model.base)
+    check_context(recipe, data, model.base.config)
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
     scheduler, controller = make_scheduler(recipe, data), build_controller(recipe)

@@ -5,40 +5,44 @@ import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.algorithms import Algorithm
 from rl_llm.cli.engines import settle_engine
-from rl_llm.cli.estimate import Estimate, estimate
+from rl_llm.cli.estimate import estimate
+from rl_llm.cli.launch import Launch, launch_of, planned_launch
 from rl_llm.cli.parts import (
     Data,
     algorithm_notes,
+    build_algorithm,
+    build_controller,
     build_parts,
+    check_context,
+    check_pool,
     check_warmup,
     load_data,
     load_model,
+    make_scheduler,
 )
+from rl_llm.cli.plan import plan_step, remarks
+from rl_llm.cli.plan_table import memory_table, step_table
 from rl_llm.cli.progress import SilentWatcher, share
 from rl_llm.config import Recipe, load_recipe
-from rl_llm.config.rollout import EngineName
-from rl_llm.policy import Ranks
+from rl_llm.errors import ConfigError
+from rl_llm.policy import Ranks, load_tokenizer
+from rl_llm.policy.imagined import load_config
 from rl_llm.problems import summary_lines
+from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.trainer import Parts, RunFolder, Trainer
 
 NAME = "validate"
 HELP = "check a recipe: plugins load, data load, the model fits; --dry-run also takes one real step"
-
-_TRANSFORMERS_SIZES = ("merged copy for rollouts, at most", "key-value cache, at most")
-_ENGINE_SIZES: dict[EngineName, tuple[str, str]] = {
-    "auto": _TRANSFORMERS_SIZES,
-    "transformers": _TRANSFORMERS_SIZES,
-    "vllm": ("vLLM's copy of the model, and one that is published", "what vLLM is given to fill"),
-    "vllm_server": _TRANSFORMERS_SIZES,
-}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,19 +54,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="take one real step in a folder that is deleted"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="plan a run on N processes; neither they nor the model's weights need be here",
+    )
+    parser.add_argument(
+        "--config_file",
+        metavar="FILE",
+        help="accelerate's configuration to plan for, such as recipes/accelerate/zero3.yaml; "
+        "--processes overrides its number",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, and print what was found."""
     recipe = load_recipe(args.recipe, args.overrides)
     transformers_logging.disable_progress_bar()
-    console = Console()
+    planned = planned_launch(args.config_file, args.processes, dtype=recipe.model.dtype)
+    if planned is None:
+        _check_here(args.recipe, recipe, dry_run=args.dry_run)
+        return 0
+    if args.dry_run:
+        raise ConfigError(
+            "--dry-run takes a step here, and --processes and --config_file plan one elsewhere; "
+            "use one or the other"
+        )
+    _plan(args.recipe, recipe, planned)
+    return 0
+
+
+def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
+    """Put a run together on the processes that there are."""
     ranks = Ranks()
+    console = Console(quiet=not ranks.is_main)
     try:
         recipe, engine = settle_engine(recipe, device=ranks.device)
         with tempfile.TemporaryDirectory(prefix="rl-llm-validate-") as scratch:
             model = load_model(recipe, ranks)
             data = load_data(recipe, model.encoder)
+            config = model.base.config
             parts = build_parts(
                 recipe,
                 model,
@@ -75,17 +107,106 @@ def run(args: argparse.Namespace) -> int:
                 _print_data(console, data)
                 _print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)
-                notes = algorithm_notes(recipe, parts.algorithm)
-                told = [*parts.scheduler.take_messages(), *_critic_lines(parts), *notes]
-                _print_lines(console, told)
-                console.print(_table(recipe, parts, model.base.config))
-                if args.dry_run:
+                _print_lines(console, parts.scheduler.take_messages())
+                _print_plan(
+                    console,
+                    _Planned(
+                        recipe=recipe,
+                        config=config,
+                        algorithm=parts.algorithm,
+                        data=data,
+                        needs_reference=parts.kl.needs_reference,
+                        launch=launch_of(ranks),
+                        device=ranks.device,
+                    ),
+                )
+                if dry_run:
                     _dry_run(console, parts)
     finally:
         ranks.close()
-    valid = f"{args.recipe}: valid"
-    console.print(valid, style="green", highlight=False, markup=False, soft_wrap=True)
-    return 0
+    _print_verdict(console, f"{source}: valid")
+
+
+def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
+    """Check what needs neither weights nor an engine, and plan the rest."""
+    console = Console()
+    device = torch.device("cuda" if launch.on_gpus else "cpu")
+    if recipe.rollout.engine == "auto":
+        here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        recipe, choice = settle_engine(recipe, device=here)
+        _print_lines(console, [choice.line])
+    config = load_config(recipe.model.path)
+    tokenizer = load_tokenizer(recipe.model.path)
+    data = load_data(recipe, PromptEncoder(tokenizer, chat_template=recipe.model.chat_template))
+    _print_data(console, data)
+    check_context(recipe, data, config)
+    check_pool(recipe, data)
+    algorithm = build_algorithm(recipe)
+    check_warmup(recipe, algorithm)
+    _print_lines(console, make_scheduler(recipe, data).take_messages())
+    _print_plan(
+        console,
+        _Planned(
+            recipe=recipe,
+            config=config,
+            algorithm=algorithm,
+            data=data,
+            needs_reference=build_controller(recipe).needs_reference,
+            launch=launch,
+            device=device,
+        ),
+    )
+    _print_verdict(
+        console, f"{source}: valid as planned; neither weights nor a rollout engine were tried"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """What a plan is made of."""
+
+    recipe: Recipe
+    config: Any
+    algorithm: Algorithm
+    data: Data
+    needs_reference: bool
+    launch: Launch
+    device: torch.device
+
+
+def _print_plan(console: Console, given: _Planned) -> None:
+    """Print what is to be known before a run, what a step asks of a process, and its memory."""
+    recipe, launch = given.recipe, given.launch
+    plan = plan_step(
+        recipe,
+        given.algorithm,
+        num_ranks=launch.num_ranks,
+        longest_prompt_tokens=given.data.longest_prompt_tokens,
+        needs_reference=given.needs_reference,
+    )
+    found = estimate(
+        recipe,
+        given.config,
+        given.algorithm,
+        plan,
+        launch,
+        needs_reference=given.needs_reference,
+        device=given.device,
+    )
+    notes = algorithm_notes(recipe, given.algorithm)
+    _print_lines(console, [*_critic_lines(given.algorithm), *notes, *remarks(recipe, plan)])
+    console.print(step_table(recipe, plan))
+    console.print(memory_table(recipe, found, launch))
+    if given.device.type == "cuda" and recipe.rollout.engine == "vllm" and not found.engine.cache:
+        fraction = recipe.rollout.vllm.memory_fraction
+        _print_lines(
+            console,
+            [f"beside this vLLM takes rollout.vllm.memory_fraction={fraction:g} of each GPU"],
+        )
+
+
+def _print_verdict(console: Console, line: str) -> None:
+    console.print(line, style="green", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_data(console: Console, data: Data) -> None:
@@ -98,46 +219,13 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _critic_lines(parts: Parts) -> list[str]:
+def _critic_lines(algorithm: Algorithm) -> list[str]:
     """Say what is trained beside the policy."""
-    rules = parts.algorithm.critic
+    rules = algorithm.critic
     if rules is None:
         return []
     alone = f", alone up to step {rules.warmup_steps}" if rules.warmup_steps else ""
     return [f"critic: an adapter and a head on the same base, learning rate {rules.lr:g}{alone}"]
-
-
-def _table(recipe: Recipe, parts: Parts, config: Any) -> Table:
-    ranks = parts.ranks
-    found = estimate(recipe, config, parts.policy, num_ranks=ranks.num_ranks, device=ranks.device)
-    table = Table(title=f"one step of {recipe.run.name}", show_header=False)
-    included = "refills" if recipe.curriculum.probe is None else "probes"
-    table.add_row(f"completions, {included} included, at most", f"{found.most_completions:,}")
-    table.add_row("sampled tokens, at most", f"{found.most_new_tokens:,}")
-    table.add_section()
-    for label, size in _sizes(found, recipe.rollout.engine):
-        table.add_row(label, f"{size / 2**20:,.1f} MiB")
-    return table
-
-
-def _sizes(found: Estimate, engine: EngineName) -> list[tuple[str, int]]:
-    """Return what memory holds; a critic, a reference and what an engine takes only where the run
-    has its own."""
-    copy, cache = _ENGINE_SIZES[engine]
-    beside = [
-        ("critic's adapter and head, and their gradient", found.critic_bytes),
-        ("reference's adapter", found.reference_bytes),
-    ]
-    return [
-        ("base model", found.base_bytes),
-        *([(copy, found.rollout_copy_bytes)] if found.rollout_copy_bytes else []),
-        ("adapter and its gradient", found.adapter_bytes),
-        *((label, size) for label, size in beside if size),
-        ("optimiser", found.optimiser_bytes),
-        *([(cache, found.cache_bytes)] if found.cache_bytes else []),
-        ("activations of a micro-batch, about", found.activation_bytes),
-        ("memory a process needs, about", found.total_bytes),
-    ]
 
 
 def _dry_run(console: Console, parts: Parts) -> None:

@@ -52,21 +52,21 @@ class ZeroSettings:
     offloads_weights: bool
 
 
-def wants_deepspeed() -> bool:
+def wants_deepspeed(environment: Mapping[str, str] = os.environ) -> bool:
     """Say whether accelerate was configured for DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    return environment.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
-def zero_settings() -> ZeroSettings | None:
+def zero_settings(environment: Mapping[str, str] = os.environ) -> ZeroSettings | None:
     """Return what accelerate's file says of DeepSpeed, None where it does not ask for it; raises
     `ConfigError` for what is not supported."""
-    if not wants_deepspeed():
+    if not wants_deepspeed(environment):
         return None
     for field, variable, passing, way_out in _FIXED:
-        given = os.environ.get(variable, passing[0])
+        given = environment.get(variable, passing[0])
         if given.lower() not in passing:
             raise ConfigError(f"{field}={given} in accelerate's configuration: {way_out}")
-    stage = os.environ.get(f"{_FIELD}ZERO_STAGE", "2")
+    stage = environment.get(f"{_FIELD}ZERO_STAGE", "2")
     if stage not in _STAGES:
         raise ConfigError(
             f"zero_stage={stage} in accelerate's configuration: rl-llm trains under stage 2 or 3, "
@@ -75,13 +75,13 @@ def zero_settings() -> ZeroSettings | None:
         )
     return ZeroSettings(
         stage=_STAGES[stage],
-        offloads_optimizer=_is_offloaded("optimizer"),
-        offloads_weights=_is_offloaded("param"),
+        offloads_optimizer=_is_offloaded("optimizer", environment),
+        offloads_weights=_is_offloaded("param", environment),
     )
 
 
-def _is_offloaded(what: str) -> bool:
-    device = os.environ.get(f"{_FIELD}OFFLOAD_{what.upper()}_DEVICE", "none")
+def _is_offloaded(what: str, environment: Mapping[str, str]) -> bool:
+    device = environment.get(f"{_FIELD}OFFLOAD_{what.upper()}_DEVICE", "none")
     if device not in ("none", "cpu"):
         raise ConfigError(
             f"offload_{what}_device={device} in accelerate's configuration; use cpu or none"
@@ -89,10 +89,10 @@ def _is_offloaded(what: str) -> bool:
     return device == "cpu"
 
 
-def check_precision(dtype: str) -> None:
+def check_precision(dtype: str, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a `mixed_precision` of accelerate's file that contradicts the recipe's
     `model.dtype`."""
-    given = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    given = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     agreeing = {"no", "bf16"} if dtype == "bfloat16" else {"no"}
     if given not in agreeing:
         raise ConfigError(

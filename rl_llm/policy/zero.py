@@ -27,6 +27,7 @@ T = TypeVar("T")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _OWN_KEYS = frozenset({"params", "is_held", "scale"})
 _NEVER = 2**31
+_MOST_SUMMED = 500_000_000  # DeepSpeed's own default.
 
 
 def prepare() -> None:
@@ -52,9 +53,11 @@ def prepare() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def deepspeed_config(settings: ZeroSettings, *, num_ranks: int, casts: bool) -> dict[str, Any]:
+def deepspeed_config(
+    settings: ZeroSettings, *, num_ranks: int, casts: bool, num_trained: int
+) -> dict[str, Any]:
     """Return DeepSpeed's configuration; `casts` is True where it is to keep weights in bfloat16 and
-    step copies in float32.
+    step copies in float32, and `num_trained` is how many values are trained.
 
     Batches, clipping and accumulation are not its affair: each pass counts as one.
     """
@@ -62,6 +65,8 @@ def deepspeed_config(settings: ZeroSettings, *, num_ranks: int, casts: bool) -> 
         "stage": settings.stage,
         # Otherwise stage 3 replaces torch.nn.functional.linear in the whole process, for good.
         "memory_efficient_linear": False,
+        # The buffer in which gradients are summed: by default 2 GB, whatever is trained.
+        "reduce_bucket_size": min(num_trained, _MOST_SUMMED),
     }
     if settings.offloads_optimizer:
         stage["offload_optimizer"] = {"device": "cpu"}
@@ -143,7 +148,12 @@ class Zero:
                 lr=optim.lr,
                 weight_decay=optim.weight_decay,
             ),
-            config=deepspeed_config(settings, num_ranks=self._num_ranks, casts=casts),
+            config=deepspeed_config(
+                settings,
+                num_ranks=self._num_ranks,
+                casts=casts,
+                num_trained=sum(p.numel() for p in self._parameters),
+            ),
             dist_init_required=False,
         )
         if settings.stage == 3:
