@@ -1,122 +1,114 @@
-"""Which recipe and model a checkpoint may be resumed with."""
+"""Which checkpoint a run goes on from, whatever was left behind."""
 
-import copy
 import json
 
 import pytest
 
-from rl_llm.config import parse_recipe
-from rl_llm.errors import CheckpointError
+from rl_llm.errors import CheckpointError, StorageError
 from rl_llm.trainer import RunFolder
+from rl_llm.trainer import checkpoint as checkpoints
 from rl_llm.trainer.checkpoint import (
     FORMAT,
-    Identity,
-    check_identity,
+    Damaged,
     list_checkpoints,
+    newest_whole,
     read_state,
+    set_aside,
+    tidy,
 )
 
-RECIPE = {
-    "run": {"name": "a", "steps": 10},
-    "model": {"path": "m"},
-    "data": {"train": [{"use": "arithmetic", "levels": [1, 2]}]},
-    "rewards": [{"use": "exact_answer"}],
-}
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
-def identity(fingerprint="f00d", **changes):
-    tree = copy.deepcopy(RECIPE)
-    for section, values in changes.items():
-        tree[section] = {**tree.get(section, {}), **values}
-    recipe = parse_recipe(tree, where="test").model_dump()
-    return Identity(recipe=recipe, model_fingerprint=fingerprint)
+def test_checkpoints_are_listed_by_step_and_nothing_else_is(tmp_path, write):
+    for step in (1_000_000, 9, 999_999):
+        write(tmp_path, step)
+    for name in ("step-000004.damaged", ".step-000005.partial", "step-best", "step-12"):
+        write(tmp_path, 4, name)
+    (tmp_path / "step-000007").touch()
+    listed = [path.name for path in list_checkpoints(tmp_path)]
+    assert listed == ["step-000009", "step-999999", "step-1000000"]
 
 
-def check(tmp_path, saved, given):
-    state = {"recipe": saved.recipe, "model_fingerprint": saved.model_fingerprint}
-    check_identity(tmp_path, json.loads(json.dumps(state)), given)
+def test_the_newest_whole_checkpoint_is_behind_the_damaged_ones(tmp_path, write, truncate):
+    good, cut, torn = (write(tmp_path, step) for step in (10, 20, 30))
+    truncate(cut)
+    (torn / "manifest.json").unlink()
+    assert newest_whole(tmp_path) == (
+        good,
+        [
+            Damaged(path=torn, fault="manifest.json is missing"),
+            Damaged(path=cut, fault="curriculum.parquet is truncated: 1,024 of 4,096 bytes"),
+        ],
+    )
 
 
-def test_the_same_recipe_is_accepted(tmp_path):
-    check(tmp_path, identity(), identity())
-
-
-def test_name_folder_and_tracking_may_differ(tmp_path):
-    tree = identity(run={"name": "b", "output_dir": "elsewhere"})
-    tree.recipe["tracking"] = ["jsonl", "tensorboard"]
-    check(tmp_path, identity(), tree)
-
-
-def test_steps_may_differ_where_nothing_is_scheduled_over_them(tmp_path):
-    check(tmp_path, identity(), identity(run={"steps": 20}))
-
-
-@pytest.mark.parametrize(
-    "scheduled",
-    [
-        {"optim": {"schedule": "cosine"}},
-        {"kl": {"controller": {"name": "grpo_d"}}},
-        {"curriculum": {"probe": {"completions": 4}}},
-    ],
-)
-def test_steps_may_not_differ_where_something_is(tmp_path, scheduled):
-    with pytest.raises(CheckpointError, match=r"run.steps: 10 in the checkpoint, 20 in the recipe"):
-        check(tmp_path, identity(**scheduled), identity(run={"steps": 20}, **scheduled))
-
-
-def test_every_other_difference_is_shown(tmp_path):
-    with pytest.raises(CheckpointError) as error:
-        check(
-            tmp_path,
-            identity(),
-            identity(optim={"lr": 0.5}, data={"train": [{"use": "arithmetic", "levels": [1, 3]}]}),
-        )
-    assert "optim.lr: 0.0001 in the checkpoint, 0.5 in the recipe" in str(error.value)
-    assert "data.train.0.levels.1: 2 in the checkpoint, 3 in the recipe" in str(error.value)
-
-
-def test_another_model_under_the_same_path_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="another model"):
-        check(tmp_path, identity("f00d"), identity("beef"))
+def test_an_older_format_is_not_taken_for_damage(tmp_path, write):
+    old = write(tmp_path, 10)
+    (old / "manifest.json").unlink()
+    (old / "state.json").write_text(json.dumps({"format": FORMAT - 1}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"has format {FORMAT - 1}, .* reads {FORMAT}; "):
+        newest_whole(tmp_path)
+    with pytest.raises(CheckpointError, match="resume it with the version that wrote it"):
+        read_state(old)
 
 
 def test_a_folder_without_state_is_no_checkpoint(tmp_path):
-    (tmp_path / "step-000001").mkdir()
-    assert list_checkpoints(tmp_path) == []
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
-        read_state(tmp_path / "step-000001")
-
-
-def test_another_format_is_refused(tmp_path):
-    (tmp_path / "state.json").write_text(json.dumps({"format": FORMAT + 1}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="format"):
         read_state(tmp_path)
 
 
-def test_auto_finds_the_newest_and_never_refuses_a_folder_with_a_run(tmp_path):
-    folder = RunFolder(tmp_path)
-    assert folder.find_checkpoint("auto") is None
-    assert folder.find_checkpoint("never") is None
-    for step in (10, 9):
-        checkpoint = folder.checkpoints / f"step-{step:06d}"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "state.json").write_text("{}", encoding="utf-8")
-    assert folder.find_checkpoint("auto") == folder.checkpoints / "step-000010"
-    folder.metrics.write_text("", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="holds a run already"):
-        folder.find_checkpoint("never")
+def test_damaged_checkpoints_of_one_step_are_set_aside_beside_each_other(tmp_path, write):
+    for _ in range(2):
+        set_aside(Damaged(path=write(tmp_path, 50), fault=""))
+    assert names(tmp_path) == ["step-000050.damaged", "step-000050.damaged-2"]
 
 
-def test_a_checkpoint_of_another_run_is_gone_on_from_in_a_folder_of_its_own_alone(tmp_path):
-    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
-    for folder in (first, second):
-        checkpoint = folder.checkpoints / "step-000002"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "state.json").write_text("{}", encoding="utf-8")
-    theirs, own = str(first.path), str(second.path)
-    assert second.find_checkpoint(theirs) == first.checkpoints / "step-000002"
-    second.metrics.write_text('{"step": 0}\n', encoding="utf-8")
-    for path in (theirs, f"{theirs}/checkpoints/step-000002"):
-        with pytest.raises(CheckpointError, match="is of another run"):
-            second.find_checkpoint(path)
-    assert second.find_checkpoint(own) == second.checkpoints / "step-000002"
+def test_what_a_killed_save_left_is_deleted_and_what_it_replaced_is_put_back(tmp_path, write):
+    whole = write(tmp_path, 1)
+    for name in (".step-000003.partial", ".step-000001.deleted", ".step-000001.replaced"):
+        write(tmp_path, 1, name)
+    write(tmp_path, 2, ".step-000002.replaced")
+    tidy(tmp_path)
+    assert list_checkpoints(tmp_path) == [whole, tmp_path / "step-000002"]
+    assert names(tmp_path) == ["step-000001", "step-000002"]
+
+
+class Killed(BaseException):
+    """SIGKILL at one moment: nothing behind it runs, and nothing cleans up."""
+
+
+@pytest.mark.parametrize("moment", range(1, 6))
+def test_a_step_that_is_saved_again_is_never_without_a_whole_checkpoint(
+    tmp_path, write, monkeypatch, moment
+):
+    final, aside = write(tmp_path, 2), write(tmp_path, 2, ".step-000002.partial")
+    calls = iter(range(1, 99))
+
+    def killed_at(function):
+        def call(*given, **named):
+            if next(calls) == moment:
+                raise Killed
+            return function(*given, **named)
+
+        return call
+
+    monkeypatch.setattr(checkpoints.Path, "rename", killed_at(checkpoints.Path.rename))
+    monkeypatch.setattr(checkpoints, "flush", killed_at(checkpoints.flush))
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", killed_at(checkpoints.shutil.rmtree))
+    with pytest.raises(Killed):
+        checkpoints._put_in_place(aside, final)
+    monkeypatch.undo()
+    tidy(tmp_path)
+    assert newest_whole(tmp_path) == (final, [])
+    assert names(tmp_path) == ["step-000002"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    parts = type("Parts", (), {"counters": type("Counters", (), {"step": 7})})
+    expected = r"checkpoints/step-000007 cannot be written: Not a directory \(.* are free\)"
+    with pytest.raises(StorageError, match=expected):
+        checkpoints.save(RunFolder(tmp_path).checkpoints, parts, None, keep=1)

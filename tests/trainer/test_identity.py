@@ -1,0 +1,109 @@
+"""Which recipe and model a checkpoint may be resumed with."""
+
+import copy
+import json
+
+import pytest
+
+from rl_llm.config import parse_recipe
+from rl_llm.errors import CheckpointError
+from rl_llm.trainer.identity import Identity, check_identity
+
+RECIPE = {
+    "run": {"name": "a", "steps": 10},
+    "model": {"path": "m"},
+    "data": {"train": [{"use": "arithmetic", "levels": [1, 2]}]},
+    "rewards": [{"use": "exact_answer"}],
+}
+
+
+def identity(fingerprint="f00d", **changes):
+    tree = copy.deepcopy(RECIPE)
+    for section, values in changes.items():
+        tree[section] = {**tree.get(section, {}), **values}
+    recipe = parse_recipe(tree, where="test").model_dump()
+    return Identity(recipe=recipe, model_fingerprint=fingerprint)
+
+
+def check(tmp_path, saved, given):
+    state = {"recipe": saved.recipe, "model_fingerprint": saved.model_fingerprint}
+    check_identity(tmp_path, json.loads(json.dumps(state)), given)
+
+
+def test_the_same_recipe_is_accepted(tmp_path):
+    check(tmp_path, identity(), identity())
+
+
+def test_name_folder_and_tracking_may_differ(tmp_path):
+    tree = identity(run={"name": "b", "output_dir": "elsewhere"})
+    tree.recipe["tracking"] = ["jsonl", "tensorboard"]
+    check(tmp_path, identity(), tree)
+
+
+def test_steps_may_differ_where_nothing_is_scheduled_over_them(tmp_path):
+    check(tmp_path, identity(), identity(run={"steps": 20}))
+
+
+@pytest.mark.parametrize(
+    "scheduled",
+    [
+        {"optim": {"schedule": "cosine"}},
+        {"kl": {"controller": {"name": "grpo_d"}}},
+        {"curriculum": {"probe": {"completions": 4}}},
+    ],
+)
+def test_steps_may_not_differ_where_something_is(tmp_path, scheduled):
+    with pytest.raises(CheckpointError, match=r"run.steps: 10 in the checkpoint, 20 in the recipe"):
+        check(tmp_path, identity(**scheduled), identity(run={"steps": 20}, **scheduled))
+
+
+def test_every_other_difference_is_shown(tmp_path):
+    with pytest.raises(CheckpointError) as error:
+        check(
+            tmp_path,
+            identity(),
+            identity(optim={"lr": 0.5}, data={"train": [{"use": "arithmetic", "levels": [1, 3]}]}),
+        )
+    assert "optim.lr: 0.0001 in the checkpoint, 0.5 in the recipe" in str(error.value)
+    assert "data.train.0.levels.1: 2 in the checkpoint, 3 in the recipe" in str(error.value)
+
+
+def test_another_model_under_the_same_path_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="another model"):
+        check(tmp_path, identity("f00d"), identity("beef"))
+
+
+def without(key, section, given):
+    """Return an identity as a version wrote it that did not know a key yet."""
+    recipe = copy.deepcopy(given.recipe)
+    del recipe[section][key]
+    return Identity(recipe=recipe, model_fingerprint=given.model_fingerprint)
+
+
+def test_a_checkpoint_from_before_a_key_goes_on_with_the_default_of_the_key(tmp_path):
+    check(tmp_path, without("grad_clip", "optim", identity()), identity())
+
+
+def test_a_key_that_the_checkpoint_was_written_before_must_have_its_default(tmp_path):
+    given = identity(optim={"grad_clip": 0.3})
+    with pytest.raises(CheckpointError) as error:
+        check(tmp_path, without("grad_clip", "optim", given), given)
+    changes = str(error.value).splitlines()[1:-1]
+    assert changes == ["  optim.grad_clip: 1.0 in the checkpoint, 0.3 in the recipe"]
+
+
+def test_a_recipe_that_the_schema_refuses_is_compared_as_it_stands(tmp_path):
+    old = without("grad_clip", "optim", identity())
+    old.recipe["optim"]["momentum"] = 0.9
+    with pytest.raises(CheckpointError) as error:
+        check(tmp_path, old, identity())
+    message = str(error.value)
+    assert "optim.momentum: 0.9 in the checkpoint, nothing in the recipe" in message
+    assert "optim.grad_clip: nothing in the checkpoint, 1.0 in the recipe" in message
+    assert "(defaults are not filled in: this version refuses its recipe: optim.momentum" in message
+
+
+def test_an_equal_recipe_is_accepted_though_the_schema_refuses_it(tmp_path):
+    same = identity()
+    same.recipe["optim"]["momentum"] = 0.9
+    check(tmp_path, same, same)
