@@ -50,7 +50,7 @@ def load_scheduler(folder: RunFolder) -> tuple[Scheduler, int]:
         )
     saved, _ = checkpoint.newest_whole(folder.checkpoints)
     if saved is None:
-        raise InputError(f"{folder.path} has no whole checkpoint yet; wait for one")
+        raise InputError(f"{folder.path} has no checkpoint yet that is whole; wait for one")
     recipe = load_recipe(folder.resolved)
     tokenizer = load_tokenizer(recipe.model.path)
     encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)

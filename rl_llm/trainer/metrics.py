@@ -258,7 +258,8 @@ class TensorBoardSink:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a metrics file; a last line that was cut off in writing is left out."""
+    """Return the rows of a metrics file; a line that is damaged, or was cut off in writing, is left
+    out."""
     return list(iter_rows(path))
 
 
@@ -271,21 +272,23 @@ def iter_rows(path: Path) -> Iterator[Row]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
-                return
+                continue
 
 
 def _cut(path: Path, *, last_step: int) -> None:
-    """Keep the rows up to `last_step` alone, where they are: it takes no room on a full disk."""
+    """Cut the file behind its last row up to `last_step`, which takes no room on a full disk."""
     if not path.is_file():
         return
-    whole = 0
+    end = kept = 0
     with path.open("r+b") as file:
         for line in file:
+            end += len(line)
             step = _step_of(line)
-            if step is None or step > last_step:
+            if step is not None and step > last_step:
                 break
-            whole += len(line)
-        file.truncate(whole)
+            if step is not None:
+                kept = end
+        file.truncate(kept)
 
 
 def _step_of(line: bytes) -> int | None:

@@ -227,3 +227,11 @@ def test_a_torn_last_line_is_left_out_and_cut(tmp_path, torn):
     sink.write({"step": 2})
     sink.close()
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_damaged_line_between_rows_costs_itself_alone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\xffp": 2\n{"step": 3}\n{"step": 4}\n')
+    JsonlSink(path, last_step=3).close()
+    assert path.read_bytes().endswith(b'{"step": 3}\n')
+    assert [row["step"] for row in read_rows(path)] == [1, 3]
