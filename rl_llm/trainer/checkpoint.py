@@ -25,6 +25,7 @@ from rl_llm.trainer.pending import Pending
 from rl_llm.trainer.storage import (
     discard,
     flush,
+    flush_tree,
     readable_bytes,
     storage_error,
     system_error,
@@ -67,7 +68,7 @@ def save(folder: Path, parts: Stateful, identity: Identity, *, keep: int) -> Pat
     written does.
     """
     final = folder / f"{_PREFIX}{parts.counters.step:06d}"
-    aside = folder / f".{final.name}.partial"
+    aside = _aside(final)
     with writing(final):
         tidy(folder)
         aside.mkdir(parents=True)
@@ -79,6 +80,26 @@ def save(folder: Path, parts: Stateful, identity: Identity, *, keep: int) -> Pat
         with writing(old):
             discard(old)
     return final
+
+
+def adopt(found: Path, folder: Path) -> None:
+    """Copy a checkpoint from elsewhere among a run's own, so that the run can be resumed before it
+    writes its first; one that lies there already stays as it is."""
+    if found.parent.resolve() == folder.resolve():
+        return
+    final = folder / f"{_PREFIX}{read_state(found)['counters']['step']:06d}"
+    aside = _aside(final)
+    with writing(final):
+        tidy(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    with _undone_where_it_fails(aside, final):
+        shutil.copytree(found, aside)
+        flush_tree(aside)
+        _put_in_place(aside, final)
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
 
 
 def tidy(folder: Path) -> None:

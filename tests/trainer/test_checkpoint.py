@@ -76,6 +76,16 @@ def test_what_a_killed_save_left_is_deleted_and_what_it_replaced_is_put_back(tmp
     assert names(tmp_path) == ["step-000001", "step-000002"]
 
 
+def test_a_checkpoint_from_elsewhere_is_taken_among_a_runs_own(tmp_path, write):
+    theirs, own = write(tmp_path / "theirs", 7, "best"), tmp_path / "own" / "checkpoints"
+    checkpoints.adopt(theirs, own)
+    adopted = own / "step-000007"
+    assert newest_whole(own) == (adopted, [])
+    before = adopted.stat().st_ino
+    checkpoints.adopt(adopted, own)
+    assert (names(own), adopted.stat().st_ino) == (["step-000007"], before)
+
+
 class Killed(BaseException):
     """SIGKILL at one moment: nothing behind it runs, and nothing cleans up."""
 
