@@ -42,6 +42,7 @@ from rl_llm.trainer import (
     checkpoint,
     read_rows,
 )
+from rl_llm.trainer.shelf import adopt
 from rl_llm.trainer.storage import discard, flush, flush_tree, on_main, write_text, writing
 
 
@@ -118,7 +119,7 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
             f"run.steps={asked} is less than the {done} steps that {found} has behind it; "
             f"use {done} or more, or give the shorter run another run.name"
         )
-    on_main(parts.ranks, lambda: checkpoint.adopt(found, parts.folder.checkpoints))
+    on_main(parts.ranks, lambda: adopt(found, parts.folder.checkpoints))
     dropped = [resume_from.dropped] if resume_from.dropped else []
     _print_lines(
         console,

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl_llm.errors import CheckpointError
-from rl_llm.trainer.checkpoint import (
+from rl_llm.trainer.manifest import is_sealed
+from rl_llm.trainer.metrics import iter_rows
+from rl_llm.trainer.shelf import (
     examine,
     list_checkpoints,
     newest_whole,
@@ -13,8 +15,6 @@ from rl_llm.trainer.checkpoint import (
     step_of,
     tidy,
 )
-from rl_llm.trainer.manifest import is_sealed
-from rl_llm.trainer.metrics import iter_rows
 from rl_llm.trainer.storage import flush, writing
 
 

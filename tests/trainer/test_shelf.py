@@ -5,9 +5,8 @@ import json
 import pytest
 
 from rl_llm.errors import CheckpointError, StorageError
-from rl_llm.trainer import RunFolder
-from rl_llm.trainer import checkpoint as checkpoints
-from rl_llm.trainer.checkpoint import (
+from rl_llm.trainer import RunFolder, checkpoint, shelf
+from rl_llm.trainer.shelf import (
     FORMAT,
     Damaged,
     list_checkpoints,
@@ -78,11 +77,11 @@ def test_what_a_killed_save_left_is_deleted_and_what_it_replaced_is_put_back(tmp
 
 def test_a_checkpoint_from_elsewhere_is_taken_among_a_runs_own(tmp_path, write):
     theirs, own = write(tmp_path / "theirs", 7, "best"), tmp_path / "own" / "checkpoints"
-    checkpoints.adopt(theirs, own)
+    shelf.adopt(theirs, own)
     adopted = own / "step-000007"
     assert newest_whole(own) == (adopted, [])
     before = adopted.stat().st_ino
-    checkpoints.adopt(adopted, own)
+    shelf.adopt(adopted, own)
     assert (names(own), adopted.stat().st_ino) == (["step-000007"], before)
 
 
@@ -105,11 +104,11 @@ def test_a_step_that_is_saved_again_is_never_without_a_whole_checkpoint(
 
         return call
 
-    monkeypatch.setattr(checkpoints.Path, "rename", killed_at(checkpoints.Path.rename))
-    monkeypatch.setattr(checkpoints, "flush", killed_at(checkpoints.flush))
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", killed_at(checkpoints.shutil.rmtree))
+    monkeypatch.setattr(shelf.Path, "rename", killed_at(shelf.Path.rename))
+    monkeypatch.setattr(shelf, "flush", killed_at(shelf.flush))
+    monkeypatch.setattr(shelf.shutil, "rmtree", killed_at(shelf.shutil.rmtree))
     with pytest.raises(Killed):
-        checkpoints._put_in_place(aside, final)
+        shelf._put_in_place(aside, final)
     monkeypatch.undo()
     tidy(tmp_path)
     assert newest_whole(tmp_path) == (final, [])
@@ -121,4 +120,4 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     parts = type("Parts", (), {"counters": type("Counters", (), {"step": 7})})
     expected = r"checkpoints/step-000007 cannot be written: Not a directory \(.* are free\)"
     with pytest.raises(StorageError, match=expected):
-        checkpoints.save(RunFolder(tmp_path).checkpoints, parts, None, keep=1)
+        checkpoint.save(RunFolder(tmp_path).checkpoints, parts, None, keep=1)
