@@ -135,6 +135,24 @@ def test_a_file_that_may_not_grow_ends_the_run_and_it_goes_on_without_the_limit(
     assert_goes_on(tmp_path, program, whole, assert_same_run)
 
 
+def test_a_run_on_a_disk_that_became_read_only_says_so(small_disk, finished, program):
+    run = small_disk / "runs" / "small"
+    shutil.copytree(finished / "runs" / "small", run)
+    shutil.rmtree(run / "checkpoints" / "step-000005")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(run.parent)], check=True)
+        failed = program("train", "small.yaml", folder=small_disk)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(
+            "error: runs/small cannot be written: Read-only file system"
+        )
+        assert failed.stderr.count("\n") == 1
+        assert "make it writable, and run the same command again: it goes on from" in failed.stderr
+        assert (run / "adapter").is_dir()
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(run.parent)], check=True)
+
+
 def test_before_the_first_checkpoint_the_error_says_that_the_run_starts_over(
     tmp_path, into, program
 ):

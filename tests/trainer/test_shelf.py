@@ -1,11 +1,13 @@
 """Which checkpoint a run goes on from, whatever was left behind."""
 
 import json
+import os
 
 import pytest
 
 from rl_llm.errors import CheckpointError, StorageError
 from rl_llm.trainer import RunFolder, checkpoint, shelf
+from rl_llm.trainer.manifest import seal
 from rl_llm.trainer.shelf import (
     FORMAT,
     Damaged,
@@ -83,6 +85,39 @@ def test_a_checkpoint_from_elsewhere_is_taken_among_a_runs_own(tmp_path, write):
     before = adopted.stat().st_ino
     shelf.adopt(adopted, own)
     assert (names(own), adopted.stat().st_ino) == (["step-000007"], before)
+
+
+def test_everything_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    final, events = tmp_path / "checkpoints" / "step-000003", []
+    sync, rename = os.fsync, shelf.Path.rename
+
+    def noted_sync(handle):
+        events.append(os.path.relpath(os.readlink(f"/proc/self/fd/{handle}"), tmp_path))
+        sync(handle)
+
+    def noted_rename(path, target):
+        events.append(f"{path.name} -> {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(shelf.Path, "rename", noted_rename)
+    with shelf.new_checkpoint(final) as aside:
+        (aside / "trainer").mkdir()
+        for name in ("trainer/policy.pt", "state.json"):
+            (aside / name).write_text("{}")
+        seal(aside)
+    named, partial = events.index(".step-000003.partial -> step-000003"), ".step-000003.partial"
+    before = [event.removeprefix(f"checkpoints/{partial}") for event in events[:named]]
+    assert sorted(before[:-2]) == ["", "/state.json", "/trainer", "/trainer/policy.pt"]
+    assert before[-2:] == ["/manifest.json", ""]
+    assert events[named + 1 :] == ["checkpoints", "."]
+
+
+def test_a_move_that_fails_leaves_the_checkpoint_of_the_step_in_place(tmp_path, write):
+    final = write(tmp_path, 2)
+    with pytest.raises(FileNotFoundError):
+        shelf._put_in_place(tmp_path / ".step-000002.partial", final)
+    assert newest_whole(tmp_path) == (final, [])
 
 
 class Killed(BaseException):
