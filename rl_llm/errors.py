@@ -54,3 +54,7 @@ class RunError(RlLlmError, RuntimeError):
 class EngineLost(RunError):
     """No engine generates any more: its process ended, or no server answers; a checkpoint lets the
     run go on later."""
+
+
+class StorageError(RunError):
+    """A file of a run cannot be written: the disk or a quota is full, or something forbids it."""

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_scheduler(folder: RunFolder) -> tuple[Scheduler, int]:
-    """Return the scheduler of a run as its newest checkpoint has it, and that checkpoint's step.
+    """Return the scheduler of a run as its newest whole checkpoint has it, and the step of that.
 
     The model's tokenizer is read, its weights are not. Raises `InputError` for a folder without a
     run, and for a run without a checkpoint yet.
@@ -48,15 +48,15 @@ def load_scheduler(folder: RunFolder) -> tuple[Scheduler, int]:
             f"{folder.path} is not a run's folder (it has no resolved.yaml); name one such as "
             "runs/NAME"
         )
-    saved = checkpoint.list_checkpoints(folder.checkpoints)
-    if not saved:
-        raise InputError(f"{folder.path} has no checkpoint yet; wait for the first one")
+    saved, _ = checkpoint.newest_whole(folder.checkpoints)
+    if saved is None:
+        raise InputError(f"{folder.path} has no checkpoint yet that is whole; wait for one")
     recipe = load_recipe(folder.resolved)
     tokenizer = load_tokenizer(recipe.model.path)
     encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
     scheduler = make_scheduler(recipe, load_data(recipe, encoder))
-    state = checkpoint.read_state(saved[-1])
+    state = checkpoint.read_state(saved)
     scheduler.load_state_dict(
-        store.load(saved[-1] / "curriculum.parquet", scheduler.row_names, state["curriculum"])
+        store.load(saved / "curriculum.parquet", scheduler.row_names, state["curriculum"])
     )
     return scheduler, int(state["counters"]["step"])

@@ -14,7 +14,7 @@ from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import DataError, InputError
 from rl_llm.policy import Ranks
 from rl_llm.trainer import Evaluation, Generation, PassRate, RunFolder
-from rl_llm.trainer.checkpoint import list_checkpoints
+from rl_llm.trainer.checkpoint import newest_whole
 
 NAME = "evaluate"
 HELP = "measure the pass rate of a run's adapter, or of a model, on a recipe's held-out problems"
@@ -86,16 +86,17 @@ def _recipe(args: argparse.Namespace, folder: RunFolder, *, is_run: bool) -> Rec
 
 
 def _newest_adapter(folder: RunFolder) -> Path:
-    """Return the final adapter, or that of the newest checkpoint of a run that has not ended."""
-    saved = [path / "adapter" for path in list_checkpoints(folder.checkpoints)]
+    """Return the final adapter, or that of the newest whole checkpoint of a run that has not
+    ended."""
     if (folder.adapter / "adapter_config.json").is_file():
-        saved.append(folder.adapter)
-    if not saved:
+        return folder.adapter
+    saved, _ = newest_whole(folder.checkpoints)
+    if saved is None:
         raise InputError(
             f"{folder.path} has neither a final adapter nor a checkpoint yet; wait for the first "
             "checkpoint, or evaluate the model without an adapter by --base"
         )
-    return saved[-1]
+    return saved / "adapter"
 
 
 def _table(evaluation: Evaluation, *, samples: int) -> Table:

@@ -25,7 +25,7 @@ from rl_llm.cli.parts import (
 )
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
 from rl_llm.config import Recipe, dump_yaml, load_recipe
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, InputError, StorageError
 from rl_llm.hub import write_card
 from rl_llm.policy import Ranks
 from rl_llm.problems import summary_lines
@@ -33,13 +33,17 @@ from rl_llm.report import REPORT_FILE, write_report
 from rl_llm.trainer import (
     JsonlSink,
     Parts,
+    ResumePoint,
     RunFolder,
     Sink,
     TensorBoardSink,
     Trainer,
+    check_identity,
     checkpoint,
     read_rows,
 )
+from rl_llm.trainer.shelf import adopt
+from rl_llm.trainer.storage import discard, flush, flush_tree, on_main, write_text, writing
 
 
 def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> int:
@@ -48,11 +52,11 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
     Where `a.b=c` overrides changed it, the next commands name the recipe as run.
     """
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
-    resume_from = folder.find_checkpoint(resume)
     transformers_logging.disable_progress_bar()
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
+        resume_from = on_main(ranks, lambda: folder.find_checkpoint(resume))
         recipe, choice = settle_engine(recipe, device=ranks.device)
         _print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
@@ -69,7 +73,7 @@ def _go_on(
     parts: Parts,
     model: Model,
     console: Console,
-    resume_from: Path | None,
+    resume_from: ResumePoint | None,
     source: Path,
     *,
     is_overridden: bool,
@@ -92,7 +96,7 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
+def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> None:
     """Put the parts into a checkpoint's state, and say so; or say that a run starts anew."""
     if resume_from is None:
         if parts.folder.metrics.is_file():
@@ -104,19 +108,22 @@ def _resume(parts: Parts, resume_from: Path | None, console: Console) -> None:
                 soft_wrap=True,
             )
         return
-    state = checkpoint.read_state(resume_from)
-    checkpoint.check_identity(resume_from, state, parts.identity)
-    checkpoint.load(resume_from, state, parts.stateful)
+    found = resume_from.checkpoint
+    _print_lines(console, [resume_from.warning] if resume_from.warning else [])
+    state = checkpoint.read_state(found)
+    check_identity(found, state, parts.identity)
+    checkpoint.load(found, state, parts.stateful)
     done, asked = parts.counters.step, parts.recipe.run.steps
     if done > asked:
         raise ConfigError(
-            f"run.steps={asked} is less than the {done} steps that {resume_from} has behind it; "
+            f"run.steps={asked} is less than the {done} steps that {found} has behind it; "
             f"use {done} or more, or give the shorter run another run.name"
         )
-    console.print(
-        f"resuming {resume_from}, after step {parts.counters.step} of {parts.recipe.run.steps}",
-        highlight=False,
-        soft_wrap=True,
+    on_main(parts.ranks, lambda: adopt(found, parts.folder.checkpoints))
+    dropped = [resume_from.dropped] if resume_from.dropped else []
+    _print_lines(
+        console,
+        [*dropped, f"resuming {found}, after step {done} of {asked}"],
     )
 
 
@@ -126,7 +133,7 @@ def _refuse_another_recipe(parts: Parts) -> None:
         there = load_recipe(parts.folder.resolved).model_dump()
         fingerprint = parts.identity.model_fingerprint
         state = {"recipe": there, "model_fingerprint": fingerprint}
-        checkpoint.check_identity(parts.folder.path, state, parts.identity)
+        check_identity(parts.folder.path, state, parts.identity)
 
 
 def _is_done(parts: Parts) -> bool:
@@ -137,31 +144,33 @@ def _is_done(parts: Parts) -> bool:
 def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
     """Train to the end or to a signal, write what a finished run leaves, and return the exit
     code."""
-    is_main = parts.ranks.is_main
-    if is_main:
-        _prepare(
-            parts.folder,
-            parts.recipe,
-            source,
-            ranks=parts.ranks,
-            first_step=parts.counters.step,
-        )
-    with Interrupt() as interrupt:
-        finished = _train(parts, console, interrupt)
-    if finished:
-        with parts.policy.gathered():
-            if is_main:
-                _write_results(parts, model)
+    try:
+        on_main(parts.ranks, lambda: _prepare(parts, source))
+        with Interrupt() as interrupt:
+            finished = _train(parts, console, interrupt)
+        if finished:
+            with parts.policy.gathered():
+                on_main(parts.ranks, lambda: _write_results(parts, model))
+    except StorageError as error:
+        raise StorageError(f"{error}, {_way_on(parts.folder)}") from error
     return 0 if finished else interrupt.exit_code
 
 
-def _prepare(
-    folder: RunFolder, recipe: Recipe, source: Path, *, ranks: Ranks, first_step: int
-) -> None:
+def _way_on(folder: RunFolder) -> str:
+    """Say what a run that could not be written on goes on from."""
+    last, _ = checkpoint.newest_whole(folder.checkpoints)
+    if last is None:
+        return "and run the same command again: it starts over, for there is no checkpoint yet"
+    return f"and run the same command again: it goes on from {last}, the last good checkpoint"
+
+
+def _prepare(parts: Parts, source: Path) -> None:
     """Make the run's folder, and keep the recipe as written and as run.
 
-    What an earlier part of the run left past `first_step` is dropped: it belongs to another branch.
+    What an earlier part of the run left past the first step is dropped: it belongs to another
+    branch.
     """
+    folder, recipe, ranks = parts.folder, parts.recipe, parts.ranks
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,19 +178,20 @@ def _prepare(
             f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
             f"made: {error.strerror}; name a folder that can be written to"
         ) from None
-    # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it too.
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    for later in folder.past(first_step):
-        shutil.rmtree(later) if later.is_dir() else later.unlink()
     written = folder.path / "recipe.yaml"
-    if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
-        shutil.copyfile(source, written)
+    with writing(folder.path):
+        # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it.
+        discard(folder.adapter)
+        for later in folder.past(parts.counters.step):
+            discard(later) if later.is_dir() else later.unlink()
+        if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
+            shutil.copyfile(source, written)
     header = (
         f"# As run by rl-llm {__version__}, with every default.\n"
         f"# engine: {recipe.rollout.engine}, processes: {ranks.num_ranks}, "
         f"ZeRO stage: {'none' if ranks.zero is None else ranks.zero.stage}\n"
     )
-    folder.resolved.write_text(header + dump_yaml(recipe), encoding="utf-8")
+    write_text(folder.resolved, header + dump_yaml(recipe))
 
 
 def _train(parts: Parts, console: Console, interrupt: Interrupt) -> bool:
@@ -219,13 +229,22 @@ def _open_sinks(parts: Parts) -> list[Sink]:
 def _write_results(parts: Parts, model: Model) -> None:
     """Write the report, then the final adapter: aside and renamed, for it says that all is done."""
     folder = parts.folder
-    write_report(folder.path)
+    try:
+        write_report(folder.path)
+    except InputError as error:  # To `rl-llm report` the folder is input; here it is the run's own.
+        raise StorageError(str(error)) from error
     aside = folder.path / ".adapter.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    parts.policy.save_adapter(aside)
-    model.tokenizer.save_pretrained(str(aside))
-    write_card(aside, parts.recipe, read_rows(folder.metrics))
-    aside.rename(folder.adapter)
+    try:
+        with writing(folder.adapter):
+            shutil.rmtree(aside, ignore_errors=True)
+            parts.policy.save_adapter(aside)
+            model.tokenizer.save_pretrained(str(aside))
+            write_card(aside, parts.recipe, read_rows(folder.metrics))
+            flush_tree(aside)
+            aside.rename(folder.adapter)
+            flush(folder.path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _show_outcome(parts: Parts, console: Console, *, source: Path) -> None:

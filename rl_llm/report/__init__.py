@@ -20,9 +20,12 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render(read_run(run_dir))
     target = run_dir / REPORT_FILE
+    aside = run_dir / f".{REPORT_FILE}.partial"
     try:
-        target.write_text(page, encoding="utf-8", errors="replace")
+        aside.write_text(page, encoding="utf-8", errors="replace")
+        aside.replace(target)
     except OSError as error:
+        aside.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {str(target)!r}: {error.strerror}; make the folder writable, or copy it"
         ) from None

@@ -1,9 +1,9 @@
 """The loop, and everything that must survive a restart."""
 
-from rl_llm.trainer.checkpoint import Identity
 from rl_llm.trainer.evaluate import Evaluation, Evaluator, PassRate, sample_problems
-from rl_llm.trainer.folder import RunFolder
+from rl_llm.trainer.folder import ResumePoint, RunFolder
 from rl_llm.trainer.generation import Generation
+from rl_llm.trainer.identity import Identity, check_identity
 from rl_llm.trainer.loop import Trainer
 from rl_llm.trainer.metrics import Counters, JsonlSink, Sink, TensorBoardSink, read_rows
 from rl_llm.trainer.parts import Parts, Watcher
@@ -23,11 +23,13 @@ __all__ = [
     "PassRate",
     "Pending",
     "Pipeline",
+    "ResumePoint",
     "RunFolder",
     "Sink",
     "TensorBoardSink",
     "Trainer",
     "Watcher",
+    "check_identity",
     "read_rows",
     "sample_problems",
 ]

@@ -1,24 +1,26 @@
 """The training loop, as a table of contents."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rl_llm.config import Recipe
 from rl_llm.curriculum import dry_message
-from rl_llm.errors import EngineLost, RunError
+from rl_llm.errors import EngineLost, RunError, StorageError
 from rl_llm.kl import KLFacts
 from rl_llm.policy import UpdateFacts, learning_rate, score_batch, train_groups
 from rl_llm.seeds import derive_rng
 from rl_llm.trainer import checkpoint
 from rl_llm.trainer.draws import draw_rows
 from rl_llm.trainer.generation import Harvest
-from rl_llm.trainer.metrics import Row, evaluation_row, harvest_row, update_row
+from rl_llm.trainer.metrics import Row, Sink, evaluation_row, harvest_row, update_row
 from rl_llm.trainer.parts import Parts
 from rl_llm.trainer.pending import HarvestReport, UnfinishedStep
 from rl_llm.trainer.pipeline import Overlap, Pipeline
 from rl_llm.trainer.remarks import Remarks
 from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
+from rl_llm.trainer.storage import on_main
 
 
 class Trainer:
@@ -202,8 +204,8 @@ class Trainer:
                 self._counters.finished = True
             if parts.ranks.is_main:
                 parts.watcher.evaluated(step, evaluation)
+        on_main(parts.ranks, lambda: write_samples(parts.folder.samples(step), samples))
         if parts.ranks.is_main:
-            write_samples(parts.folder.samples(step), samples)
             parts.watcher.sampled(samples)
         return row
 
@@ -212,14 +214,17 @@ class Trainer:
         with self._timed("checkpoint"):
             rollouts.drain(self._counters.step)
             with parts.policy.gathered():
-                if parts.ranks.is_main:
-                    checkpoint.save(
-                        parts.folder.checkpoints,
-                        parts.stateful,
-                        parts.identity,
-                        keep=parts.recipe.checkpoint.keep,
-                    )
-            parts.ranks.wait()
+                on_main(parts.ranks, self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        parts = self._parts
+        parts.folder.flush_rows()
+        checkpoint.save(
+            parts.folder.checkpoints,
+            parts.stateful,
+            parts.identity,
+            keep=parts.recipe.checkpoint.keep,
+        )
 
     def _save_what_is_left(self, lost: EngineLost, rollouts: Pipeline) -> EngineLost:
         """Save the last step that is done, and return the error that says so."""
@@ -227,16 +232,26 @@ class Trainer:
         step = self._counters.step
         if step == 0:
             return EngineLost(f"{lost}; no step was done: run the same command again to start over")
-        self._save(rollouts)
+        try:
+            self._save(rollouts)
+        except StorageError as fault:
+            return EngineLost(f"{lost}; and {fault}")
         return EngineLost(
             f"{lost}; a checkpoint was written after step {step}; run the same command again to go "
             "on"
         )
 
     def _write(self, row: Row) -> None:
-        if self._parts.ranks.is_main:
-            for sink in self._parts.sinks:
+        self._write_rows([row], self._parts.sinks)
+
+    def _write_rows(self, rows: Sequence[Row], sinks: Sequence[Sink]) -> None:
+        """Write on rank 0; every rank hears of it when that fails."""
+
+        def write() -> None:
+            for row, sink in itertools.product(rows, sinks):
                 sink.write(row)
+
+        on_main(self._parts.ranks, write)
 
     def _say(self, report: HarvestReport) -> None:
         """Say what the scheduler noticed; that a step has nothing to learn from is said, or kept
@@ -262,9 +277,8 @@ class Trainer:
             raise RunError(self._why_ended)
 
     def _log_draws(self, harvest: Harvest, step: int) -> None:
-        if self._parts.draw_log is not None:
-            for row in draw_rows(harvest, step=step):
-                self._parts.draw_log.write(row)
+        log = self._parts.draw_log
+        self._write_rows(draw_rows(harvest, step=step), [] if log is None else [log])
 
     def _is_due(self, every: int) -> bool:
         return self.is_finished or self._counters.step % every == 0

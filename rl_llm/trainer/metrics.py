@@ -5,9 +5,11 @@ Every key is explained in docs/metrics.md.
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from rl_llm.policy import CriticFacts, UpdateFacts
 from rl_llm.records import Score, ScoredGroup
 from rl_llm.trainer.evaluate import Evaluation, PassRate
 from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.storage import writing
 
 Row = dict[str, Any]
 
@@ -209,13 +212,20 @@ class JsonlSink:
     def __init__(self, path: Path, *, last_step: int) -> None:
         """Keep the rows up to `last_step` (-1: none) of an earlier part of the run, and go on
         behind them."""
-        _cut(path, last_step=last_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            _cut(path, last_step=last_step)
+            self._file = path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append the row and flush it."""
-        self._file.write(_line(row))
-        self._file.flush()
+        """Append the row; raises `StorageError`, and leaves none of it, where it does not fit."""
+        whole = os.fstat(self._file.fileno()).st_size
+        with writing(self._path):
+            try:
+                _write_all(self._file, _line(row).encode())
+            except OSError:
+                self._file.truncate(whole)
+                raise
 
     def close(self) -> None:
         """Close the file."""
@@ -229,22 +239,27 @@ class TensorBoardSink:
         """Events after `last_step` of an earlier part of the run are hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
+        self._folder = folder
+        with writing(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write every number of the row but its step."""
-        for key, value in row.items():
-            if key != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(key, value, row["step"])
-        self._writer.flush()
+        with writing(self._folder):
+            for key, value in row.items():
+                if key != "step" and isinstance(value, int | float):
+                    self._writer.add_scalar(key, value, row["step"])
+            self._writer.flush()
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        with writing(self._folder):
+            self._writer.close()
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a metrics file; a last line that was cut off in writing is left out."""
+    """Return the rows of a metrics file; a line that is damaged, or was cut off in writing, is left
+    out."""
     return list(iter_rows(path))
 
 
@@ -252,20 +267,43 @@ def iter_rows(path: Path) -> Iterator[Row]:
     """Yield what `read_rows` returns, one row at a time, for files that grow large."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
-                return
+                continue
 
 
 def _cut(path: Path, *, last_step: int) -> None:
-    """Keep the rows up to `last_step` alone; a file that is not there is made, empty."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(_line(row) for row in iter_rows(path) if row["step"] <= last_step)
-    aside.replace(path)
+    """Cut the file behind its last row up to `last_step`, which takes no room on a full disk."""
+    if not path.is_file():
+        return
+    end = kept = 0
+    with path.open("r+b") as file:
+        for line in file:
+            end += len(line)
+            step = _step_of(line)
+            if step is not None and step > last_step:
+                break
+            if step is not None:
+                kept = end
+        file.truncate(kept)
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a row, None for one that was not written to its end."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write all of it; where a disk takes a part alone, the next call says why."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _line(row: Mapping[str, Any]) -> str:

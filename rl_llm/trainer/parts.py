@@ -14,6 +14,7 @@ from rl_llm.trainer import checkpoint
 from rl_llm.trainer.evaluate import Evaluation, Evaluator
 from rl_llm.trainer.folder import RunFolder
 from rl_llm.trainer.generation import Generation
+from rl_llm.trainer.identity import Identity
 from rl_llm.trainer.metrics import Counters, Row, Sink
 from rl_llm.trainer.pending import Pending
 
@@ -44,7 +45,7 @@ class Parts:
 
     recipe: Recipe
     folder: RunFolder
-    identity: checkpoint.Identity
+    identity: Identity
     algorithm: Algorithm
     scheduler: Scheduler
     generation: Generation

@@ -19,6 +19,7 @@ from rl_llm.errors import CheckpointError, EngineLost
 from rl_llm.trainer.evaluate import Evaluation, Evaluator
 from rl_llm.trainer.generation import Generation
 from rl_llm.trainer.pending import HarvestReport, Pending
+from rl_llm.trainer.storage import writing
 from rl_llm.trainer.task_line import TaskLine
 
 T = TypeVar("T")
@@ -111,7 +112,8 @@ class Pipeline:
     def publish(self, save_adapter: Callable[[Path], None], *, version: int) -> None:
         """Write the adapter, and have it loaded behind what was asked for before."""
         folder = self._folder_of(version)
-        save_adapter(folder)
+        with writing(folder):
+            save_adapter(folder)
         self._adapters[version] = folder
         self._load(version)
         oldest = self._overlap.version_for(version + 1)

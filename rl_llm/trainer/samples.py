@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.records import ScoredGroup
+from rl_llm.trainer.storage import write_text, writing
 
 MAX_EVAL_PROBLEMS = 24
 MAX_TRAIN_GROUPS = 4
@@ -40,10 +41,11 @@ def training_samples(
 
 
 def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, replacing the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write one JSON object a line, replacing the file; raises `StorageError`."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def _rows(group: ScoredGroup, *, split: str, step: int) -> list[dict[str, Any]]:

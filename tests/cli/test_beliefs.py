@@ -16,6 +16,7 @@ from rl_llm.policy import load_tokenizer
 from rl_llm.records import Completion, Group, Score, ScoredGroup
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.trainer import checkpoint
+from rl_llm.trainer.manifest import seal
 
 
 def scored(request, num_correct):
@@ -44,6 +45,7 @@ def run_dir(small):
     rest = store.save(saved / "curriculum.parquet", scheduler.row_names, scheduler.state_dict())
     state = {"format": checkpoint.FORMAT, "counters": {"step": 2}, "curriculum": rest}
     (saved / "state.json").write_text(json.dumps(state))
+    seal(saved)
     (folder / "resolved.yaml").write_text(dump_yaml(recipe))
     return scheduler, folder
 

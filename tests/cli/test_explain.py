@@ -19,6 +19,7 @@ from rl_llm.trainer import Counters, JsonlSink, RunFolder
 from rl_llm.trainer.checkpoint import FORMAT
 from rl_llm.trainer.draws import draw_rows
 from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.manifest import seal
 
 RECIPE = """
 run: {{name: told, steps: 9}}
@@ -91,6 +92,7 @@ def simulate(folder, recipe, *, num_steps, correct=CORRECT):
     rest = store.save(saved / "curriculum.parquet", scheduler.row_names, scheduler.state_dict())
     state = {"format": FORMAT, "counters": asdict(Counters(step=num_steps)), "curriculum": rest}
     (saved / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    seal(saved)
     run.resolved.write_text(dump_yaml(recipe), encoding="utf-8")
 
 

@@ -155,6 +155,8 @@ def test_a_checkpoint_named_by_its_path_starts_another_run(finished, tmp_path, s
     older = finished / "runs" / "small" / "checkpoints" / "step-000004"
     assert main(["train", str(small), "run.name=branch", "--resume", str(older)]) == 0
     assert [row["step"] for row in read_metrics("runs/branch")] == [5]
+    # The branch can be resumed without the run that it comes from, also before its own first one.
+    assert checkpoints(tmp_path / "runs" / "branch") == ["step-000004", "step-000005"]
     branch, original = (
         load_file(run / "adapter" / "adapter_model.safetensors")
         for run in (tmp_path / "runs" / "branch", finished / "runs" / "small")

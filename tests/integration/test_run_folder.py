@@ -71,6 +71,7 @@ def test_a_finished_run_holds_these_files_and_no_others(run_dir):
         "metrics.jsonl",
         "draws.jsonl",
         "report.html",
+        "checkpoints/step-N/manifest.json",
         "checkpoints/step-N/state.json",
         "checkpoints/step-N/curriculum.parquet",
         "checkpoints/step-N/trainer/policy.pt",

@@ -16,7 +16,7 @@ import yaml
 from rl_llm.config import parse_recipe
 from rl_llm.errors import CheckpointError
 from rl_llm.plugins import load_module
-from rl_llm.trainer.checkpoint import Identity, check_identity
+from rl_llm.trainer.identity import Identity, check_identity
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
 pytest.importorskip("vllm", reason="vLLM is not installed")

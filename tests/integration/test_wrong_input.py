@@ -208,12 +208,14 @@ def test_resume_from_what_is_no_checkpoint_is_refused(refused, small):
     "file", ["adapter/adapter_model.safetensors", "trainer/policy.pt", "curriculum.parquet"]
 )
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_checkpoint_is_named(refused, small, run_dir, file, damage):
+def test_a_damaged_checkpoint_that_is_asked_for_is_refused(refused, small, run_dir, file, damage):
     damaged = run_dir / "checkpoints" / "step-000005" / file
     damaged.write_bytes(damaged.read_bytes()[:100])
     if damage == "gone":
         damaged.unlink()
-    assert_names(refused("train", small), "runs/small/checkpoints/step-000005", file)
+    named = "runs/small/checkpoints/step-000005"
+    how = "is missing" if damage == "gone" else "is truncated: 100 of "
+    assert_names(refused("train", small, "--resume", named), f"{named} is damaged: {file} {how}")
 
 
 def test_evaluating_what_is_no_run_asks_for_a_recipe(refused, tmp_path):

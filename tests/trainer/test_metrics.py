@@ -2,11 +2,13 @@
 
 import json
 import math
+import resource
 from dataclasses import asdict, fields
 
 import pytest
 
 from rl_llm.curriculum.draw_record import Draw
+from rl_llm.errors import StorageError
 from rl_llm.policy import UpdateFacts
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup, content_key
 from rl_llm.trainer.generation import Harvest
@@ -196,3 +198,40 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     sink.write({"step": 1, "loss": math.nan, "norm": math.inf})
     sink.close()
     assert json.loads(path.read_text(encoding="utf-8")) == {"step": 1, "loss": None, "norm": None}
+
+
+def test_a_row_that_does_not_fit_leaves_none_of_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path, last_step=-1)
+    sink.write({"step": 1, "text": "x" * 100})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))
+    try:
+        with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written: File too large"):
+            sink.write({"step": 2, "text": "y" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [row["step"] for row in read_rows(path)] == [1]
+    assert path.read_bytes().endswith(b"}\n")
+    sink.write({"step": 2})
+    sink.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b'{"step": 2}', b"\x00\xff\x00"])
+def test_a_torn_last_line_is_left_out_and_cut(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + torn)
+    assert read_rows(path)[0] == {"step": 1}
+    sink = JsonlSink(path, last_step=2)
+    sink.write({"step": 2})
+    sink.close()
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_damaged_line_between_rows_costs_itself_alone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\xffp": 2\n{"step": 3}\n{"step": 4}\n')
+    JsonlSink(path, last_step=3).close()
+    assert path.read_bytes().endswith(b'{"step": 3}\n')
+    assert [row["step"] for row in read_rows(path)] == [1, 3]

@@ -7,8 +7,8 @@ from rl_llm.curriculum.draw_record import Draw
 from rl_llm.errors import CheckpointError
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup, content_key
 from rl_llm.trainer import HarvestReport, Identity, Pending
-from rl_llm.trainer.checkpoint import check_identity
 from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.identity import check_identity
 from rl_llm.trainer.pending import UnfinishedStep
 
 CHAT = ({"role": "system", "content": "Add."}, {"role": "user", "content": "1+1"})

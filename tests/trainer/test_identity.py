@@ -7,14 +7,7 @@ import pytest
 
 from rl_llm.config import parse_recipe
 from rl_llm.errors import CheckpointError
-from rl_llm.trainer import RunFolder
-from rl_llm.trainer.checkpoint import (
-    FORMAT,
-    Identity,
-    check_identity,
-    list_checkpoints,
-    read_state,
-)
+from rl_llm.trainer.identity import Identity, check_identity
 
 RECIPE = {
     "run": {"name": "a", "steps": 10},
@@ -80,43 +73,37 @@ def test_another_model_under_the_same_path_is_refused(tmp_path):
         check(tmp_path, identity("f00d"), identity("beef"))
 
 
-def test_a_folder_without_state_is_no_checkpoint(tmp_path):
-    (tmp_path / "step-000001").mkdir()
-    assert list_checkpoints(tmp_path) == []
-    with pytest.raises(CheckpointError, match="is not a checkpoint"):
-        read_state(tmp_path / "step-000001")
+def without(key, section, given):
+    """Return an identity as a version wrote it that did not know a key yet."""
+    recipe = copy.deepcopy(given.recipe)
+    del recipe[section][key]
+    return Identity(recipe=recipe, model_fingerprint=given.model_fingerprint)
 
 
-def test_another_format_is_refused(tmp_path):
-    (tmp_path / "state.json").write_text(json.dumps({"format": FORMAT + 1}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="format"):
-        read_state(tmp_path)
+def test_a_checkpoint_from_before_a_key_goes_on_with_the_default_of_the_key(tmp_path):
+    check(tmp_path, without("grad_clip", "optim", identity()), identity())
 
 
-def test_auto_finds_the_newest_and_never_refuses_a_folder_with_a_run(tmp_path):
-    folder = RunFolder(tmp_path)
-    assert folder.find_checkpoint("auto") is None
-    assert folder.find_checkpoint("never") is None
-    for step in (10, 9):
-        checkpoint = folder.checkpoints / f"step-{step:06d}"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "state.json").write_text("{}", encoding="utf-8")
-    assert folder.find_checkpoint("auto") == folder.checkpoints / "step-000010"
-    folder.metrics.write_text("", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="holds a run already"):
-        folder.find_checkpoint("never")
+def test_a_key_that_the_checkpoint_was_written_before_must_have_its_default(tmp_path):
+    given = identity(optim={"grad_clip": 0.3})
+    with pytest.raises(CheckpointError) as error:
+        check(tmp_path, without("grad_clip", "optim", given), given)
+    changes = str(error.value).splitlines()[1:-1]
+    assert changes == ["  optim.grad_clip: 1.0 in the checkpoint, 0.3 in the recipe"]
 
 
-def test_a_checkpoint_of_another_run_is_gone_on_from_in_a_folder_of_its_own_alone(tmp_path):
-    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
-    for folder in (first, second):
-        checkpoint = folder.checkpoints / "step-000002"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "state.json").write_text("{}", encoding="utf-8")
-    theirs, own = str(first.path), str(second.path)
-    assert second.find_checkpoint(theirs) == first.checkpoints / "step-000002"
-    second.metrics.write_text('{"step": 0}\n', encoding="utf-8")
-    for path in (theirs, f"{theirs}/checkpoints/step-000002"):
-        with pytest.raises(CheckpointError, match="is of another run"):
-            second.find_checkpoint(path)
-    assert second.find_checkpoint(own) == second.checkpoints / "step-000002"
+def test_a_recipe_that_the_schema_refuses_is_compared_as_it_stands(tmp_path):
+    old = without("grad_clip", "optim", identity())
+    old.recipe["optim"]["momentum"] = 0.9
+    with pytest.raises(CheckpointError) as error:
+        check(tmp_path, old, identity())
+    message = str(error.value)
+    assert "optim.momentum: 0.9 in the checkpoint, nothing in the recipe" in message
+    assert "optim.grad_clip: nothing in the checkpoint, 1.0 in the recipe" in message
+    assert "(defaults are not filled in: this version refuses its recipe: optim.momentum" in message
+
+
+def test_an_equal_recipe_is_accepted_though_the_schema_refuses_it(tmp_path):
+    same = identity()
+    same.recipe["optim"]["momentum"] = 0.9
+    check(tmp_path, same, same)

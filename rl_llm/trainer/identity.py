@@ -1,0 +1,102 @@
+"""What a checkpoint belongs to: a recipe and a model, and what of the recipe may change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_llm.config import parse_recipe
+from rl_llm.errors import CheckpointError, ConfigError
+
+_MEMORY_OF_VLLM = tuple(
+    f"rollout.vllm.{key}" for key in ("memory_fraction", "kv_cache_gib", "sleep", "compile")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a checkpoint belongs to: the resolved recipe, and the fingerprint of the base model."""
+
+    recipe: Mapping[str, Any]
+    model_fingerprint: str
+
+
+def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
+    """Refuse to resume another recipe or another model, and show the difference.
+
+    Only `run.name`, `run.output_dir`, `tracking`, where servers are found (`rollout.servers`), what
+    memory vLLM takes (`rollout.vllm.memory_fraction`, `kv_cache_gib`, `sleep` and `compile`), and,
+    where nothing is scheduled over it, `run.steps` may differ. Keys that the checkpoint was written
+    before count with their defaults.
+    """
+    may_differ = {"run.name", "run.output_dir", "tracking", *_MEMORY_OF_VLLM}
+    if not _scheduled_over_steps(identity.recipe):
+        may_differ.add("run.steps")
+    recipe, refusal = _filled(state["recipe"])
+    saved, given = _flat(recipe), _flat(identity.recipe)
+    changes = [
+        f"  {path}: {_shown(saved, path)} in the checkpoint, {_shown(given, path)} in the recipe"
+        for path in sorted(saved.keys() | given.keys())
+        if saved.get(path) != given.get(path)
+        and path not in may_differ
+        and not path.startswith("rollout.servers.")
+    ]
+    if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
+        changes.append(
+            "  (run.steps may change where optim.schedule is constant, kl.controller is not "
+            "scheduled over the run, curriculum.probe is null, and rollout.max_staleness is 0)"
+        )
+    if changes:
+        changes += refusal
+        raise CheckpointError(
+            f"{checkpoint} belongs to another recipe:\n" + "\n".join(changes) + "\n"
+            "give this recipe another run.name, or undo the difference"
+        )
+    if state["model_fingerprint"] != identity.model_fingerprint:
+        raise CheckpointError(
+            f"{checkpoint} was trained on another model: fingerprint {state['model_fingerprint']}, "
+            f"and model.path={identity.recipe['model']['path']!r} has "
+            f"{identity.model_fingerprint}; put the first model back, or give the run another "
+            "run.name"
+        )
+
+
+def _filled(recipe: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Return a saved recipe with the defaults of keys that it lacks; where the schema refuses it,
+    the recipe as it is, and the line that says so."""
+    try:
+        return parse_recipe(recipe, where="its recipe").model_dump(), []
+    except ConfigError as error:
+        return recipe, [f"  (defaults are not filled in: this version refuses {error})"]
+
+
+def _shown(leaves: Mapping[str, Any], path: str) -> str:
+    return repr(leaves[path]) if path in leaves else "nothing"
+
+
+def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
+    """Say whether a run's length shows before its end: rates and beta may be scheduled over it, its
+    last step finishes all probes, and nothing is generated ahead for later ones."""
+    constant_rate = recipe["optim"]["schedule"] == "constant"
+    controller = recipe["kl"]["controller"]
+    needs_no_length = {"constant", "target", "ppo_penalty", "accuracy"}
+    is_short_ramp = (
+        controller["name"] in ("linear", "cosine") and controller.get("over") is not None
+    )
+    constant_beta = controller["name"] in needs_no_length or is_short_ramp
+    takes_turns = recipe["rollout"]["max_staleness"] == 0 and recipe["curriculum"]["probe"] is None
+    return not (constant_rate and constant_beta and takes_turns)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a tree by their dotted path; `tracking` is a leaf."""
+    if isinstance(tree, Mapping):
+        children = tree.items()
+    elif isinstance(tree, list) and prefix != "tracking":
+        children = dict(enumerate(tree)).items()
+    else:
+        return {prefix: tree}
+    leaves: dict[str, Any] = {}
+    for key, child in children:
+        leaves |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
