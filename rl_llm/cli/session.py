@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from rl_llm import __version__
 from rl_llm.cli.engines import settle_engine
+from rl_llm.cli.failure import EndingTogether
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.parts import (
     Model,
@@ -41,6 +43,9 @@ from rl_llm.trainer import (
     read_rows,
 )
 
+# A launcher sends SIGTERM to the others when one process is gone: they hear of it this soon.
+_HEAR_OF_A_DEATH_S = 1.0
+
 
 def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> int:
     """Run a recipe read from `source`, show it, and return the exit code.
@@ -50,9 +55,9 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     resume_from = folder.find_checkpoint(resume)
     transformers_logging.disable_progress_bar()
-    ranks = Ranks()
+    ranks = Ranks(timeout_s=recipe.run.timeout_s)
     console = Console(quiet=not ranks.is_main)
-    try:
+    with closing(ranks), EndingTogether(ranks, last_words=partial(_where_it_goes_on, folder)):
         recipe, choice = settle_engine(recipe, device=ranks.device)
         _print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
@@ -61,8 +66,14 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine):
             return _go_on(parts, model, console, resume_from, source, is_overridden=is_overridden)
-    finally:
-        ranks.close()
+
+
+def _where_it_goes_on(folder: RunFolder) -> str:
+    """Say what is left of a run that ended before its time."""
+    checkpoints = checkpoint.list_checkpoints(folder.checkpoints)
+    if not checkpoints:
+        return "no checkpoint was written yet: the same command starts over"
+    return f"the same command goes on from {checkpoints[-1]}"
 
 
 def _go_on(
@@ -146,7 +157,8 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
             ranks=parts.ranks,
             first_step=parts.counters.step,
         )
-    with Interrupt() as interrupt:
+    is_ending = partial(parts.ranks.is_ending, wait_s=_HEAR_OF_A_DEATH_S)
+    with Interrupt(is_ending=is_ending, speaks=parts.ranks.speaks) as interrupt:
         finished = _train(parts, console, interrupt)
     if finished:
         with parts.policy.gathered():
