@@ -1,5 +1,6 @@
 """What is said of an error, and the exit code that it becomes; on several processes, once."""
 
+import json
 import os
 import select
 import signal
@@ -8,10 +9,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rl_llm.errors import InputError, RlLlmError
+from rl_llm.errors import InputError, RlLlmError, RunError
 
 if TYPE_CHECKING:
     from rl_llm.policy import End, Ranks
@@ -23,6 +25,7 @@ EXIT_PIPE_CLOSED = 128 + signal.SIGPIPE
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 _OTHERS_FIRST_S = 5.0
+_TIMED_OUT = "Timed out waiting"  # What gloo says.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ def failure_of(error: BaseException) -> Failure:
             return Failure(text="", code=EXIT_PIPE_CLOSED)
         case SystemExit():
             return _left(error)
-    return Failure(text="".join(traceback.format_exception(error)).rstrip(), code=EXIT_RUN_FAILED)
+    return Failure(text=_trace(error), code=EXIT_RUN_FAILED)
 
 
 def tell(failure: Failure) -> int:
@@ -68,7 +71,8 @@ class EndingTogether:
     """
 
     def __init__(self, ranks: "Ranks", *, last_words: Callable[[], str]) -> None:
-        """`last_words` are said behind a process that is gone without a word of its own."""
+        """`last_words` are said behind a process that is gone, or hangs, without a word of its
+        own."""
         self._ranks = ranks
         self._last_words = last_words
 
@@ -85,27 +89,54 @@ class EndingTogether:
         """End the other processes if this one fails."""
         if error is None or self._ranks.num_ranks == 1:
             return
-        failure = failure_of(error)
+        cause = self._ranks.end_all(self._end_of(error))
+        if cause.rank == self._ranks.rank:
+            _leave_word()
+        sys.unraisablehook = lambda _: None  # What breaks from here on is an echo of the cause.
+        raise SystemExit(cause.code) from None
+
+    def _end_of(self, error: BaseException) -> "End":
+        from rl_llm.policy import End
+
+        is_late = isinstance(error, RuntimeError) and _TIMED_OUT in str(error)
+        failure = failure_of(self._late() if is_late else error)
         tag = f"rank {self._ranks.rank}: "
         text = "".join(tag + line for line in failure.text.splitlines(keepends=True))
-        raise SystemExit(self._ranks.end_all(text, failure.code)) from None
+        return End(rank=self._ranks.rank, text=text, code=failure.code, is_late=is_late)
+
+    def _late(self) -> RunError:
+        return RunError(
+            f"another process did not come within run.timeout_s={self._ranks.timeout_s:g} seconds; "
+            "if it was only slow, give it more time"
+        )
 
     def _say(self, end: "End") -> None:
         print(end.text, file=sys.stderr, flush=True)
-        if end.is_death:
+        if end.is_death or end.is_late:
             print(self._last_words(), file=sys.stderr, flush=True)
+
+
+def _leave_word() -> None:
+    """Have the summary of torch's launcher name this process, and point to what it said."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        word = {"message": "said above", "timestamp": int(time.time()) - 1}
+        Path(file).write_text(json.dumps(word), encoding="utf-8")
 
 
 def _left(error: SystemExit) -> Failure:
     """Return what to say of a process that called `sys.exit`; a signal that it obeys is known."""
     if error.code == EXIT_TERMINATED:
-        return Failure(text="", code=EXIT_TERMINATED)
+        return Failure(text="ended by SIGTERM", code=EXIT_TERMINATED)
     code = error.code if isinstance(error.code, int) else EXIT_RUN_FAILED
     return Failure(
-        text=f"error: left by sys.exit({error.code!r})\n"
-        + "".join(traceback.format_exception(error)),
+        text=f"error: left by sys.exit({error.code!r})\n" + _trace(error),
         code=code or EXIT_RUN_FAILED,
     )
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def stdout_is_closed() -> bool:

@@ -26,6 +26,7 @@ from rl_llm.cli.parts import (
     load_model,
 )
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
+from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.config import Recipe, dump_yaml, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.hub import write_card
@@ -61,7 +62,10 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
         recipe, choice = settle_engine(recipe, device=ranks.device)
         _print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
-        data = load_data(recipe, model.encoder)
+        with warnings_heard(ranks.speaks):
+            data = load_data(recipe, model.encoder)
+        if ranks.num_ranks > 1:
+            tag_warnings(f"rank {ranks.rank}: ")
         _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine):

@@ -67,6 +67,11 @@ class Ranks:
         return self.rank == 0
 
     @property
+    def timeout_s(self) -> float:
+        """How long a process waits for another."""
+        return self._timeout.total_seconds()
+
+    @property
     def speaks(self) -> bool:
         """True on the first rank of every machine, which tells what only its machine knows."""
         return self._local_rank == 0
@@ -168,10 +173,9 @@ class Ranks:
         `wait_s`."""
         return self._watch is not None and self._watch.is_ending(wait_s=wait_s)
 
-    def end_all(self, text: str, code: int) -> int:
-        """End all processes because of an error in this one; return the code to leave with, once
-        the cause, which may be another's, is said."""
-        return code if self._watch is None else self._watch.end_all(text, code)
+    def end_all(self, end: End) -> End:
+        """End all processes because of an error in this one; return the cause once it is said."""
+        return end if self._watch is None else self._watch.end_all(end)
 
     def close(self) -> None:
         """Leave the process group."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any
@@ -55,13 +55,15 @@ class Seat:
 class End:
     """Why all processes end: what is said of it, and the code to leave with.
 
-    `is_death` is True where a process went without a word, which others found out.
+    `is_death` is True where a process went without a word, which others found out; `is_late` where
+    one was waited for in vain.
     """
 
     rank: int
     text: str
     code: int
     is_death: bool = False
+    is_late: bool = False
 
     @property
     def order(self) -> int:
@@ -120,6 +122,7 @@ class Watch:
         self._selector.register(self._woken, EVENT_READ)
         for other, line in self._lines.items():
             self._selector.register(line.socket, EVENT_READ, other)
+        self._silent: set[Seat] = set()
         self._is_left = False
         self._unwinds = False
         self._thread = threading.Thread(target=self._watch, name="ranks-watch", daemon=True)
@@ -129,19 +132,21 @@ class Watch:
         """Say whether the processes end, or are found to within `wait_s`."""
         return self._has_ended.wait(wait_s)
 
-    def end_all(self, text: str, code: int) -> int:
-        """Have all processes end, because of an error in this one; return the code to leave with
-        once the cause is said. Where another cause came before, that is the one."""
+    def end_all(self, end: End) -> End:
+        """Have all processes end, because of an error in this one; return the cause once it is
+        said: where another came before, or made this one, the other."""
         self._unwinds = True
-        self._tell(End(rank=self._seat.rank, text=text, code=code))
+        self._tell(end)
         self._has_ended.wait(_ANSWER_S + _SETTLE_S)
-        return code if self._end is None else self._end.code
+        return self._end or end
 
     def leave(self) -> None:
         """End the watch, because this process is done: the others are not to take it for dead."""
         if not self._has_ended.is_set():
             self._tell(None)
             self._thread.join(_ANSWER_S)
+            for each in (self._wake, self._woken, *(line.socket for line in self._lines.values())):
+                each.close()
 
     def _tell(self, end: End | None) -> None:
         self._told.put(end)
@@ -163,9 +168,19 @@ class Watch:
                 return self._decided
             if any(end.is_death for end in heard):
                 break
-            if heard:
-                decides_at = min(decides_at, time.monotonic() + patience_s)
-        return min(heard, key=lambda end: end.order)
+            if heard and decides_at == math.inf:
+                decides_at = time.monotonic() + patience_s
+                self._silent = set(self._lines)
+                self._send({"asks": self._seat.rank})
+        return self._with_the_silent(min(heard, key=lambda end: end.order))
+
+    def _with_the_silent(self, end: End) -> End:
+        """Add who did not answer within the time that was left: a process that hangs as a whole."""
+        if end.is_death or not (end.is_late or self._seat.rank) or not self._silent:
+            return end
+        names = ", ".join(seat.name for seat in sorted(self._silent, key=lambda seat: seat.rank))
+        end = replace(end, text=f"{end.text}\nno answer from {names}")
+        return replace(end, rank=0, is_death=True) if self._seat.rank else end
 
     def _hear_own(self) -> list[End]:
         """Take what the main thread told."""
@@ -192,12 +207,19 @@ class Watch:
                     ends.append(End(**end))
                 case {"ends": end}:
                     self._decided = End(**end)
+                case {"asks": _}:
+                    self._lines[seat].send({"answers": self._seat.rank})
+                case {"answers": _}:
+                    self._silent.discard(seat)
                 case {"leaves": _}:
                     self._forget(seat)
         return ends
 
     def _forget(self, seat: Seat) -> None:
-        self._selector.unregister(self._lines.pop(seat).socket)
+        self._silent.discard(seat)
+        gone = self._lines.pop(seat).socket
+        self._selector.unregister(gone)
+        gone.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:
         for line in self._lines.values():
