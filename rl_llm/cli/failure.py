@@ -78,7 +78,7 @@ class EndingTogether:
 
     def __enter__(self) -> None:
         """Watch the other processes; every process comes here."""
-        self._ranks.watch(self._say)
+        self._ranks.watch(self._say, self._end_of)
 
     def __exit__(
         self,
@@ -89,7 +89,7 @@ class EndingTogether:
         """End the other processes if this one fails."""
         if error is None or self._ranks.num_ranks == 1:
             return
-        cause = self._ranks.end_all(self._end_of(error))
+        cause = self._ranks.end_all(error)
         if cause.rank == self._ranks.rank:
             _leave_word()
         sys.unraisablehook = lambda _: None  # What breaks from here on is an echo of the cause.

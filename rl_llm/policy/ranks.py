@@ -3,6 +3,7 @@
 import copy
 import os
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -150,12 +151,14 @@ class Ranks:
         """Return once every rank has come here."""
         self._state.wait_for_everyone()
 
-    def watch(self, say: Callable[[End], None]) -> None:
+    def watch(self, say: Callable[[End], None], describe: Callable[[BaseException], End]) -> None:
         """From here on, the end of one process is the end of all; every rank calls it at the same
         point.
 
-        `say` gets the cause, once on every machine. A process alone watches nobody.
+        `say` gets the cause, once on every machine; `describe` makes it of an error. A process
+        alone watches nobody.
         """
+        self._describe = describe
         if self.num_ranks == 1:
             return
         seat = Seat(
@@ -173,9 +176,16 @@ class Ranks:
         `wait_s`."""
         return self._watch is not None and self._watch.is_ending(wait_s=wait_s)
 
-    def end_all(self, end: End) -> End:
+    def end_all(self, error: BaseException) -> End:
         """End all processes because of an error in this one; return the cause once it is said."""
+        end = self._describe(error)
         return end if self._watch is None else self._watch.end_all(end)
+
+    def tell_of(self, error: BaseException) -> None:
+        """Have all processes end because of an error in a second thread, which the main thread may
+        not come to see; what the main thread raises comes to `end_all` by itself."""
+        if self._watch is not None and threading.current_thread() is not threading.main_thread():
+            self._watch.tell(self._describe(error))
 
     def close(self) -> None:
         """Leave the process group."""

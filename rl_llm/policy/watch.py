@@ -134,21 +134,23 @@ class Watch:
 
     def end_all(self, end: End) -> End:
         """Have all processes end, because of an error in this one; return the cause once it is
-        said: where another came before, or made this one, the other."""
+        said: where another came before, or made this one, the other. For the main thread."""
         self._unwinds = True
-        self._tell(end)
+        self.tell(end)
         self._has_ended.wait(_ANSWER_S + _SETTLE_S)
         return self._end or end
 
     def leave(self) -> None:
         """End the watch, because this process is done: the others are not to take it for dead."""
         if not self._has_ended.is_set():
-            self._tell(None)
+            self.tell(None)
             self._thread.join(_ANSWER_S)
             for each in (self._wake, self._woken, *(line.socket for line in self._lines.values())):
                 each.close()
 
-    def _tell(self, end: End | None) -> None:
+    def tell(self, end: End | None) -> None:
+        """Have all processes end, this one among them, or with None have them not; for any
+        thread."""
         self._told.put(end)
         self._wake.send(b".")
 

@@ -43,7 +43,7 @@ def play(rank, shared, said, go, act):
         say=lambda end: note([rank, end.rank, end.text]),
     )
     note([rank, os.getpid()])
-    go.wait()
+    until(go.exists)
     act(found)
     found.leave()
 
@@ -64,7 +64,7 @@ def processes(monkeypatch, tmp_path):
         return sorted(line for line in lines if len(line) == length)
 
     def run(act, *, then=lambda pids: None):
-        shared, go = FORK.SimpleQueue(), FORK.Event()
+        shared, go = FORK.SimpleQueue(), tmp_path / "go"
         running.extend(
             FORK.Process(target=play, args=(rank, shared, said, go, act(rank))) for rank in range(4)
         )
@@ -72,7 +72,7 @@ def processes(monkeypatch, tmp_path):
             process.start()
         until(lambda: len(words(2)) == 4)
         pids = dict(words(2))
-        go.set()
+        go.touch()
         then(pids)
         until(lambda: sum(process.is_alive() for process in running) == NUM_STOPPED.get(act, 0))
         return [process.exitcode for process in running], words(3), pids
