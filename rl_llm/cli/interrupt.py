@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -9,8 +10,16 @@ from typing import Any
 class Interrupt:
     """While open, the first signal is noted; a second one acts as it would have without this."""
 
-    def __init__(self) -> None:
-        """Note nothing yet."""
+    def __init__(
+        self, *, is_ending: Callable[[], bool] = lambda: False, speaks: bool = True
+    ) -> None:
+        """Note nothing yet.
+
+        Where `is_ending` says that no step can be finished, the first signal ends the process.
+        Of several processes that get it, one `speaks`.
+        """
+        self._is_ending = is_ending
+        self._speaks = speaks
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -40,13 +49,16 @@ class Interrupt:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._received = number
-        print(
-            f"{signal.Signals(number).name}: finishing this step and writing a checkpoint; "
-            "once more to stop at once",
-            file=sys.stderr,
-            flush=True,
-        )
         self._give_back()
+        if self._is_ending():
+            raise SystemExit(self.exit_code)
+        if self._speaks:
+            print(
+                f"{signal.Signals(number).name}: finishing this step and writing a checkpoint; "
+                "once more to stop at once",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():

@@ -7,8 +7,6 @@ rewards list` start without torch.
 
 import argparse
 import importlib
-import os
-import select
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,8 +15,9 @@ from types import FrameType
 from typing import NoReturn
 
 from rl_llm import __version__
+from rl_llm.cli.failure import EXIT_PIPE_CLOSED, EXIT_TERMINATED, failure_of, stdout_is_closed, tell
 from rl_llm.cli.runtime import keep_freed_memory, let_idle_threads_sleep
-from rl_llm.errors import InputError, RunError
+from rl_llm.errors import RlLlmError
 
 COMMANDS = {
     "train": "train a model on a recipe",
@@ -29,12 +28,6 @@ COMMANDS = {
     "data": "look at the problems of a prompt source",
     "schema": "print the schema of recipes, for editors or for reading",
 }
-
-EXIT_RUN_FAILED = 1
-EXIT_INPUT_WRONG = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_PIPE_CLOSED = 128 + signal.SIGPIPE
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,15 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = args.run(args)
             sys.stdout.flush()
             return code
-    except InputError as error:
-        return _fail(error, EXIT_INPUT_WRONG)
-    except RunError as error:
-        return _fail(error, EXIT_RUN_FAILED)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except (RlLlmError, KeyboardInterrupt) as error:
+        return tell(failure_of(error))
     except BrokenPipeError:
-        if not _stdout_is_closed():
+        if not stdout_is_closed():
             raise
         return EXIT_PIPE_CLOSED
 
@@ -110,18 +98,3 @@ def _sigterm_unwinds() -> Iterator[None]:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(EXIT_TERMINATED)
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
-
-
-def _stdout_is_closed() -> bool:
-    """Return whether stdout is the pipe that broke; if so, nothing more is written to it."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    closed = any(events & select.POLLERR for _, events in poll.poll(0))
-    if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return closed

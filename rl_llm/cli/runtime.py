@@ -1,8 +1,12 @@
-"""How the process itself behaves: idle threads and freed memory. Called before torch loads."""
+"""How the process itself behaves: idle threads and freed memory, before torch loads; and whose
+warnings are heard, where it is one of several."""
 
 import ctypes
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -32,3 +36,22 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _BYTES)
         mallopt(_M_TRIM_THRESHOLD, _BYTES)
+
+
+def tag_warnings(tag: str) -> None:
+    """Put a tag before every warning of a logger that nobody else handles."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter(f"{tag}%(message)s"))
+
+
+@contextmanager
+def warnings_heard(is_heard: bool) -> Iterator[None]:
+    """Until the end, drop the warnings of all loggers unless they are to be heard: for what several
+    processes do alike."""
+    before = logging.root.manager.disable
+    if not is_heard:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

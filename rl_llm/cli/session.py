@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from rl_llm import __version__
 from rl_llm.cli.engines import settle_engine
+from rl_llm.cli.failure import EndingTogether
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.parts import (
     Model,
@@ -24,6 +26,7 @@ from rl_llm.cli.parts import (
     load_model,
 )
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
+from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.config import Recipe, dump_yaml, load_recipe
 from rl_llm.errors import ConfigError, InputError, StorageError
 from rl_llm.hub import write_card
@@ -45,6 +48,9 @@ from rl_llm.trainer import (
 from rl_llm.trainer.shelf import adopt
 from rl_llm.trainer.storage import discard, flush, flush_tree, on_main, write_text, writing
 
+# A launcher sends SIGTERM to the others when one process is gone: they hear of it this soon.
+_HEAR_OF_A_DEATH_S = 1.0
+
 
 def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> int:
     """Run a recipe read from `source`, show it, and return the exit code.
@@ -53,20 +59,29 @@ def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> 
     """
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     transformers_logging.disable_progress_bar()
-    ranks = Ranks()
+    ranks = Ranks(timeout_s=recipe.run.timeout_s)
     console = Console(quiet=not ranks.is_main)
-    try:
+    with closing(ranks), EndingTogether(ranks, last_words=partial(_where_it_goes_on, folder)):
         resume_from = on_main(ranks, lambda: folder.find_checkpoint(resume))
         recipe, choice = settle_engine(recipe, device=ranks.device)
         _print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
-        data = load_data(recipe, model.encoder)
+        with warnings_heard(ranks.speaks):
+            data = load_data(recipe, model.encoder)
+        if ranks.num_ranks > 1:
+            tag_warnings(f"rank {ranks.rank}: ")
         _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine):
             return _go_on(parts, model, console, resume_from, source, is_overridden=is_overridden)
-    finally:
-        ranks.close()
+
+
+def _where_it_goes_on(folder: RunFolder) -> str:
+    """Say what is left of a run that ended before its time."""
+    last, _ = checkpoint.newest_whole(folder.checkpoints)
+    if last is None:
+        return "run the same command again: it starts over, for there is no checkpoint yet"
+    return f"run the same command again: it goes on from {last}, the last good checkpoint"
 
 
 def _go_on(
@@ -146,22 +161,15 @@ def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
     code."""
     try:
         on_main(parts.ranks, lambda: _prepare(parts, source))
-        with Interrupt() as interrupt:
+        is_ending = partial(parts.ranks.is_ending, wait_s=_HEAR_OF_A_DEATH_S)
+        with Interrupt(is_ending=is_ending, speaks=parts.ranks.speaks) as interrupt:
             finished = _train(parts, console, interrupt)
         if finished:
             with parts.policy.gathered():
                 on_main(parts.ranks, lambda: _write_results(parts, model))
     except StorageError as error:
-        raise StorageError(f"{error}, {_way_on(parts.folder)}") from error
+        raise StorageError(f"{error}, and {_where_it_goes_on(parts.folder)}") from error
     return 0 if finished else interrupt.exit_code
-
-
-def _way_on(folder: RunFolder) -> str:
-    """Say what a run that could not be written on goes on from."""
-    last, _ = checkpoint.newest_whole(folder.checkpoints)
-    if last is None:
-        return "and run the same command again: it starts over, for there is no checkpoint yet"
-    return f"and run the same command again: it goes on from {last}, the last good checkpoint"
 
 
 def _prepare(parts: Parts, source: Path) -> None:

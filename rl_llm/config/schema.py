@@ -78,6 +78,9 @@ class RunSection(Section):
     output_dir: str = "runs"
     """The folder that holds the folders of runs."""
 
+    timeout_s: PositiveFloat = 1800.0
+    """On several processes: how long one waits for the others before the run ends with an error."""
+
 
 class ModelSection(Section):
     """A Hugging Face causal language model."""

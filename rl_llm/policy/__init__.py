@@ -7,9 +7,11 @@ from rl_llm.policy.pack import score_batch, train_groups
 from rl_llm.policy.ranks import Ranks
 from rl_llm.policy.schedule import learning_rate
 from rl_llm.policy.update import CriticFacts, UpdateFacts
+from rl_llm.policy.watch import End
 
 __all__ = [
     "CriticFacts",
+    "End",
     "PolicyEngine",
     "Ranks",
     "UpdateFacts",

@@ -2,7 +2,10 @@
 
 import copy
 import os
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from rl_llm.errors import ConfigError
 from rl_llm.policy.launched import ZeroSettings, wants_deepspeed, zero_settings
+from rl_llm.policy.watch import End, Seat, Watch, start_watch
 
 T = TypeVar("T")
 
@@ -28,14 +32,17 @@ class Ranks:
     """One process per device, as `accelerate launch` started them; alone, every call is the
     identity."""
 
-    def __init__(self) -> None:
-        """Join the process group that the launcher describes."""
+    def __init__(self, *, timeout_s: float = 1800.0) -> None:
+        """Join the process group that the launcher describes; where one process waits for another
+        for longer than `timeout_s`, a collective fails."""
+        self._timeout = timedelta(seconds=timeout_s)
+        self._watch: Watch | None = None
         self._zero = zero_settings()
         if self._zero is not None:
             from rl_llm.policy.zero import prepare
 
             prepare()
-        self._state = PartialState(cpu=_launched_on_cpus())
+        self._state = PartialState(cpu=_launched_on_cpus(), timeout=self._timeout)
         if self._state.distributed_type not in _SUPPORTED:
             raise ConfigError(
                 f"accelerate was configured for {self._state.distributed_type.value}; rl-llm "
@@ -61,6 +68,16 @@ class Ranks:
         return self.rank == 0
 
     @property
+    def timeout_s(self) -> float:
+        """How long a process waits for another."""
+        return self._timeout.total_seconds()
+
+    @property
+    def speaks(self) -> bool:
+        """True on the first rank of every machine, which tells what only its machine knows."""
+        return self._local_rank == 0
+
+    @property
     def device(self) -> torch.device:
         """The device that this process trains on."""
         device: torch.device = self._state.device
@@ -76,6 +93,10 @@ class Ranks:
         """Whether no rank keeps the whole model, so that a reader needs a copy of its own."""
         return self._zero is not None and self._zero.stage == 3
 
+    @property
+    def _local_rank(self) -> int:
+        return int(self._state.local_process_index)
+
     def channel(self) -> "Ranks":
         """Return a twin for a second thread: its `gather` and `from_main` go over a process group
         of their own, so that they never meet those of the first thread.
@@ -87,7 +108,7 @@ class Ranks:
             return self
         if self._channel is None:
             twin = self._channel = copy.copy(self)
-            twin._group, twin._channel = dist.new_group(backend="gloo"), twin
+            twin._group, twin._channel = dist.new_group(backend="gloo", timeout=self._timeout), twin
         return self._channel
 
     def mine(self, items: Sequence[T]) -> list[T]:
@@ -130,8 +151,46 @@ class Ranks:
         """Return once every rank has come here."""
         self._state.wait_for_everyone()
 
+    def watch(self, say: Callable[[End], None], describe: Callable[[BaseException], End]) -> None:
+        """From here on, the end of one process is the end of all; every rank calls it at the same
+        point.
+
+        `say` gets the cause, once on every machine; `describe` makes it of an error. A process
+        alone watches nobody.
+        """
+        self._describe = describe
+        if self.num_ranks == 1:
+            return
+        seat = Seat(
+            rank=self.rank,
+            num_ranks=self.num_ranks,
+            local_rank=self._local_rank,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+        )
+        is_one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) == self.num_ranks
+        self._watch = start_watch(seat, self.from_main, is_one_machine=is_one_machine, say=say)
+
+    def is_ending(self, *, wait_s: float = 0.0) -> bool:
+        """Say whether the end of another process is that of this one, or is found to be within
+        `wait_s`."""
+        return self._watch is not None and self._watch.is_ending(wait_s=wait_s)
+
+    def end_all(self, error: BaseException) -> End:
+        """End all processes because of an error in this one; return the cause once it is said."""
+        end = self._describe(error)
+        return end if self._watch is None else self._watch.end_all(end)
+
+    def tell_of(self, error: BaseException) -> None:
+        """Have all processes end because of an error in a second thread, which the main thread may
+        not come to see; what the main thread raises comes to `end_all` by itself."""
+        if self._watch is not None and threading.current_thread() is not threading.main_thread():
+            self._watch.tell(self._describe(error))
+
     def close(self) -> None:
         """Leave the process group."""
+        if self._watch is not None:
+            self._watch.leave()
         if self.num_ranks > 1 or self._zero is not None:
             self._state.destroy_process_group()
 

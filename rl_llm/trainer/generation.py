@@ -109,6 +109,17 @@ class Generation:
         self._is_cut.set()
 
     @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """End every rank with an error that the others do not share, and would wait for."""
+        try:
+            yield
+        except EngineLost:
+            raise
+        except BaseException as error:
+            self._ranks.tell_of(error)
+            raise
+
+    @contextmanager
     def _lost_together(self) -> Iterator[None]:
         """Raise `EngineLost` on every rank when one has raised it, so that none waits for it."""
         lost = ""

@@ -223,7 +223,8 @@ class Pipeline:
 
         def heard() -> T:
             try:
-                result = task()
+                with self._generation.failing_together():
+                    result = task()
             except EngineLost:
                 self._heard.extend(self._generation.take_messages())
                 raise

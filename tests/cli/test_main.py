@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rl_llm import __version__
+from rl_llm.cli import failure
 from rl_llm.cli import main as main_module
 from rl_llm.cli.main import COMMANDS, main
 from rl_llm.errors import CheckpointError, ConfigError, RunError
@@ -135,7 +136,8 @@ def test_help_lists_every_command_and_imports_none_of_them():
     )
     out = run_python(program).stdout
     assert all(f"    {name} " in out for name in COMMANDS)
-    light = ["rl_llm.cli", "rl_llm.cli.main", "rl_llm.cli.runtime", "rl_llm.errors"]
+    light = ["failure", "main", "runtime"]
+    light = ["rl_llm.cli", *(f"rl_llm.cli.{name}" for name in light), "rl_llm.errors"]
     assert out.splitlines()[-1] == str(light)
 
 
@@ -170,3 +172,17 @@ def test_python_m_rl_llm_and_the_train_script_are_the_same_program():
         )
         assert done.returncode == 2
         assert done.stderr.startswith("error: there is no recipe 'no-such-recipe.yaml'")
+
+
+def test_of_processes_that_fail_alike_before_they_know_each_other_the_first_speaks(
+    command, capsys, monkeypatch
+):
+    waited = []
+    monkeypatch.setattr(failure.time, "sleep", waited.append)
+    command(failing_with(ConfigError("run.steps=0")))
+    for local_rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert main(["schema"]) == 2
+    # The launcher ends the second while it waits, unless it alone has failed.
+    assert waited == [5.0]
+    assert capsys.readouterr().err == "error: run.steps=0\n" * 2

@@ -55,3 +55,18 @@ def test_a_freed_block_is_used_again_without_new_pages():
         for how in ("given back", "kept")
     }
     assert faults["kept"] < faults["given back"] / 5
+
+
+def test_a_warning_carries_its_tag_and_is_dropped_where_it_is_not_to_be_heard():
+    program = """\
+import logging
+from rl_llm.cli.runtime import tag_warnings, warnings_heard
+log = logging.getLogger("rl_llm.x")
+tag_warnings("rank 1: ")
+for is_heard in (True, False):
+    with warnings_heard(is_heard):
+        log.warning("heard: %s", is_heard)
+log.warning("behind")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "rank 1: heard: True\nrank 1: behind\n"

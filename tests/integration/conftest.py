@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -105,14 +106,25 @@ def python():
     def run(*arguments, folder, timeout_s=240, **environment):
         # Idle threads of a machine that is shared must not spin.
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
+        command = [sys.executable, *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
             cwd=folder,
             env=os.environ | threads | environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout_s,
         )
+        try:
+            printed, said = process.communicate(timeout=timeout_s)
+        except BaseException:
+            # Processes of a launcher are in sessions of their own, and would go on without it.
+            family = psutil.Process(process.pid).children(recursive=True)
+            for each in (process, *family):
+                each.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, printed, said)
 
     return run
 
