@@ -1,10 +1,11 @@
 """A training session: from a checked recipe to an adapter, a report and a table."""
 
+import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from rl_llm import __version__
 from rl_llm.cli.engines import settle_engine
 from rl_llm.cli.interrupt import Interrupt
+from rl_llm.cli.main import EXIT_INPUT_WRONG, EXIT_RUN_FAILED
 from rl_llm.cli.parts import (
     Model,
     algorithm_notes,
@@ -25,7 +27,7 @@ from rl_llm.cli.parts import (
 )
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher, pass_rate_table
 from rl_llm.config import Recipe, dump_yaml, load_recipe
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, InputError
 from rl_llm.hub import write_card
 from rl_llm.policy import Ranks
 from rl_llm.problems import summary_lines
@@ -40,29 +42,75 @@ from rl_llm.trainer import (
     checkpoint,
     read_rows,
 )
+from rl_llm.trainer.run_lock import hold
 
 
-def train(recipe: Recipe, *, source: Path, is_overridden: bool, resume: str) -> int:
+def train(
+    recipe: Recipe, *, source: Path, is_overridden: bool, resume: str, interrupt: Interrupt
+) -> int:
     """Run a recipe read from `source`, show it, and return the exit code.
 
     Where `a.b=c` overrides changed it, the next commands name the recipe as run.
     """
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
-    resume_from = folder.find_checkpoint(resume)
     transformers_logging.disable_progress_bar()
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
-        recipe, choice = settle_engine(recipe, device=ranks.device)
-        _print_lines(console, [choice.line])
-        model = load_model(recipe, ranks)
-        data = load_data(recipe, model.encoder)
-        _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
-        parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
-        with closing(parts.engine):
-            return _go_on(parts, model, console, resume_from, source, is_overridden=is_overridden)
+        with _locked(folder, recipe, ranks, console):
+            resume_from = folder.find_checkpoint(resume)
+            if resume_from is not None:
+                interrupt.stop_at_once(f"{resume_from} stays the newest checkpoint")
+            recipe, choice = settle_engine(recipe, device=ranks.device)
+            _print_lines(console, [choice.line])
+            model = load_model(recipe, ranks)
+            data = load_data(recipe, model.encoder)
+            _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+            parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
+            with closing(parts.engine):
+                code = _go_on(parts, model, console, resume_from, source, interrupt)
+            if ranks.is_main and code == 0:
+                _show_outcome(parts, console, source=folder.resolved if is_overridden else source)
+            return code
     finally:
         ranks.close()
+
+
+@contextmanager
+def _locked(folder: RunFolder, recipe: Recipe, ranks: Ranks, console: Console) -> Iterator[None]:
+    """Hold the lock of the run's folder. Where it cannot be had, rank 0 raises why, and the others
+    leave with the same exit code, in silence."""
+    with ExitStack() as held:
+        why_not: InputError | None = None
+        if ranks.is_main:
+            try:
+                note = held.enter_context(hold(folder.path, on_loss=_end_at_once))
+                _print_lines(console, [] if note is None else [note])
+            except OSError as error:
+                why_not = _cannot_be_written(folder, recipe, error)
+            except InputError as error:
+                why_not = error
+        if ranks.from_main(why_not is not None):
+            raise SystemExit(EXIT_INPUT_WRONG) if why_not is None else why_not
+        yield
+
+
+def _cannot_be_written(folder: RunFolder, recipe: Recipe, error: OSError) -> ConfigError | None:
+    """Return the error of a folder that nothing can be written to; None where nothing is going to
+    be written, as the run there is complete."""
+    if folder.adapter.is_dir():
+        return None
+    fault = "written to" if folder.path.is_dir() else "made"
+    return ConfigError(
+        f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
+        f"{fault}: {error.strerror}; name a folder that can be written to"
+    )
+
+
+def _end_at_once(why: str) -> None:
+    """End this process from any thread, without another word to the run's folder."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(EXIT_RUN_FAILED)
 
 
 def _go_on(
@@ -71,20 +119,16 @@ def _go_on(
     console: Console,
     resume_from: Path | None,
     source: Path,
-    *,
-    is_overridden: bool,
+    interrupt: Interrupt,
 ) -> int:
-    """Run from the checkpoint, if there is one, to the end, show it, and return the exit code."""
+    """Run from the checkpoint, if there is one, to the end, and return the exit code."""
     check_warmup(parts.recipe, parts.algorithm)
     _print_lines(console, algorithm_notes(parts.recipe, parts.algorithm))
     _resume(parts, resume_from, console)
-    is_done = _is_done(parts)
-    if is_done:
+    if _is_done(parts):
         console.print("nothing is left to do: this is what the run came to", highlight=False)
-    code = 0 if is_done else _run(parts, model, console, source=source)
-    if parts.ranks.is_main and code == 0:
-        _show_outcome(parts, console, source=parts.folder.resolved if is_overridden else source)
-    return code
+        return 0
+    return _run(parts, model, console, interrupt, source=source)
 
 
 def _print_lines(console: Console, lines: Sequence[str]) -> None:
@@ -134,41 +178,50 @@ def _is_done(parts: Parts) -> bool:
     return parts.ranks.from_main(Trainer(parts).is_finished and parts.folder.adapter.is_dir())
 
 
-def _run(parts: Parts, model: Model, console: Console, *, source: Path) -> int:
+def _run(
+    parts: Parts, model: Model, console: Console, interrupt: Interrupt, *, source: Path
+) -> int:
     """Train to the end or to a signal, write what a finished run leaves, and return the exit
     code."""
-    is_main = parts.ranks.is_main
+    is_main, first_step = parts.ranks.is_main, parts.counters.step
     if is_main:
-        _prepare(
-            parts.folder,
-            parts.recipe,
-            source,
-            ranks=parts.ranks,
-            first_step=parts.counters.step,
-        )
-    with Interrupt() as interrupt:
-        finished = _train(parts, console, interrupt)
+        _prepare(parts.folder, parts.recipe, source, ranks=parts.ranks, first_step=first_step)
+    interrupt.finish_first(
+        "finishing this step and writing a checkpoint", at_once="the step is lost"
+    )
+    finished = _train(parts, console, interrupt)
     if finished:
+        interrupt.finish_first("writing the results", at_once="the same command writes the results")
         with parts.policy.gathered():
             if is_main:
                 _write_results(parts, model)
-    return 0 if finished else interrupt.exit_code
+    interrupt.stop_at_once("everything is written")
+    signal_number = max(parts.ranks.gather([interrupt.received]))
+    if signal_number == 0:
+        return 0
+    _print_lines(console, [_stopped_line(parts, finished=finished)])
+    return 128 + signal_number
+
+
+def _stopped_line(parts: Parts, *, finished: bool) -> str:
+    """Return what a signal left behind."""
+    step = parts.counters.step
+    if finished:
+        return f"stopped after step {step}, which was the last: the run is complete"
+    newest = parts.folder.find_checkpoint("auto")
+    return (
+        f"stopped after step {step} of {parts.recipe.run.steps}; the checkpoint {newest} was "
+        "written; run the same command again to go on"
+    )
 
 
 def _prepare(
     folder: RunFolder, recipe: Recipe, source: Path, *, ranks: Ranks, first_step: int
 ) -> None:
-    """Make the run's folder, and keep the recipe as written and as run.
+    """Keep the recipe as written and as run in the run's folder.
 
     What an earlier part of the run left past `first_step` is dropped: it belongs to another branch.
     """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
-            f"made: {error.strerror}; name a folder that can be written to"
-        ) from None
     # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it too.
     shutil.rmtree(folder.adapter, ignore_errors=True)
     for later in folder.past(first_step):
