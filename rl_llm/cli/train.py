@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; a recipe with a fault is refused before anything heavy loads."""
-    recipe = load_recipe(args.recipe, args.overrides)
     with Interrupt() as interrupt:
+        recipe = load_recipe(args.recipe, args.overrides)
         from rl_llm.cli.session import train
 
         return train(

@@ -7,6 +7,7 @@ wins. A file system without it still gives a new lock to one of them only, but m
 the same one that was left behind.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -72,21 +73,31 @@ def hold(folder: Path, *, on_loss: Callable[[str], None]) -> Iterator[str | None
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     path, owner = folder / LOCK_FILE, this_process()
-    note = _take(path, owner)
+    try:
+        note = _take(path, owner)
+        try:
+            with _beating(path, owner, on_loss):
+                yield note
+        finally:
+            _give_back(path, owner)
+    finally:
+        with suppress(OSError):  # Not empty, or another run is just starting there.
+            for each in made:
+                each.rmdir()
+
+
+@contextmanager
+def _beating(path: Path, owner: Owner, on_loss: Callable[[str], None]) -> Iterator[None]:
     ended = threading.Event()
     heart = threading.Thread(
         target=_beat, args=(path, owner, ended, on_loss), name="run-lock", daemon=True
     )
     heart.start()
     try:
-        yield note
+        yield
     finally:
         ended.set()
         heart.join()
-        _give_back(path, owner)
-        with suppress(OSError):  # Not empty, or another run is just starting there.
-            for each in made:
-                each.rmdir()
 
 
 def _take(path: Path, owner: Owner) -> str | None:
@@ -101,7 +112,8 @@ def _take(path: Path, owner: Owner) -> str | None:
         if before is not None:
             _refuse_alive(path, before)
         content = json.dumps(asdict(owner), indent=1).encode() + b"\n"
-        os.pwrite(lock, content, 0)
+        if os.pwrite(lock, content, 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.ftruncate(lock, len(content))
         os.fsync(lock)
     return None if before is None else f"{path} was left behind by {before}; it is taken over"
@@ -178,7 +190,7 @@ def _open(path: Path, *, create: bool) -> tuple[int, bool]:
         except FileNotFoundError:  # Given back in between.
             if not create:
                 raise
-    raise FileNotFoundError(2, "cannot be opened", str(path))
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _guard(lock: int) -> bool:
