@@ -126,8 +126,9 @@ def _leave_word() -> None:
 
 def _left(error: SystemExit) -> Failure:
     """Return what to say of a process that called `sys.exit`; a signal that it obeys is known."""
-    if error.code == EXIT_TERMINATED:
-        return Failure(text="ended by SIGTERM", code=EXIT_TERMINATED)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if error.code == 128 + number:
+            return Failure(text=f"ended by {number.name}", code=128 + number)
     code = error.code if isinstance(error.code, int) else EXIT_RUN_FAILED
     return Failure(
         text=f"error: left by sys.exit({error.code!r})\n" + _trace(error),

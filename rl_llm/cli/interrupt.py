@@ -1,27 +1,36 @@
-"""SIGINT and SIGTERM as a wish: the step is finished and a checkpoint written before the end."""
+"""SIGINT and SIGTERM in a run: what is begun is finished and kept where that is possible."""
 
+import os
 import signal
-import sys
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+_STDERR = 2
+_LAUNCHED = "TORCHELASTIC_RUN_ID"
+SAME_WITHIN_S = 2.0
+"""A launcher hands on the signal that its processes have had already: so close together, two are
+one."""
+
 
 class Interrupt:
-    """While open, the first signal is noted; a second one acts as it would have without this."""
+    """While open, a signal ends the run at once, with what is lost said, and exit code 128 + its
+    number; behind `finish_first`, the first one is only noted.
 
-    def __init__(
-        self, *, is_ending: Callable[[], bool] = lambda: False, speaks: bool = True
-    ) -> None:
-        """Note nothing yet.
+    Of several processes on a machine, which all get it, the first one speaks.
+    """
 
-        Where `is_ending` says that no step can be finished, the first signal ends the process.
-        Of several processes that get it, one `speaks`.
-        """
-        self._is_ending = is_ending
-        self._speaks = speaks
+    def __init__(self) -> None:
+        """Note nothing yet."""
         self._received: int | None = None
+        self._received_at_s = 0.0
+        self._finishing: str | None = None
+        self._at_once = "no step is done yet, so there is nothing to save"
         self._previous: dict[int, Any] = {}
+        self._same_within_s = SAME_WITHIN_S if _LAUNCHED in os.environ else 0.0
+        self._speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+        self._is_ending: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> "Interrupt":
         """Take over both signals."""
@@ -39,26 +48,45 @@ class Interrupt:
         self._give_back()
 
     @property
-    def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM."""
-        return 128 + (self._received or signal.SIGINT)
+    def received(self) -> int:
+        """The number of the signal that was noted; 0 for none."""
+        return self._received or 0
 
     def is_requested(self) -> bool:
         """Say whether a signal has come."""
         return self._received is not None
 
+    def finish_first(self, what: str, *, at_once: str) -> None:
+        """From now on, finish `what` behind a first signal; say `at_once` of what a second one
+        leaves."""
+        self._finishing, self._at_once = what, at_once
+
+    def stop_at_once(self, at_once: str) -> None:
+        """From now on, end at the first signal, and say `at_once` of what that leaves."""
+        self._finishing, self._at_once = None, at_once
+
+    def end_with_others(self, is_ending: Callable[[], bool]) -> None:
+        """From now on, end at once and in silence where `is_ending` says that another process has
+        ended: nothing can be finished then, and the cause is said elsewhere."""
+        self._is_ending = is_ending
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._received = number
-        self._give_back()
         if self._is_ending():
-            raise SystemExit(self.exit_code)
+            self._give_back()
+            raise SystemExit(128 + number)
+        name, now_s = signal.Signals(number).name, time.monotonic()
+        if self._received is None and self._finishing is not None:
+            self._received, self._received_at_s = number, now_s
+            self._say(f"{name}: {self._finishing}; once more to stop at once")
+        elif self._received is None or now_s - self._received_at_s > self._same_within_s:
+            self._give_back()
+            self._say(f"{name}: stopping at once; {self._at_once}")
+            raise SystemExit(128 + number)
+
+    def _say(self, message: str) -> None:
+        """Write past Python's buffers: what the signal interrupted may be writing to them."""
         if self._speaks:
-            print(
-                f"{signal.Signals(number).name}: finishing this step and writing a checkpoint; "
-                "once more to stop at once",
-                file=sys.stderr,
-                flush=True,
-            )
+            os.write(_STDERR, f"{message}\n".encode())
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from rl_llm.cli.interrupt import Interrupt
 from rl_llm.config import load_recipe
 
 NAME = "train"
@@ -26,12 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; a recipe with a fault is refused before anything heavy loads."""
-    recipe = load_recipe(args.recipe, args.overrides)
-    from rl_llm.cli.session import train
+    with Interrupt() as interrupt:
+        recipe = load_recipe(args.recipe, args.overrides)
+        from rl_llm.cli.session import train
 
-    return train(
-        recipe,
-        source=Path(args.recipe),
-        is_overridden=bool(args.overrides),
-        resume=args.resume,
-    )
+        return train(
+            recipe,
+            source=Path(args.recipe),
+            is_overridden=bool(args.overrides),
+            resume=args.resume,
+            interrupt=interrupt,
+        )

@@ -22,6 +22,11 @@ OVERRIDES = [
     "checkpoint.every=1",
 ]
 
+GOES_ON = (
+    "run the same command again: it goes on from runs/small/checkpoints/step-000001, the last good "
+    "checkpoint\n"
+)
+
 # FAULT="RANK WHEN HOW": a sampler that fails on one rank, where step 2 is planned ("plan"), or
 # where rank 0 is in the midst of writing the checkpoint of step 2 ("save"), and notes the time.
 FAULTY = """\
@@ -146,8 +151,7 @@ def test_rank_0_is_killed_as_it_writes_a_checkpoint_and_the_run_goes_on_as_if_no
     dead = launch(tmp_path, fault="0 save SIGKILL")
     assert dead.code == 1 and dead.seconds < 60
     saved = tmp_path / "runs" / "small" / "checkpoints"
-    goes_on = "the same command goes on from runs/small/checkpoints/step-000001\n"
-    assert dead.said == gone(0, dead.pid) + goes_on
+    assert dead.said == gone(0, dead.pid) + GOES_ON
     assert sorted(each.name for each in saved.iterdir()) == [".step-000002.partial", "step-000001"]
     resumed = launch(tmp_path)
     assert "resuming runs/small/checkpoints/step-000001, after step 1 of 3" in resumed.printed
@@ -195,7 +199,7 @@ def test_a_process_that_hangs_ends_the_run_after_the_time_of_the_recipe(launch, 
         "rank 0: error: another process did not come within run.timeout_s=10 seconds; if it was "
         "only slow, give it more time\n"
         f"no answer from rank 1 (pid {done.pid} on {socket.gethostname()})\n"
-        "the same command goes on from runs/small/checkpoints/step-000001\n"
+        f"{GOES_ON}"
     )
 
 

@@ -1,0 +1,102 @@
+"""A run's folder around the loop: its lock, the recipe as run, the results of a finished run."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rl_llm import __version__
+from rl_llm.cli.failure import EXIT_RUN_FAILED
+from rl_llm.cli.parts import Model
+from rl_llm.config import Recipe, dump_yaml
+from rl_llm.errors import ConfigError, InputError, StorageError
+from rl_llm.hub import write_card
+from rl_llm.policy import Ranks
+from rl_llm.report import write_report
+from rl_llm.trainer import Parts, RunFolder, checkpoint, read_rows
+from rl_llm.trainer.run_lock import hold
+from rl_llm.trainer.storage import discard, flush, flush_tree, on_main, write_text, writing
+
+
+@contextmanager
+def locked(folder: RunFolder, recipe: Recipe, ranks: Ranks) -> Iterator[str | None]:
+    """Make the run's folder and hold its lock, in the name of rank 0; yield what is to be said of
+    one that was left behind.
+
+    Raises `InputError` on every rank where another run holds it, or nothing can be written to.
+    """
+    with ExitStack() as held:
+        yield on_main(ranks, lambda: _hold(held, folder, recipe))
+
+
+def _hold(held: ExitStack, folder: RunFolder, recipe: Recipe) -> str | None:
+    try:
+        return held.enter_context(hold(folder.path, on_loss=_end_at_once))
+    except OSError as error:
+        if folder.adapter.is_dir():  # The run is complete: nothing is going to be written.
+            return None
+        fault = "written to" if folder.path.is_dir() else "made"
+        raise ConfigError(
+            f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
+            f"{fault}: {error.strerror}; name a folder that can be written to"
+        ) from None
+
+
+def _end_at_once(why: str) -> None:
+    """End this process from any thread, without another word to the run's folder."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(EXIT_RUN_FAILED)
+
+
+def where_it_goes_on(folder: RunFolder) -> str:
+    """Say what is left of a run that ended before its time."""
+    last, _ = checkpoint.newest_whole(folder.checkpoints)
+    if last is None:
+        return "run the same command again: it starts over, for there is no checkpoint yet"
+    return f"run the same command again: it goes on from {last}, the last good checkpoint"
+
+
+def prepare(parts: Parts, source: Path) -> None:
+    """Keep the recipe as written and as run in the run's folder.
+
+    What an earlier part of the run left past the first step is dropped: it belongs to another
+    branch.
+    """
+    folder, recipe, ranks = parts.folder, parts.recipe, parts.ranks
+    written = folder.path / "recipe.yaml"
+    with writing(folder.path):
+        # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it.
+        discard(folder.adapter)
+        for later in folder.past(parts.counters.step):
+            discard(later) if later.is_dir() else later.unlink()
+        if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
+            shutil.copyfile(source, written)
+    header = (
+        f"# As run by rl-llm {__version__}, with every default.\n"
+        f"# engine: {recipe.rollout.engine}, processes: {ranks.num_ranks}, "
+        f"ZeRO stage: {'none' if ranks.zero is None else ranks.zero.stage}\n"
+    )
+    write_text(folder.resolved, header + dump_yaml(recipe))
+
+
+def write_results(parts: Parts, model: Model) -> None:
+    """Write the report, then the final adapter: aside and renamed, for it says that all is done."""
+    folder = parts.folder
+    try:
+        write_report(folder.path)
+    except InputError as error:  # To `rl-llm report` the folder is input; here it is the run's own.
+        raise StorageError(str(error)) from error
+    aside = folder.path / ".adapter.partial"
+    try:
+        with writing(folder.adapter):
+            shutil.rmtree(aside, ignore_errors=True)
+            parts.policy.save_adapter(aside)
+            model.tokenizer.save_pretrained(str(aside))
+            write_card(aside, parts.recipe, read_rows(folder.metrics))
+            flush_tree(aside)
+            aside.rename(folder.adapter)
+            flush(folder.path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

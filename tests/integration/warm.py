@@ -1,0 +1,161 @@
+"""Runs of `rl-llm` that start in a moment: forks of a process that has imported everything.
+
+Each is a process of its own, in a session of its own, with its own standard streams, and dies by
+the signals it gets. On SIGUSR1 it writes where it is, in Python's words, to a file. As a program,
+this file is the process that forks, for each line of its input.
+"""
+
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MODULES = ["rl_llm.cli.session", "transformers.models.llama.modeling_llama", "tensorboard"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+DUMP_ENDS = ("in <module>\n", "  ...\n")  # The latter behind a hundred calls.
+STAGES = {  # A function that stands on the stack, and what it means; the first that is found.
+    ("trainer/checkpoint.py", "save"): "checkpoint",
+    ("trainer/evaluate.py", "__call__"): "evaluation",
+    ("policy/engine.py", "update"): "update",
+    ("trainer/generation.py", "harvest"): "generation",
+    ("trainer/loop.py", "_run"): "between",
+    ("cli/run_files.py", "write_results"): "results",
+}
+
+
+class WarmRuns:
+    """Starts runs; closing it ends what is left of them."""
+
+    def __init__(self):
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            env=os.environ | ONE_THREAD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._running, self._num_started = set(), 0
+
+    def start(self, *words, folder):
+        """Start `rl-llm WORDS` in a folder, and return the run once it hears signals."""
+        self._num_started += 1
+        files = [folder / f"{name}-{self._num_started}.txt" for name in ("printed", "trace")]
+        for file in files:
+            file.touch()
+        out, trace = map(str, files)
+        pid = self._ask(folder=str(folder), words=list(map(str, words)), out=out, trace=trace)
+        self._running.add(pid)
+        run = WarmRun(self, pid, *files)
+        run.wait_until(lambda: catches(pid, signal.SIGTERM) or run.has_ended())
+        return run
+
+    def wait(self, pid):
+        """Return the exit code of a run, less than 0 for the signal that killed it."""
+        code = self._ask(wait=pid)
+        self._running.discard(pid)
+        return code
+
+    def close(self):
+        for pid in self._running:
+            os.kill(pid, signal.SIGKILL)
+        self._server.communicate("", timeout=60)
+
+    def _ask(self, **order):
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+class WarmRun:
+    """One process of `rl-llm`."""
+
+    def __init__(self, runs, pid, out, trace):
+        self.pid = pid
+        self._runs, self._out, self._trace = runs, out, trace
+
+    @property
+    def printed(self):
+        """What it has said so far, on both streams."""
+        return self._out.read_text(encoding="utf-8")
+
+    def send(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self):
+        return self._runs.wait(self.pid)
+
+    def wait_until(self, is_so, *, timeout_s=120):
+        """Look a thousand times a second; end with an error where the run has ended before."""
+        deadline = time.monotonic() + timeout_s
+        while not is_so():
+            if time.monotonic() > deadline or self.has_ended():
+                raise AssertionError(f"the run did not get there:\n{self.printed}")
+            time.sleep(0.001)
+
+    def has_ended(self):
+        state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        return state.split()[0] in "ZX"
+
+    def stage(self):
+        """Return where the run is at this moment, a name of STAGES or "start"."""
+        before = self._trace.stat().st_size
+        self.send(signal.SIGUSR1)
+        self.wait_until(lambda: self._trace_from(before).endswith(DUMP_ENDS))
+        stack = self._trace_from(before)
+        for (file, function), stage in STAGES.items():
+            calls = [line for line in stack.splitlines() if line.endswith(f" in {function}")]
+            if any(f'{file}"' in line for line in calls):
+                return stage
+        return "start"
+
+    def _trace_from(self, place):
+        return self._trace.read_bytes()[place:].decode()
+
+
+def catches(pid, number):
+    """Whether a process has a handler of its own for a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def serve():
+    """Fork a run for each order, or wait for one; return the order in the run's process."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            answer = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                return order
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+    sys.exit()
+
+
+def become_a_run(order):
+    os.setsid()
+    os.chdir(order["folder"])
+    out = os.open(order["out"], os.O_WRONLY | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    # Open until the process ends; faulthandler writes to its descriptor alone.
+    trace = os.open(order["trace"], os.O_WRONLY | os.O_APPEND)
+    faulthandler.register(signal.SIGUSR1, file=trace, all_threads=True)
+
+
+if __name__ == "__main__":
+    for module in MODULES:
+        importlib.import_module(module)
+    order = serve()
+    become_a_run(order)
+    from rl_llm.cli.main import main
+
+    sys.exit(main(order["words"]))
