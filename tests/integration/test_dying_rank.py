@@ -208,7 +208,7 @@ def test_sigterm_to_the_launcher_is_said_once_and_leaves_a_checkpoint(launch, tm
 
     def terminate_behind_step_1(launcher):
         while not (checkpoints / "step-000001").is_dir():
-            assert launcher.poll() is None
+            assert launcher.poll() is None, launcher.communicate()
             time.sleep(0.01)
         launcher.send_signal(signal.SIGTERM)
 

@@ -167,7 +167,8 @@ def assert_no_prompt_is_lost_or_counted_twice(ours, whole):
 @pytest.fixture
 def ends_as_the_whole_run(warm, whole, tmp_path, write_small, assert_same_run, record_property):
     """Send a run a signal at each of these moments and resume it each time; compare what it comes
-    to with the run that got none, and return the stage that each signal fell into."""
+    to with the run that got none, and return the stage that each signal fell into (in stages.json,
+    too, beside the run)."""
 
     def run(number, words, aims):
         ours, never_stopped = tmp_path / "runs" / "small", whole(words)
@@ -182,7 +183,7 @@ def ends_as_the_whole_run(warm, whole, tmp_path, write_small, assert_same_run, r
         assert last.wait() == 0, last.printed
         assert_same_run(ours, never_stopped)
         assert_no_prompt_is_lost_or_counted_twice(ours, never_stopped)
-        record_property("stages", dict(Counter(stages)))
+        (tmp_path / "stages.json").write_text(json.dumps(Counter(stages)), encoding="utf-8")
         return stages
 
     return run

@@ -1,0 +1,74 @@
+"""Which signals end a run at once, and which are only noted; each is a real one."""
+
+import signal
+
+import pytest
+
+from rl_llm.cli import interrupt as module
+from rl_llm.cli.interrupt import Interrupt
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in ("TORCHELASTIC_RUN_ID", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def ends_with(number):
+    """Send this process a signal; return the exit code that it ends with, None if it goes on."""
+    try:
+        signal.raise_signal(number)
+    except SystemExit as ending:
+        return ending.code
+    return None
+
+
+def test_before_there_is_anything_to_finish_the_first_signal_ends_the_run(capfd):
+    with Interrupt() as interrupt:
+        assert ends_with(signal.SIGINT) == 130
+        interrupt.stop_at_once("step-000004 stays")
+    with Interrupt() as interrupt:
+        interrupt.stop_at_once("step-000004 stays")
+        assert ends_with(signal.SIGTERM) == 143
+    assert capfd.readouterr().err == (
+        "SIGINT: stopping at once; no step is done yet, so there is nothing to save\n"
+        "SIGTERM: stopping at once; step-000004 stays\n"
+    )
+
+
+def test_the_first_signal_is_noted_and_the_second_ends_the_run_with_its_own_code(capfd):
+    with Interrupt() as interrupt:
+        interrupt.finish_first("finishing", at_once="lost")
+        assert interrupt.received == 0
+        assert ends_with(signal.SIGTERM) is None
+        assert interrupt.is_requested()
+        assert ends_with(signal.SIGINT) == 130
+        assert interrupt.received == signal.SIGTERM
+    assert capfd.readouterr().err == (
+        "SIGTERM: finishing; once more to stop at once\nSIGINT: stopping at once; lost\n"
+    )
+
+
+def test_under_a_launcher_signals_close_together_are_one(monkeypatch, capfd):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with Interrupt() as interrupt:
+        interrupt.finish_first("finishing", at_once="lost")
+        assert [ends_with(signal.SIGINT) for _ in range(3)] == [None] * 3
+        monkeypatch.setattr(module.time, "monotonic", lambda: float("inf"))
+        assert ends_with(signal.SIGINT) == 130
+    assert capfd.readouterr().err.count("finishing") == 1
+
+
+def test_rank_0_alone_speaks(monkeypatch, capfd):
+    monkeypatch.setenv("RANK", "1")
+    with Interrupt() as interrupt:
+        interrupt.finish_first("finishing", at_once="lost")
+        assert [ends_with(signal.SIGTERM) for _ in range(2)] == [None, 143]
+    assert capfd.readouterr().err == ""
+
+
+def test_at_the_end_both_signals_are_as_they_were():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interrupt():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
