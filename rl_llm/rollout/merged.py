@@ -47,6 +47,8 @@ class MergedCheckpoint:
         # What generation is asked for is in every request; saving checks it, and stumbles over some
         # models' own.
         self._model.generation_config = GenerationConfig()
+        # Of several processes, transformers lets rank 0 alone save; each has a reader of its own.
+        self._model.should_save_on_this_rank = lambda is_main_process: is_main_process
         self._weights = MergedWeights(base)
 
     def write(self, adapter_dir: Path, folder: Path) -> None:
