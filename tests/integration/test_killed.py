@@ -48,7 +48,8 @@ class Aim:
 def draw_aims(num_signals, max_rows, *seed):
     """Draw as many moments as a run gets signals."""
     rng = derive_rng("signals", *seed)
-    kinds = [AIMS[place] for place in rng.permutation(len(AIMS))[: num_signals - 1]]
+    some = AIMS[:: len(AIMS) // (num_signals - 1)]  # Of each kind its share.
+    kinds = [some[place] for place in rng.permutation(len(some))]
     aims = [
         Aim(kind=kind, num_rows=int(rng.integers(max_rows + 1)), delay=float(rng.uniform()))
         for kind in kinds
@@ -142,7 +143,7 @@ def usual_seconds(rows, start_s):
         "start": 1.5 * start_s,
         "step": 1.2 * medians["step_s"],
         "update": medians["time/update_s"],
-        "writing": 0.8 * medians["time/checkpoint_s"],
+        "writing": min(0.04, 0.8 * medians["time/checkpoint_s"]),
         "written": 0.2 * medians["time/checkpoint_s"],
         "end": 0.5,
     }
@@ -205,24 +206,30 @@ def send(number, life, aim, usual_s):
     return "checkpoint" if is_half_written else stage or "behind the checkpoint"
 
 
-@pytest.mark.parametrize(("num_signals", "max_staleness", "num_steps"), [(25, 0, 30), (10, 1, 14)])
+@pytest.mark.parametrize(("num_signals", "max_staleness", "num_steps"), [(25, 0, 30), (13, 1, 18)])
 def test_a_run_killed_at_random_moments_ends_bit_identical_to_the_one_never_killed(
     ends_as_the_whole_run, num_signals, max_staleness, num_steps
 ):
-    """25 times SIGKILL: NNN minutes."""
+    """25 times: 2 to 5 minutes on four cores, by what else runs there; ahead of training, 3."""
     aims = draw_aims(num_signals, 2, "kill", max_staleness)
     stages = ends_as_the_whole_run(signal.SIGKILL, words_of(num_steps, max_staleness), aims)
-    assert set(stages) >= {"generation", "update", "checkpoint"}
+    assert set(stages) >= stages_hit(max_staleness)
 
 
-@pytest.mark.parametrize(("num_signals", "max_staleness", "num_steps"), [(25, 0, 40), (10, 1, 18)])
+@pytest.mark.parametrize(("num_signals", "max_staleness", "num_steps"), [(25, 0, 40), (13, 1, 24)])
 def test_a_run_stopped_at_random_moments_ends_bit_identical_to_the_one_never_stopped(
     ends_as_the_whole_run, num_signals, max_staleness, num_steps
 ):
-    """25 times SIGTERM: NNN minutes."""
+    """25 times: 4 to 7 minutes on four cores, by what else runs there; ahead of training, 4."""
     aims = draw_aims(num_signals, 1, "stop", max_staleness)
     stages = ends_as_the_whole_run(signal.SIGTERM, words_of(num_steps, max_staleness), aims)
-    assert set(stages) >= {"generation", "update", "checkpoint"}
+    assert set(stages) >= stages_hit(max_staleness)
+
+
+def stages_hit(max_staleness):
+    """Return what signals must have fallen into; ahead of training, generation goes on during all
+    of it and is not told apart."""
+    return {"update", "checkpoint"} | ({"generation"} if max_staleness == 0 else set())
 
 
 def words_of(num_steps, max_staleness):
