@@ -94,15 +94,17 @@ class Trainer:
             row, samples = self._train_one_step(rollouts)
             if self._parts.ranks.is_main:
                 self._parts.watcher.stepped(row)
-            self._finish_step(UnfinishedStep(row=row, samples=samples), rollouts)
+            is_saved = self._finish_step(UnfinishedStep(row=row, samples=samples), rollouts)
             if not self.is_finished and self._must_stop():
-                self._save(rollouts)
+                if not is_saved:
+                    self._save(rollouts)
                 return False
         rollouts.finish()
         return True
 
-    def _finish_step(self, step: UnfinishedStep, rollouts: Pipeline) -> None:
-        """Evaluate, write and save what is due behind a step; save the one that ends the run."""
+    def _finish_step(self, step: UnfinishedStep, rollouts: Pipeline) -> bool:
+        """Evaluate, write and save what is due behind a step; save the one that ends the run.
+        Return whether it was saved."""
         row = step.row
         if self._is_due(self._parts.recipe.eval.every):
             self._parts.pending.unfinished = step
@@ -110,9 +112,11 @@ class Trainer:
         self._parts.pending.unfinished = None
         self._write(row | self._take_times())
         self._tell(rollouts.take_messages())
-        if self._why_ended is not None or self._is_due(self._parts.recipe.checkpoint.every):
+        is_saved = self._why_ended is not None or self._is_due(self._parts.recipe.checkpoint.every)
+        if is_saved:
             self._save(rollouts)
         self._end_if_asked()
+        return is_saved
 
     def _train_one_step(self, rollouts: Pipeline) -> tuple[Row, list[Row]]:
         """Generate, score, learn and publish; return the row so far, and sample completions."""

@@ -93,8 +93,10 @@ class WarmRun:
         """Look a thousand times a second; end with an error where the run has ended before."""
         deadline = time.monotonic() + timeout_s
         while not is_so():
-            if time.monotonic() > deadline or self.has_ended():
-                raise AssertionError(f"the run did not get there:\n{self.printed}")
+            has_ended = self.has_ended()
+            if has_ended or time.monotonic() > deadline:
+                why = "ended" if has_ended else f"did not get there in {timeout_s} s"
+                raise AssertionError(f"the run {why}:\n{self.printed}")
             time.sleep(0.001)
 
     def has_ended(self):
@@ -146,9 +148,10 @@ def become_a_run(order):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):
         os.dup2(out, stream)
-    # Open until the process ends; faulthandler writes to its descriptor alone.
+    # Open until the process ends; faulthandler writes to its descriptor alone. The stacks of threads
+    # that run meanwhile are not safe to walk: the main thread gets the signal, and shows its own.
     trace = os.open(order["trace"], os.O_WRONLY | os.O_APPEND)
-    faulthandler.register(signal.SIGUSR1, file=trace, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
 
 
 if __name__ == "__main__":
