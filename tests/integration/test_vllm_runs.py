@@ -13,13 +13,17 @@ import psutil
 import pytest
 import yaml
 
+from rl_llm.cli.engines import find_vllm
 from rl_llm.config import parse_recipe
 from rl_llm.errors import CheckpointError
 from rl_llm.plugins import load_module
 from rl_llm.trainer.checkpoint import Identity, check_identity
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
-pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(find_vllm() is None, reason="vLLM is not installed"),
+]
 
 STEPS, GROUP_SIZE, PER_STEP, HELD_OUT = 8, 4, 8, 24
 SERVED = f"""\

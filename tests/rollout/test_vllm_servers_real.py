@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rl_llm.cli.engines import find_vllm
 from rl_llm.config.rollout import ServersSection
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ConfigError
@@ -20,8 +21,8 @@ pytestmark = [
     pytest.mark.slow,
     # Beside the tests of the other vLLM: too many of them at once wait for each other.
     pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(find_vllm() is None, reason="vLLM is not installed"),
 ]
-pytest.importorskip("vllm", reason="vLLM is not installed")
 
 spec = importlib.util.spec_from_file_location(
     "stock_server", Path(__file__).with_name("stock_server.py")
