@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -18,6 +18,12 @@ _HARMLESS = ("DEBUG", "INFO", "WARNING")
 _RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*")
 _POINTS_ELSEWHERE = re.compile(r"root cause|[Ii]nitialization failed|stack trace|: cancelled$")
 _DIED = re.compile(r".*\bdied unexpectedly\b.*")
+_IDLE = re.compile(r"\d+%.*\b\d+/\d+ \[|Warning: ")
+_EXITED = re.compile(r"died unexpectedly \(exit code: (-?\d+)\)|Failed core proc.*?: (-?\d+)\b")
+_WHY = {
+    signal.SIGBUS: ", as when /dev/shm is full",
+    signal.SIGKILL: ", as the system does when memory runs out",
+}
 
 
 @contextmanager
@@ -90,31 +96,53 @@ class ChildLog:
         size = os.fstat(descriptor).st_size
         return os.pread(descriptor, size, 0).decode("utf-8", "replace")
 
-    def cause(self) -> str:
-        """Say what ended the child, as far as it printed that."""
+    def cause(self, exit_codes: Iterable[int] = ()) -> str:
+        """Say what ended the child: a signal, as its `exit_codes` or those of its own processes
+        tell, or what it printed."""
+        printed = self.read()
+        codes = [*exit_codes_in(printed), *exit_codes]
+        signals = [-code for code in codes if code < 0]
+        if signals:
+            number = signal.Signals(signals[0])
+            return f"one of its processes was ended by {number.name}{_WHY.get(number, '')}"
         if not self._is_used:
             return "what it printed says why"
-        return cause_in(self.read()) or "it said nothing"
+        if 0 in codes and error_in(printed) is None:
+            return "one of its processes was told to end, as by SIGTERM"
+        return cause_in(printed) or "it said nothing"
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
 
 
+def exit_codes_in(text: str) -> list[int]:
+    """Return the exit codes of processes that a text says have ended; -9 is that of SIGKILL."""
+    return [int(worker or core) for worker, core in _EXITED.findall(text)]
+
+
 def cause_in(printed: str) -> str:
-    """Return the error that came first in what processes printed, else that one of them died, else
-    their last lines; what they only warned of is none."""
+    """Return the error in what processes printed, else their last lines; what they only warned of,
+    and how far they were, is none."""
+    return error_in(printed) or " / ".join(_telling(printed)[-3:])
+
+
+def error_in(printed: str) -> str | None:
+    """Return the error that came first in what processes printed, else that one of them died."""
+    lines = _telling(printed)
+    raised = [line for line in lines if _RAISED.match(line) and not _POINTS_ELSEWHERE.search(line)]
+    return next(iter([*raised, *filter(_DIED.match, lines)]), None)
+
+
+def _telling(printed: str) -> list[str]:
+    """Return the lines that may say what went wrong."""
     stamps = [(_STAMP.match(line), line) for line in printed.splitlines()]
     lines = [
         line[stamp.end() :].rstrip()
         for stamp, line in stamps
-        if stamp is not None and stamp["level"] not in _HARMLESS
+        if stamp is not None and stamp["level"] not in _HARMLESS and not _IDLE.search(line)
     ]
-    raised = [line for line in lines if _RAISED.match(line) and not _POINTS_ELSEWHERE.search(line)]
-    found = [*raised, *filter(_DIED.match, lines)]
-    if found:
-        return found[0]
-    return " / ".join([line for line in lines if line.strip()][-3:])
+    return [line for line in lines if line.strip()]
 
 
 def _flush() -> None:

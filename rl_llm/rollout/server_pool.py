@@ -121,10 +121,7 @@ class ServerPool:
         if refused and before is None:
             raise ConfigError(_refused_adapter(refused, adapter, self._command))
         if refused and len(found) == len(servers):
-            raise EngineLost(
-                f"{_refused_adapter(found, adapter, self._command)}\nand give the same command as "
-                "before: the run goes on from its checkpoint"
-            )
+            raise EngineLost(_refused_adapter(found, adapter, self._command))
         for server, fault in found:
             self.lose(server, str(fault))
         await self.wait_for_one()
@@ -254,8 +251,7 @@ class ServerPool:
         lines = "".join(f"\n  {server.url}: {server.last_error}" for server in self._servers)
         return (
             f"no vLLM server has answered for {self._max_wait_s:g} s "
-            f"(rollout.servers.max_wait_s):{lines}\nstart one again, as by\n  {self._command}\nand "
-            "give the same command as before: the run goes on from its checkpoint"
+            f"(rollout.servers.max_wait_s):{lines}\nstart one again, as by\n  {self._command}"
         )
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from torch import nn
 
 from rl_llm.errors import ConfigError, EngineLost, ModelError, RlLlmError, RunError
 from rl_llm.records import Completion, Group, Request
-from rl_llm.rollout.child import ChildLog, deaf_to_interrupts, environment_of_child
+from rl_llm.rollout.child import (
+    ChildLog,
+    deaf_to_interrupts,
+    environment_of_child,
+    exit_codes_in,
+)
 from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.merged import MergedCheckpoint
 from rl_llm.rollout.prompts import PromptEncoder
@@ -28,9 +34,11 @@ from rl_llm.rollout.vllm_settings import VllmSettings
 
 _SEED_MASK = 2**62 - 1
 _LOOK_EVERY_S = 0.5
+_LAST_WORDS_S = 5.0
 _SHUTDOWN_S = 30.0
 """How long vLLM's processes may take to end by themselves."""
 _LEAVE = "use rollout.engine=transformers"
+_LESS_MEMORY = "if memory was short, ask for less in rollout.vllm"
 _SHOW_ALL = "VLLM_LOGGING_LEVEL=INFO in the environment shows all that vLLM says"
 
 
@@ -212,14 +220,14 @@ class VllmEngine:
         except RlLlmError:
             raise
         except Exception as error:
-            if type(error).__name__ != "EngineDeadError":
+            has_ended = type(error).__name__ == "EngineDeadError"
+            codes = _exit_codes(self._llm)
+            if not has_ended and not codes:
                 raise RunError(
                     f"vLLM failed while {doing}: {_first_line(error)}; {_LEAVE}; {_SHOW_ALL}"
                 ) from None
             raise EngineLost(
-                f"vLLM ended while {doing}: {self._log.cause()}; "
-                "start the same command again to go on from the last checkpoint, with less "
-                f"memory asked for in rollout.vllm if that was short; {_SHOW_ALL}"
+                f"vLLM ended while {doing}: {self._log.cause(codes)}; {_LESS_MEMORY}; {_SHOW_ALL}"
             ) from None
 
     def _introduction(self, seconds: float) -> str:
@@ -262,7 +270,8 @@ def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, 
                     f"vLLM cannot run the model at {settings.location!r}: {cause}; {_LEAVE}"
                 ) from None
             raise EngineLost(
-                f"vLLM ended while it started: {log.cause()}; mend that, or {_LEAVE}; {_SHOW_ALL}"
+                f"vLLM ended while it started: {log.cause(exit_codes_in(str(error)))}; "
+                f"mend that, or {_LEAVE}; {_SHOW_ALL}"
             ) from None
         if is_quiet:
             logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -286,6 +295,21 @@ def _wake_waiters_of_the_dead(core: Any, is_closed: threading.Event) -> None:
                 return
 
     threading.Thread(target=watch, name="vllm-watch", daemon=True).start()
+
+
+def _exit_codes(llm: Any) -> list[int]:
+    """Return how those of vLLM's processes ended that are children of this one, if they did.
+
+    One that has not ended yet may be about to, and has not printed why; it is waited for a moment,
+    and how it ends says nothing: vLLM may end it itself, by a signal.
+    """
+    resources = getattr(llm.llm_engine.engine_core, "resources", None)
+    if resources is None or resources.engine_manager is None:
+        return []
+    processes = resources.engine_manager.processes
+    at_once = [process.exitcode for process in processes if process.exitcode is not None]
+    connection.wait([process.sentinel for process in processes], _LAST_WORDS_S)
+    return at_once or [1 for process in processes if process.exitcode is not None]
 
 
 def _imported() -> Any:

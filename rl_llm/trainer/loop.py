@@ -225,11 +225,13 @@ class Trainer:
         """Save the last step that is done, and return the error that says so."""
         self._tell(rollouts.take_messages())
         step = self._counters.step
+        # What was lost may end in a line of its own, with a command to copy.
+        so_far = f"{lost}\n" if "\n" in str(lost) else f"{lost}; "
         if step == 0:
-            return EngineLost(f"{lost}; no step was done: run the same command again to start over")
+            return EngineLost(f"{so_far}no step was done: run the same command again to start over")
         self._save(rollouts)
         return EngineLost(
-            f"{lost}; a checkpoint was written after step {step}; run the same command again to go "
+            f"{so_far}a checkpoint was written after step {step}; run the same command again to go "
             "on"
         )
 

@@ -114,6 +114,7 @@ class Losable:
     engine: object
     kind: str
     nth: int
+    words: str = "no server answers"
     may_be_lost: bool = True
     num_calls: int = 0
     is_closed: bool = False
@@ -127,7 +128,7 @@ class Losable:
         groups = self.engine.complete(requests)
         yield next(groups)
         if kind == self.kind and self.num_calls == self.nth:
-            raise EngineLost("no server answers")
+            raise EngineLost(self.words)
         yield from groups
 
     def load_weights(self, adapter_dir, *, version):
@@ -138,7 +139,7 @@ class Losable:
         self.events.append("rest")
         self.num_calls += self.kind == "rest"
         if self.kind == "rest" and self.num_calls == self.nth:
-            raise EngineLost("no server answers")
+            raise EngineLost(self.words)
         self.engine.rest()
 
     def take_messages(self):
@@ -154,9 +155,9 @@ def lose(monkeypatch):
     """Let the next runs lose their engine: `lose(kind, nth)`; the engines, as they are built."""
     build_engine, built = parts.build_engine, []
 
-    def start(kind, nth):
+    def start(kind, nth, **words):
         def build(*given, **named):
-            built.append(Losable(build_engine(*given, **named), kind, nth))
+            built.append(Losable(build_engine(*given, **named), kind, nth, **words))
             return built[-1]
 
         monkeypatch.setattr(parts, "build_engine", build)
@@ -216,11 +217,13 @@ def test_an_engine_that_is_lost_before_the_first_step_leaves_a_run_that_starts_o
     train, tmp_path, lose, capsys
 ):
     settings = ["run.steps=2", "eval.every=2"]
+    way_out = "no step was done: run the same command again to start over\n"
     lose("harvest", 1)
     assert train(tmp_path / "run", *settings) == 1
-    assert capsys.readouterr().err == (
-        "error: no server answers; no step was done: run the same command again to start over\n"
-    )
+    assert capsys.readouterr().err == f"error: no server answers; {way_out}"
+    lose("harvest", 1, words="start one:\n  vllm serve m")
+    assert train(tmp_path / "run", *settings) == 1
+    assert capsys.readouterr().err == f"error: start one:\n  vllm serve m\n{way_out}"
     lose("harvest", -1)
     assert train(tmp_path / "run", *settings) == 0
 

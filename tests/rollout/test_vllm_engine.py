@@ -307,10 +307,9 @@ def test_a_process_that_is_killed_is_one_error_with_the_way_out(ask, victim):
         ours = set(children()) - before
         (process,) = [child for child in ours if victim in " ".join(child.cmdline())]
         process.kill()
-        with pytest.raises(EngineLost, match=r"vLLM ended while .*last checkpoint") as lost:
+        with pytest.raises(EngineLost, match=r"vLLM ended while .* was ended by SIGKILL, as"):
             list(groups)
-        assert "cancelled" not in str(lost.value)
-        with pytest.raises(EngineLost):
+        with pytest.raises(EngineLost) as lost:
             list(engine.complete([ask("4+9=")]))
     assert "\n" not in str(lost.value)
     assert psutil.wait_procs(ours, timeout=30)[1] == []
