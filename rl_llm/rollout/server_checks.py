@@ -1,6 +1,7 @@
 """Whether a server is fit for a run: its model, and what it calls a logprob."""
 
 from rl_llm.errors import ConfigError
+from rl_llm.rollout.server_adapters import Adapter
 from rl_llm.rollout.server_client import BaseModel, ServerClient, ServerRefusal
 from rl_llm.rollout.vllm_settings import LORA_RANKS, least_lora_rank
 
@@ -37,6 +38,12 @@ async def check_server(client: ServerClient, *, max_model_len: int) -> BaseModel
             "that it draws from; start it with --logprobs-mode processed_logprobs"
         )
     return model
+
+
+async def check_adapter(client: ServerClient, adapter: Adapter) -> None:
+    """Have a server load an adapter and forget it again; raises as `check_server` does."""
+    await client.load(adapter.name, adapter.folder)
+    await client.unload(adapter.name)
 
 
 async def _processes_logprobs(client: ServerClient, model: str) -> bool:

@@ -1,10 +1,12 @@
 """Rollouts from any number of stock vLLM servers, which come and go."""
 
 import asyncio
+import os
+import socket
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,6 +23,7 @@ from rl_llm.rollout.server_checks import serve_command
 from rl_llm.rollout.server_client import ApiKey, Ask, Drawn, ServerClient, connect
 from rl_llm.rollout.server_dispatch import Dispatch, Work
 from rl_llm.rollout.server_pool import Patience, ServerPool
+from rl_llm.seeds import derive_seed
 
 __all__ = ["ServersEngine", "serve_command"]
 
@@ -72,6 +75,7 @@ class ServersEngine:
         self._max_model_len = max_model_len
         self._seed = seed
         self._published: list[Adapter] = []
+        self._made = [path for path in (adapter_dir, *adapter_dir.parents) if not path.exists()]
         self._calls: list[Future[None]] = []
         self._busy = asyncio.Lock()
         key = ApiKey(api_key, variable=section.api_key_env)
@@ -93,6 +97,16 @@ class ServersEngine:
         except BaseException:
             self.close()
             raise
+
+    def try_adapter(self, source: Path) -> None:
+        """Have every server that is well load the adapter in the PEFT folder `source`, and forget
+        it again; raises a `ConfigError` where one refuses it, or where it cannot be published."""
+        seed = derive_seed(self._seed, "trial", socket.gethostname(), os.getpid())
+        trial = publish(self._adapter_dir, source, version=0, seed=seed)
+        try:
+            self._begin(self._pool.try_adapter(trial)).result()
+        finally:
+            withdraw(trial)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Group]:
         """Yield groups as servers finish them; see `RolloutEngine.complete`."""
@@ -134,7 +148,8 @@ class ServersEngine:
         return [messages.popleft() for _ in range(len(messages))]
 
     def close(self) -> None:
-        """Stop asking, unload and delete the adapter, and close all connections."""
+        """Stop asking, unload and delete the adapter and folders made for it, and close all
+        connections."""
         if self._thread.is_closed:
             return
         for call in self._calls:
@@ -143,6 +158,9 @@ class ServersEngine:
         self._thread.close()
         for adapter in self._published:
             withdraw(adapter)
+        with suppress(OSError):  # Something else may lie in one by now.
+            for folder in self._made:
+                folder.rmdir()
 
     def _works(self, index: int, request: Request, prompt_ids: tuple[int, ...]) -> Iterator[Work]:
         """Cut a request into parts that a server may be asked at once: usually it is one.

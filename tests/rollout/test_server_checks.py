@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rl_llm.cli.main import main
 from rl_llm.config import load_recipe
 from rl_llm.errors import ConfigError, RlLlmError
 from rl_llm.records import Problem, Request, Sampling
@@ -17,7 +18,7 @@ spec = importlib.util.spec_from_file_location(
 )
 fake = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake)
-start_server, connect = fake.start_server, fake.connect
+start_server, connect, adapter_of = fake.start_server, fake.connect, fake.adapter_of
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-quite-secret"
@@ -152,6 +153,80 @@ def test_no_part_of_the_key_is_left_where_a_servers_words_are_cut(start_server, 
         list(engine.complete([ask("a")]))
     assert "x" * 492 in str(caught.value) and "yy" not in str(caught.value)
     assert KEY[:4] not in str(caught.value)
+
+
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+def test_an_adapter_that_is_tried_is_loaded_everywhere_and_leaves_nothing(
+    start_server, connect, adapter_of, tmp_path
+):
+    servers = [start_server(), start_server()]
+    engine = connect(*servers)
+    engine.try_adapter(adapter_of("zero"))
+    for server in servers:
+        (loaded,), (unloaded,) = server.bodies(LOAD), server.bodies(UNLOAD)
+        assert loaded["lora_name"] == unloaded["lora_name"]
+        assert server.adapters == {}
+    assert list((tmp_path / "shared").iterdir()) == []
+    engine.close()
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_server_that_refuses_the_adapter_that_is_tried_is_named_with_the_way_out(
+    start_server, connect, adapter_of
+):
+    good, bad = start_server(), start_server(max_rank=4)
+    with pytest.raises(ConfigError) as caught:
+        connect(good, bad).try_adapter(adapter_of("zero", rank=8))
+    assert str(caught.value) == (
+        "vLLM servers refuse an adapter of the recipe's rank, tried before the run:\n"
+        f"  {bad.url}: HTTP 500: LoRA rank 8 is greater than max_lora_rank 4.\n"
+        f"start the servers with the --max-lora-rank below:\n  {fake.COMMAND}"
+    )
+
+
+def test_a_server_that_goes_away_while_an_adapter_is_tried_is_lost(
+    start_server, connect, adapter_of
+):
+    good, gone = start_server(), start_server()
+    engine = connect(good, gone)
+    gone.scripts[LOAD] = lambda body: "hang up"
+    engine.try_adapter(adapter_of("zero"))
+    assert f"{gone.url} is lost: RemoteProtocolError" in engine.take_messages()[0]
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch, capsys):
+    """Validate the quickstart on a server; return the exit code and what was said of it."""
+
+    def run(server, *overrides):
+        monkeypatch.chdir(tmp_path)
+        recipe = str(ROOT / "recipes" / "quickstart.yaml")
+        served = ["rollout.engine=vllm_server", f"rollout.servers.urls=[{server.url}]"]
+        return main(["validate", recipe, *served, *overrides]), capsys.readouterr().err
+
+    return run
+
+
+def test_validate_tries_an_adapter_of_the_recipes_rank_where_the_run_will_publish(
+    start_server, validate, tmp_path
+):
+    server = start_server()
+    assert validate(server) == (0, "")
+    (body,) = server.bodies(LOAD)
+    assert Path(body["lora_path"]).parent == tmp_path / "runs" / "quickstart" / "adapters"
+    assert list(tmp_path.iterdir()) == []
+    code, said = validate(server, "lora.rank=32")
+    assert code == 2 and "LoRA rank 32 is greater than max_lora_rank 16" in said
+
+
+def test_validate_says_that_the_folder_for_adapters_cannot_be_written(
+    start_server, validate, tmp_path
+):
+    (tmp_path / "file").touch()
+    code, said = validate(start_server(), "rollout.servers.adapter_dir=file/adapters")
+    assert code == 2 and "rollout.servers.adapter_dir: 'file/adapters' cannot be written" in said
 
 
 def walk(thing, seen=None):

@@ -1,6 +1,8 @@
 """Rollouts from real vLLM servers: what they draw, and what happens when one dies."""
 
+import asyncio
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from rl_llm.errors import ConfigError
 from rl_llm.plugins import shipped_folder
 from rl_llm.policy import add_lora, load_base, load_tokenizer, stop_token_ids
 from rl_llm.records import Problem, Request, Sampling, content_key
+from rl_llm.rollout import server_client
 from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.rollout.server_client import ApiKey, ServerClient, ServerRefusal
 from rl_llm.rollout.vllm_servers import ServersEngine, serve_command
 
 pytestmark = [
@@ -165,9 +169,22 @@ def test_servers_draw_what_the_adapted_model_draws(connect, in_process, base, wr
 
 
 def test_a_rank_that_a_server_does_not_take_is_refused_in_its_words(connect, write_adapter):
-    engine = connect()
-    with pytest.raises(ConfigError, match=r"LoRA rank 32 is greater than max_lora_rank 16"):
-        engine.load_weights(write_adapter(32), version=1)
+    engine, too_large = connect(), write_adapter(32)
+    engine.try_adapter(write_adapter(8))
+    for give in (engine.try_adapter, partial(engine.load_weights, version=1)):
+        with pytest.raises(ConfigError, match=r"LoRA rank 32 is greater than max_lora_rank 16"):
+            give(too_large)
+
+
+def test_a_folder_that_a_server_does_not_see_is_refused_in_its_words(servers, tmp_path):
+    async def load():
+        key = ApiKey(KEY, variable="VLLM_API_KEY")
+        async with server_client.connect(key) as http:
+            client = ServerClient(servers[0].url, http, key, timeout_s=60.0)
+            await client.load("unseen", tmp_path / "unseen")
+
+    with pytest.raises(ServerRefusal, match=r"No adapter found for .*unseen"):
+        asyncio.run(load())
 
 
 def test_a_killed_server_loses_nothing_and_takes_work_when_it_is_back(
