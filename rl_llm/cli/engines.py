@@ -128,7 +128,7 @@ def build_engine(
     if name == "vllm":
         return _vllm_engine(recipe, model, ranks)
     if name == "vllm_server":
-        return _servers_engine(recipe, model, folder)
+        return _servers_engine(recipe, model, ranks, folder)
     return TransformersEngine(
         _readable_base(recipe, model, ranks),
         model.encoder,
@@ -222,7 +222,9 @@ def _check_tensor_parallel(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def _servers_engine(recipe: Recipe, model: "Model", folder: RunFolder) -> RolloutEngine:
+def _servers_engine(
+    recipe: Recipe, model: "Model", ranks: Ranks, folder: RunFolder
+) -> RolloutEngine:
     from rl_llm.rollout.server_checks import serve_command
     from rl_llm.rollout.vllm_servers import ServersEngine
 
@@ -245,6 +247,7 @@ def _servers_engine(recipe: Recipe, model: "Model", folder: RunFolder) -> Rollou
             rank=recipe.lora.rank,
             max_model_len=longest,
             dtype=recipe.model.dtype,
+            on_gpu=ranks.device.type == "cuda",
         ),
     )
     with ExitStack() as undo:

@@ -19,7 +19,7 @@ from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.loop_thread import LoopThread
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.server_adapters import Adapter, publish, withdraw
-from rl_llm.rollout.server_checks import serve_command
+from rl_llm.rollout.server_checks import refuse_one_twice, serve_command
 from rl_llm.rollout.server_client import ApiKey, Ask, Drawn, ServerClient, connect
 from rl_llm.rollout.server_dispatch import Dispatch, Work
 from rl_llm.rollout.server_pool import Patience, ServerPool
@@ -68,6 +68,7 @@ class ServersEngine:
                 "rollout.servers.urls is empty, and rollout.engine=vllm_server asks servers: start "
                 f"one, and name its address, such as http://node2:8000\n  {command}"
             )
+        refuse_one_twice(urls)
         self._encoder = encoder
         self._stop_ids = tuple(sorted(stop_ids))
         self._adapter_dir = adapter_dir

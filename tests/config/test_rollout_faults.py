@@ -27,6 +27,11 @@ def faults_of(**settings):
     return str(caught.value).removeprefix("test: ").split("\n  ")
 
 
+def test_nothing_is_no_engine_and_is_named_as_it_is_written():
+    (fault,) = faults_of(engine=None)
+    assert fault.startswith("rollout.engine=null: input should be 'auto', 'transformers', ")
+
+
 def test_servers_must_be_named():
     assert parse(engine="vllm_server", **URLS).servers.urls == URLS["servers"]["urls"]
     (fault,) = faults_of(engine="vllm_server")

@@ -64,6 +64,33 @@ def test_what_answers_but_is_no_vllm_server_is_named(start_server, connect, monk
         connect(server.url)
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_page_is_not_repeated(start_server, connect, monkeypatch, status):
+    server = start_server()
+    page = "<!DOCTYPE html><html><body>Welcome</body></html>"
+    monkeypatch.setattr(server, "_models", lambda: (status, page))
+    with pytest.raises(ConfigError, match=r"not( a)? JSON.*; is it a vLLM server\?") as caught:
+        connect(server.url)
+    assert "Welcome" not in str(caught.value)
+
+
+def test_https_where_a_server_speaks_http_is_an_error_with_the_way_out(start_server, connect):
+    url = start_server().url.replace("http://", "https://")
+    with pytest.raises(ConfigError, match=r"does not speak https: write http:// in rollout"):
+        connect(url)
+
+
+def test_one_server_under_two_names_is_refused(start_server, connect):
+    url = start_server().url
+    named = url.replace("127.0.0.1", "localhost")
+    with pytest.raises(ConfigError) as caught:
+        connect(url, named)
+    assert f"rollout.servers.urls: {url} and {named} are one server, at 127.0.0.1" in str(
+        caught.value
+    )
+    connect(url, start_server().url)
+
+
 def test_a_run_starts_without_a_server_that_does_not_answer_yet(start_server, connect):
     good, late = start_server(), start_server()
     late.stop()
@@ -251,6 +278,11 @@ def test_the_command_that_starts_a_server_takes_the_next_rank_that_vllm_knows():
     assert serve_command("my/model", rank=20, max_model_len=300, dtype="float32") == (
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve my/model --enable-lora "
         "--max-lora-rank 32 --max-model-len 300 --dtype float32 --logprobs-mode processed_logprobs"
+    )
+    assert serve_command("my/model", rank=20, max_model_len=300, on_gpu=False) == (
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True python -m vllm.entrypoints.openai.api_server "
+        "--model my/model --no-enable-chunked-prefill --enable-lora --max-lora-rank 32 "
+        "--max-model-len 300 --logprobs-mode processed_logprobs"
     )
     with pytest.raises(ConfigError, match=r"lora\.rank=600 is more than vLLM takes; .* 512"):
         serve_command("my/model", rank=600, max_model_len=300)
