@@ -5,13 +5,18 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 _LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "MV2_")
+
+_LOOK_EVERY_S = 0.5
 
 _STAMP = re.compile(r"^(\([^)]*pid=\d+\) )?((?P<level>[A-Z]+) \S+ \S+ \[.*?\] ?)?")
 _HARMLESS = ("DEBUG", "INFO", "WARNING")
@@ -44,25 +49,44 @@ def environment_of_child(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Until the end, processes that `multiprocessing` starts are deaf to SIGINT, and so are those
-    that they start: Ctrl-C in a terminal, which reaches them all, is for this process alone."""
+def bound_to_this_process() -> Iterator[None]:
+    """Until the end, processes that `multiprocessing` starts are bound to this one, and so are
+    those that they start.
+
+    They end when it has ended, however it did and also while they start. A signal to the whole
+    process group is for this process alone: Ctrl-C in a terminal, or a launcher's SIGTERM.
+    """
     start = BaseProcess.start
 
-    def start_deaf(self: BaseProcess) -> None:
-        # Starting the tracker lets signals through again, so it comes first.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            start(self)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def start_bound(self: Any) -> None:
+        self._target = _Bound(self._target, os.getpid())
+        start(self)
 
-    BaseProcess.start = start_deaf  # type: ignore[method-assign]
+    BaseProcess.start = start_bound  # type: ignore[method-assign]
     try:
         yield
     finally:
         BaseProcess.start = start  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What a process that is started runs: its `target`, in a process group of its own, until the
+    process `parent` has ended."""
+
+    target: Callable[..., object]
+    parent: int
+
+    def __call__(self, *given: Any, **named: Any) -> None:
+        os.setpgid(0, 0)
+        watch = threading.Thread(target=self._end_with_parent, name="parent-watch", daemon=True)
+        watch.start()
+        self.target(*given, **named)
+
+    def _end_with_parent(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(_LOOK_EVERY_S)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ChildLog:

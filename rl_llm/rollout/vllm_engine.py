@@ -23,7 +23,7 @@ from rl_llm.errors import ConfigError, EngineLost, ModelError, RlLlmError, RunEr
 from rl_llm.records import Completion, Group, Request
 from rl_llm.rollout.child import (
     ChildLog,
-    deaf_to_interrupts,
+    bound_to_this_process,
     environment_of_child,
     exit_codes_in,
 )
@@ -258,9 +258,8 @@ def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, 
         if not settings.on_gpu:
             _check_head_size(config)
         try:
-            with deaf_to_interrupts():
+            with bound_to_this_process():
                 llm = vllm.LLM(**settings.options())
-            llm.collective_rpc("end_with", args=(os.getpid(),))
             if not settings.on_gpu:
                 llm.collective_rpc("request_amx")
         except Exception as error:

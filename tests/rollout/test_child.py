@@ -1,18 +1,19 @@
 """What child processes see and say."""
 
-import multiprocessing
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
+import psutil
 import pytest
 
 from rl_llm.rollout.child import (
     ChildLog,
     cause_in,
-    deaf_to_interrupts,
     environment_of_child,
     exit_codes_in,
 )
@@ -104,23 +105,64 @@ def test_a_child_sees_no_launcher_and_the_settings_and_all_is_put_back(monkeypat
     assert dict(os.environ) == before
 
 
-def test_processes_started_deaf_live_through_an_interrupt_and_this_one_and_later_ones_hear_it():
+@pytest.fixture
+def run_program(tmp_path):
+    """Run a program that starts processes, which import it from its file."""
+
+    def run(text):
+        file = tmp_path / "program.py"
+        file.write_text(text, encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            [sys.executable, str(file)], capture_output=True, text=True, env=environment, timeout=90
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("received", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_passes_a_bound_process_by(run_program, received):
+    program = f"""
+import multiprocessing, os, signal, time
+from rl_llm.rollout.child import bound_to_this_process
+
+if __name__ == "__main__":
+    os.setpgid(0, 0)
     heard = []
-    spawning = multiprocessing.get_context("spawn")
-    previous = signal.signal(signal.SIGINT, lambda *_: heard.append("here"))
-    try:
-        with deaf_to_interrupts():
-            deaf = spawning.Process(target=signal.raise_signal, args=(signal.SIGINT,))
-            deaf.start()
-            signal.raise_signal(signal.SIGINT)
-            assert heard == ["here"]
-        hearing = spawning.Process(target=signal.raise_signal, args=(signal.SIGINT,))
-        hearing.start()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    for process in (deaf, hearing):
-        process.join(60)
-    assert deaf.exitcode == 0 and hearing.exitcode != 0
+    signal.signal({received:d}, lambda *_: heard.append("here"))
+    with bound_to_this_process():
+        bound = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(3,))
+        bound.start()
+    free = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    free.start()
+    while os.getpgid(bound.pid) == os.getpid():
+        time.sleep(0.01)
+    os.killpg(0, {received:d})
+    bound.join(), free.join()
+    print(heard, bound.exitcode, free.exitcode != 0)
+"""
+    done = run_program(program)
+    assert done.stdout == "['here'] 0 True\n", done.stderr
+
+
+def test_a_bound_process_ends_with_the_one_that_started_it_also_where_that_is_killed(
+    run_program,
+):
+    program = """
+import multiprocessing, os, signal, time
+from rl_llm.rollout.child import bound_to_this_process
+
+if __name__ == "__main__":
+    with bound_to_this_process():
+        bound = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+        bound.start()
+    print(bound.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = run_program(program)
+    assert done.returncode == -signal.SIGKILL
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)
 
 
 def test_what_a_child_prints_goes_to_the_log_and_what_is_printed_later_does_not(capfd):
