@@ -122,6 +122,9 @@ class VllmEngine:
                 self._llm.sleep(level=1)
             self._is_asleep = True
 
+    def cut(self) -> None:
+        """Do nothing: no call waits for longer than its next group takes."""
+
     def take_messages(self) -> list[str]:
         """Return how vLLM started, once."""
         messages, self._messages = self._messages, []

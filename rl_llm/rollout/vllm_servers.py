@@ -143,6 +143,11 @@ class ServersEngine:
     def rest(self) -> None:
         """Do nothing: the servers' memory is their own."""
 
+    def cut(self) -> None:
+        """End the call that is under way: it may wait for servers that are gone."""
+        for call in self._calls:
+            call.cancel()
+
     def take_messages(self) -> list[str]:
         """Return which servers were lost and came back since the last call."""
         messages = self._pool.messages
@@ -153,8 +158,7 @@ class ServersEngine:
         connections."""
         if self._thread.is_closed:
             return
-        for call in self._calls:
-            call.cancel()
+        self.cut()
         self._thread.run(self._stop())
         self._thread.close()
         for adapter in self._published:

@@ -116,8 +116,9 @@ class Trainer:
         """Generate, score, learn and publish; return the row so far, and sample completions."""
         parts, step = self._parts, self._counters.step + 1
         started = time.perf_counter()
-        report = self._take(step, rollouts)
+        report = rollouts.take(step)
         harvest = report.harvest
+        self._seconds |= rollouts.take_times()
         self._say(report)
         self._log_draws(harvest, step)
         with self._timed("update"):
@@ -135,15 +136,6 @@ class Trainer:
         }
         parts.kl.observe(_kl_facts(facts, row, parts.recipe))
         return row, samples
-
-    def _take(self, step: int, rollouts: Pipeline) -> HarvestReport:
-        """Return the step's harvest; where nothing is generated meanwhile, the engine may rest."""
-        if self._overlaps:
-            with self._timed("wait"):
-                return rollouts.take(step)
-        report = rollouts.take(step)
-        rollouts.rest()
-        return report
 
     def _learn(self, harvest: Harvest, step: int) -> tuple[UpdateFacts, Row, list[Row]]:
         """Update the policy on the admitted groups; return what happened, its row, and samples."""

@@ -142,6 +142,9 @@ class Losable:
             raise EngineLost(self.words)
         self.engine.rest()
 
+    def cut(self):
+        self.engine.cut()
+
     def take_messages(self):
         return [f"heard behind {self.events[-1]}"] if self.events[-1:] == ["complete"] else []
 
