@@ -31,6 +31,7 @@ from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.merged import MergedCheckpoint
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.vllm_settings import VllmSettings
+from rl_llm.rollout.vllm_sleep import SleepCycle
 
 _SEED_MASK = 2**62 - 1
 _LOOK_EVERY_S = 0.5
@@ -69,7 +70,6 @@ class VllmEngine:
         self._adapter: Any = None
         self._version = 0
         self._numbers = itertools.count(1)
-        self._is_asleep = False
         self._log = ChildLog()
         self._llm: Any = None
         try:
@@ -77,6 +77,7 @@ class VllmEngine:
         finally:
             if self._llm is None:
                 self._log.close()
+        self._cycle = SleepCycle(self._llm, sleeps=settings.sleeps)
         self._is_closed = threading.Event()
         _wake_waiters_of_the_dead(self._llm.llm_engine.engine_core, self._is_closed)
         self._messages = [self._introduction(time.perf_counter() - started)]
@@ -87,7 +88,9 @@ class VllmEngine:
         room, whose = self._settings.max_model_len, "vLLM's (data.max_prompt_tokens and this)"
         for request, prompt_ids in zip(requests, prompts, strict=True):
             check_room(request, len(prompt_ids), room=room, whose=whose)
-        self._wake()
+        self._refuse_closed()
+        with self._asking("waking up"):
+            self._cycle.wake_to_generate()
         version, waiting = self._version, {}
         try:
             for request, prompt_ids in zip(requests, prompts, strict=True):
@@ -101,7 +104,9 @@ class VllmEngine:
 
     def load_weights(self, adapter_dir: Path, *, version: int) -> None:
         """Publish an adapter, as it is or merged; nothing that was computed before is reused."""
-        self._wake()
+        self._refuse_closed()
+        with self._asking("waking up"):
+            self._cycle.wake_to_publish()
         with self._asking("publishing weights"):
             if self._merged is None:
                 self._replace_adapter(adapter_dir, version)
@@ -117,10 +122,8 @@ class VllmEngine:
 
     def rest(self) -> None:
         """Give a GPU's memory back until the next call."""
-        if self._settings.sleeps and not self._is_asleep:
-            with self._asking("going to sleep"):
-                self._llm.sleep(level=1)
-            self._is_asleep = True
+        with self._asking("going to sleep"):
+            self._cycle.rest()
 
     def cut(self) -> None:
         """Do nothing: no call waits for longer than its next group takes."""
@@ -207,13 +210,9 @@ class VllmEngine:
             merged.write(adapter_dir, Path(folder))
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
-    def _wake(self) -> None:
+    def _refuse_closed(self) -> None:
         if self._llm is None:
             raise EngineLost("vLLM was closed, and generates no more; build another engine")
-        if self._is_asleep:
-            with self._asking("waking up"):
-                self._llm.wake_up()
-            self._is_asleep = False
 
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
@@ -222,6 +221,8 @@ class VllmEngine:
             yield
         except RlLlmError:
             raise
+        # vLLM raises whatever its workers raised: errors of any library, by type or as plain
+        # Exceptions. This is the border to it.
         except Exception as error:
             has_ended = type(error).__name__ == "EngineDeadError"
             codes = _exit_codes(self._llm)
@@ -265,6 +266,7 @@ def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, 
                 llm = vllm.LLM(**settings.options())
             if not settings.on_gpu:
                 llm.collective_rpc("request_amx")
+        # Its processes hand on the errors of any library, some as plain Exceptions.
         except Exception as error:
             cause = _first_line(error)
             if isinstance(error, ValueError):
@@ -318,6 +320,8 @@ def _imported() -> Any:
     """Import vllm, or say what is broken; two known ways have their own words."""
     try:
         return importlib.import_module("vllm")
+    # Its import runs that of dozens of libraries, which fail in ways of their own: ImportError,
+    # RuntimeError of torch's operators, OSError of shared objects, AttributeError, ...
     except Exception as error:
         cause = _first_line(error)
         mend = "`make setup` puts it right on a machine without a GPU"

@@ -23,6 +23,7 @@ from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.vllm_engine import VllmEngine
 from rl_llm.rollout.vllm_settings import VllmSettings
+from rl_llm.rollout.vllm_sleep import SleepCycle
 
 FOUND = find_vllm()
 pytestmark = [
@@ -276,6 +277,29 @@ def test_no_requests_give_no_groups(engine):
 def test_rest_is_no_hindrance_where_there_is_no_gpu(engine, ask):
     engine.rest()
     assert drawn(engine, [ask("4+9=")])
+
+
+def test_an_engine_that_sleeps_wakes_its_weights_then_its_cache_and_draws_the_same(
+    engine, ask, write_adapter, tmp_path, monkeypatch
+):
+    """vLLM on a CPU goes through its states of sleep, and keeps the memory. There is no
+    `enable_sleep_mode` there."""
+    requests = [ask(prompt, completions=4) for prompt in PROMPTS]
+    folder = write_adapter(tmp_path / "adapter", deviation=0.05)
+    engine.load_weights(folder, version=1)
+    expected, asleep = drawn(engine, requests), []
+    monkeypatch.setattr(engine, "_cycle", SleepCycle(engine._llm, sleeps=True))
+    core = engine._llm.llm_engine.engine_core
+
+    def note_sleep():
+        asleep.append(core.is_sleeping())
+
+    for use in (engine.rest, note_sleep, lambda: engine.load_weights(folder, version=2)):
+        use()
+    note_sleep()
+    assert drawn(engine, requests) == expected
+    note_sleep()
+    assert asleep == [True, True, False]
 
 
 def children():
