@@ -179,17 +179,8 @@ def test_vllm_generates_in_a_second_thread_while_older_completions_are_learnt_fr
 def servers(repository, tmp_path):
     stock = load_module(repository / "tests" / "rollout" / "stock_server.py")
     model = str(repository / "data" / "models" / "carry-adder")
-    started = [
-        stock.StockServer(model, tmp_path / f"server-{n}.log", rank=16, max_model_len=128)
-        for n in range(2)
-    ]
-    try:
-        for server in started:
-            server.wait()
+    with stock.serving(model, tmp_path, rank=16, max_model_len=128) as started:
         yield started
-    finally:
-        for server in started:
-            server.kill()
 
 
 def test_a_server_that_dies_in_a_run_is_told_of_and_every_prompt_is_scored_exactly_once(

@@ -85,6 +85,19 @@ class StockServer:
         self._process.wait()
 
 
+@contextlib.contextmanager
+def serving(model, folder, *, count=2, **options):
+    """Until the end, so many servers that are well, whose logs lie in a folder."""
+    servers = [StockServer(model, folder / f"server-{n}.log", **options) for n in range(count)]
+    try:
+        for server in servers:
+            server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
 def wait_until(holds, *, within_s=60.0):
     """Return once `holds()` is true."""
     end_s = time.monotonic() + within_s

@@ -42,17 +42,8 @@ KEY = "sk-of-the-test"
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("servers")
-    started = [
-        stock.StockServer(MODEL, folder / f"{n}.log", rank=16, max_model_len=ROOM, api_key=KEY)
-        for n in range(2)
-    ]
-    try:
-        for server in started:
-            server.wait()
+    with stock.serving(MODEL, folder, rank=16, max_model_len=ROOM, api_key=KEY) as started:
         yield started
-    finally:
-        for server in started:
-            server.kill()
 
 
 @pytest.fixture(scope="module")
