@@ -252,9 +252,9 @@ def test_a_dry_run_takes_its_step_in_the_thread_of_generation_and_ends(tmp_path,
 
 @pytest.fixture
 def on_two_ranks(tmp_path, write_small):
-    """Train on two processes; return what each noted down."""
+    """Train on two processes in a folder; return what each noted down."""
 
-    def run(**environment):
+    def run(folder=tmp_path, **environment):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -266,7 +266,7 @@ def on_two_ranks(tmp_path, write_small):
                 f"--config_file={root / 'recipes' / 'accelerate' / 'cpu.yaml'}",
                 f"--main_process_port={port}",
                 str(Path(__file__).with_name("overlapping_ranks.py")),
-                str(write_small(tmp_path)),
+                str(write_small(folder)),
                 *("run.steps=4", "eval.every=2", "rollout.max_staleness=1"),
             ],
             env=os.environ | threads | environment,
@@ -275,7 +275,7 @@ def on_two_ranks(tmp_path, write_small):
             timeout=400,
         )
         assert done.returncode == 0, done.stderr
-        return [json.loads((tmp_path / f"rank-{n}.json").read_text()) for n in (0, 1)]
+        return [json.loads((folder / f"rank-{n}.json").read_text()) for n in (0, 1)]
 
     return run
 
@@ -287,11 +287,19 @@ def test_two_ranks_that_generate_ahead_end_and_hold_the_same_plan(on_two_ranks):
     assert versions == [{0}, {0}, {1}, {2}]
 
 
-def test_an_engine_that_one_of_two_ranks_has_lost_ends_both_behind_a_checkpoint(
+def test_an_engine_that_one_of_two_ranks_has_lost_ends_both_and_both_go_on_as_if_it_had_not(
     on_two_ranks, tmp_path
 ):
+    whole, _ = on_two_ranks(tmp_path / "whole")
     first, second = on_two_ranks(LOST_ON="1")
     assert first == second
     (saved,) = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step-"))
     assert f"a checkpoint was written after step {step};" in first["lost"]
+
+    first, second = on_two_ranks()
+    assert first == second
+    again = first.pop("harvests")
+    assert 1 <= len(again) < 4
+    assert again == whole.pop("harvests")[-len(again) :]
+    assert first == whole
