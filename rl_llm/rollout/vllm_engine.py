@@ -224,7 +224,8 @@ class VllmEngine:
         # vLLM raises whatever its workers raised: errors of any library, by type or as plain
         # Exceptions. This is the border to it.
         except Exception as error:
-            has_ended = type(error).__name__ == "EngineDeadError"
+            # A call is cancelled where a worker is gone and its engine still about to notice.
+            has_ended = type(error).__name__ == "EngineDeadError" or "cancelled" in str(error)
             codes = _exit_codes(self._llm)
             if not has_ended and not codes:
                 raise RunError(

@@ -78,6 +78,7 @@ class ServersEngine:
         self._published: list[Adapter] = []
         self._made = [path for path in (adapter_dir, *adapter_dir.parents) if not path.exists()]
         self._calls: list[Future[None]] = []
+        self._is_cut = False
         self._busy = asyncio.Lock()
         key = ApiKey(api_key, variable=section.api_key_env)
         self._http = connect(key)
@@ -144,7 +145,9 @@ class ServersEngine:
         """Do nothing: the servers' memory is their own."""
 
     def cut(self) -> None:
-        """End the call that is under way: it may wait for servers that are gone."""
+        """End the call that is under way, or just about to be: it may wait for servers that are
+        gone."""
+        self._is_cut = True
         for call in self._calls:
             call.cancel()
 
@@ -201,6 +204,8 @@ class ServersEngine:
         """Start what `close` may have to cancel."""
         call = self._thread.submit(work)
         self._calls = [*(other for other in self._calls if not other.done()), call]
+        if self._is_cut:
+            call.cancel()
         return call
 
     async def _serve(self, works: Iterable[Work], queue: "SimpleQueue[Answer | None]") -> None:

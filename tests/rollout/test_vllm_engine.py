@@ -282,8 +282,8 @@ def test_rest_is_no_hindrance_where_there_is_no_gpu(engine, ask):
 def test_an_engine_that_sleeps_wakes_its_weights_then_its_cache_and_draws_the_same(
     engine, ask, write_adapter, tmp_path, monkeypatch
 ):
-    """vLLM on a CPU goes through its states of sleep, and keeps the memory. There is no
-    `enable_sleep_mode` there."""
+    """vLLM on a CPU refuses `enable_sleep_mode`, and goes through its states of sleep all the same,
+    with the memory kept."""
     requests = [ask(prompt, completions=4) for prompt in PROMPTS]
     folder = write_adapter(tmp_path / "adapter", deviation=0.05)
     engine.load_weights(folder, version=1)

@@ -264,6 +264,7 @@ def test_a_call_that_waits_for_servers_that_are_gone_ends_when_another_thread_cu
     engine.cut()
     thread.join(20)
     assert ended == [True]
+    call()  # One that was about to begin ends as well.
 
 
 def test_a_prompt_without_room_is_an_error_before_anything_is_asked(start_server, connect):
