@@ -21,7 +21,9 @@ _LOOK_EVERY_S = 0.5
 _STAMP = re.compile(r"^(\([^)]*pid=\d+\) )?((?P<level>[A-Z]+) \S+ \S+ \[.*?\] ?)?")
 _HARMLESS = ("DEBUG", "INFO", "WARNING")
 _RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*")
-_POINTS_ELSEWHERE = re.compile(r"root cause|[Ii]nitialization failed|stack trace|: cancelled$")
+_POINTS_ELSEWHERE = re.compile(
+    r"root cause|[Ii]nitialization failed|stack trace|: cancelled$|: Executor failed"
+)
 _DIED = re.compile(r".*\bdied unexpectedly\b.*")
 _IDLE = re.compile(r"\d+%.*\b\d+/\d+ \[|Warning: ")
 _EXITED = re.compile(r"died unexpectedly \(exit code: (-?\d+)\)|Failed core proc.*?: (-?\d+)\b")

@@ -35,7 +35,8 @@ def test_the_error_that_came_first_is_the_cause():
 
 def test_that_a_process_died_says_more_than_what_was_cancelled_by_it():
     died = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."
-    printed = f"(EngineCore pid=1) ERROR 11-21 21:54:35 [a.py:3] {died}\nRuntimeError: cancelled\n"
+    stamped = f"(EngineCore pid=1) ERROR 11-21 21:54:35 [a.py:3] {died}"
+    printed = f"RuntimeError: Executor failed.\n{stamped}\nRuntimeError: cancelled\n"
     assert cause_in(printed) == died
 
 
