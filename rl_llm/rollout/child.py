@@ -133,7 +133,8 @@ class ChildLog:
             return f"one of its processes was ended by {number.name}{_WHY.get(number, '')}"
         if not self._is_used:
             return "what it printed says why"
-        if 0 in codes and error_in(printed) is None:
+        error = error_in(printed)
+        if 0 in codes and (error is None or _DIED.match(error)):
             return "one of its processes was told to end, as by SIGTERM"
         return cause_in(printed) or "it said nothing"
 

@@ -85,6 +85,8 @@ def test_a_signal_is_the_cause_whatever_was_printed(log_of):
 def test_a_process_that_ended_in_order_was_told_to_unless_it_says_otherwise(log_of):
     told = "one of its processes was told to end, as by SIGTERM"
     assert log_of("Loading\n").cause([0]) == told
+    died = "Worker proc VllmWorker-0 died unexpectedly (exit code: 0), shutting down executor."
+    assert log_of(f"RuntimeError: Executor failed.\n{died}\n").cause([1]) == told
     assert log_of("ValueError: no\n").cause([0]) == "ValueError: no"
 
 
