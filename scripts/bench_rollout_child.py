@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_vs_trl_own import Recorder
 
 from rl_llm.cli.engines import build_engine
 from rl_llm.cli.parts import build_parts, load_data, load_model
@@ -40,21 +41,6 @@ def main(mode: str, task_file: str, out_file: str) -> None:
     torch.set_num_threads(len(task["trainer_cores"]))
     keep_freed_memory()
     Path(out_file).write_text(json.dumps(MODES[mode](task), indent=1) + "\n", encoding="utf-8")
-
-
-class Recorder:
-    """A sink that keeps every row with the time at which it was written."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.rows: list[Row] = []
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Keep a row."""
-        self.rows.append({**row, "wall": time.perf_counter()})
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Tapped:

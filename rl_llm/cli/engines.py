@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,11 +15,13 @@ from packaging.specifiers import SpecifierSet
 
 from rl_llm.config import Recipe
 from rl_llm.config.rollout import EngineName
+from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks
-from rl_llm.policy.model import load_base, model_location
+from rl_llm.policy.model import add_lora, load_base, model_location
 from rl_llm.rollout import RolloutEngine
 from rl_llm.rollout.hf_engine import TransformersEngine
+from rl_llm.rollout.merged import share_parameters
 from rl_llm.seeds import derive_seed
 from rl_llm.trainer import RunFolder
 
@@ -124,7 +128,7 @@ def build_engine(
     if name == "vllm":
         return _vllm_engine(recipe, model, ranks)
     if name == "vllm_server":
-        return _servers_engine(recipe, model, folder)
+        return _servers_engine(recipe, model, ranks, folder)
     return TransformersEngine(
         _readable_base(recipe, model, ranks),
         model.encoder,
@@ -218,19 +222,22 @@ def _check_tensor_parallel(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def _servers_engine(recipe: Recipe, model: "Model", folder: RunFolder) -> RolloutEngine:
+def _servers_engine(
+    recipe: Recipe, model: "Model", ranks: Ranks, folder: RunFolder
+) -> RolloutEngine:
     from rl_llm.rollout.server_checks import serve_command
     from rl_llm.rollout.vllm_servers import ServersEngine
 
     _check_temperature(recipe.rollout.temperature)
     section = recipe.rollout.servers
-    shared = Path(section.adapter_dir) if section.adapter_dir else folder.path / "adapters"
+    # Servers must see it, which is to be found out where a recipe is only validated, too.
+    run_dir = Path(recipe.run.output_dir) / recipe.run.name
     longest = max_model_len(recipe, model)
-    return ServersEngine(
+    engine = ServersEngine(
         model.encoder,
         section=section,
         stop_ids=model.stop_ids,
-        adapter_dir=shared,
+        adapter_dir=Path(section.adapter_dir) if section.adapter_dir else run_dir / "adapters",
         api_key=os.environ.get(section.api_key_env) or None,
         max_model_len=longest,
         # Every rank gives the same: it names this run's adapters on the servers.
@@ -240,5 +247,21 @@ def _servers_engine(recipe: Recipe, model: "Model", folder: RunFolder) -> Rollou
             rank=recipe.lora.rank,
             max_model_len=longest,
             dtype=recipe.model.dtype,
+            on_gpu=ranks.device.type == "cuda",
         ),
+    )
+    with ExitStack() as undo:
+        undo.callback(engine.close)
+        with tempfile.TemporaryDirectory(prefix="rl-llm-trial-") as trial:
+            write_zero_adapter(model.base, recipe.lora, Path(trial))
+            engine.try_adapter(Path(trial))
+        undo.pop_all()
+    return engine
+
+
+def write_zero_adapter(base: Any, lora: LoraSection, folder: Path) -> None:
+    """Write an adapter that changes nothing, of a recipe's rank and targets, as a PEFT folder; the
+    base stays without one."""
+    add_lora(share_parameters(base), lora, seed=0).save_pretrained(
+        str(folder), save_embedding_layers=False
     )

@@ -86,7 +86,7 @@ def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
         )
     if kind == "model_type":
         return _describe_section(path, place, value)
-    shown = reprlib.repr(value)
+    shown = "null" if value is None else reprlib.repr(value)
     rules = " or ".join(dict.fromkeys(_rule(item["msg"]) for item in items))
     return f"{path}={shown}: {rules}{_mend(path, kind, value)}"
 

@@ -1,6 +1,7 @@
 """What the `rollout` section of a recipe may not say: contradictions, and settings that nothing
 reads."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -63,10 +64,10 @@ def _unread_faults(rollout: RolloutSection) -> Iterator[str]:
     for name, engines in readers.items():
         if engine in engines:
             continue
-        for given in _given(getattr(rollout, name), path=f"rollout.{name}"):
+        for given, usual in _given(getattr(rollout, name), path=f"rollout.{name}"):
             yield (
                 f"{given} with rollout.engine={engine!r}: only the engine {engines[0]} reads it; "
-                f"leave it out, or use rollout.engine {engines[0]}"
+                f"leave it out, or write {usual}, its default, or use rollout.engine {engines[0]}"
             )
     rows = rollout.max_batch_rows
     if engine == "vllm_server" and rows != USUAL_BATCH_ROWS:
@@ -77,12 +78,13 @@ def _unread_faults(rollout: RolloutSection) -> Iterator[str]:
         )
 
 
-def _given(section: Section, *, path: str) -> Iterator[str]:
-    """Yield every setting that is not the default, as `path.key=value`."""
+def _given(section: Section, *, path: str) -> Iterator[tuple[str, str]]:
+    """Yield every setting that is not the default, as `path.key=value`, and the default as it is
+    written in a recipe."""
     usual = type(section)()
     for key in type(section).model_fields:
         if getattr(section, key) != getattr(usual, key):
-            yield f"{path}.{key}={getattr(section, key)!r}"
+            yield f"{path}.{key}={getattr(section, key)!r}", json.dumps(getattr(usual, key))
 
 
 def _staleness_faults(rollout: RolloutSection, kl: KLSection, *, num_steps: int) -> Iterator[str]:

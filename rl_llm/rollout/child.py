@@ -5,19 +5,32 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 _LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "MV2_")
 
+_LOOK_EVERY_S = 0.5
+
 _STAMP = re.compile(r"^(\([^)]*pid=\d+\) )?((?P<level>[A-Z]+) \S+ \S+ \[.*?\] ?)?")
 _HARMLESS = ("DEBUG", "INFO", "WARNING")
 _RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*")
-_POINTS_ELSEWHERE = re.compile(r"root cause|[Ii]nitialization failed|stack trace|: cancelled$")
+_POINTS_ELSEWHERE = re.compile(
+    r"root cause|[Ii]nitialization failed|stack trace|: cancelled$|: Executor failed"
+)
 _DIED = re.compile(r".*\bdied unexpectedly\b.*")
+_IDLE = re.compile(r"\d+%.*\b\d+/\d+ \[|Warning: ")
+_EXITED = re.compile(r"died unexpectedly \(exit code: (-?\d+)\)|Failed core proc.*?: (-?\d+)\b")
+_WHY = {
+    signal.SIGBUS: ", as when /dev/shm is full",
+    signal.SIGKILL: ", as the system does when memory runs out",
+}
 
 
 @contextmanager
@@ -38,25 +51,44 @@ def environment_of_child(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Until the end, processes that `multiprocessing` starts are deaf to SIGINT, and so are those
-    that they start: Ctrl-C in a terminal, which reaches them all, is for this process alone."""
+def bound_to_this_process() -> Iterator[None]:
+    """Until the end, processes that `multiprocessing` starts are bound to this one, and so are
+    those that they start.
+
+    They end when it has ended, however it did and also while they start. A signal to the whole
+    process group is for this process alone: Ctrl-C in a terminal, or a launcher's SIGTERM.
+    """
     start = BaseProcess.start
 
-    def start_deaf(self: BaseProcess) -> None:
-        # Starting the tracker lets signals through again, so it comes first.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            start(self)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def start_bound(self: Any) -> None:
+        self._target = _Bound(self._target, os.getpid())
+        start(self)
 
-    BaseProcess.start = start_deaf  # type: ignore[method-assign]
+    BaseProcess.start = start_bound  # type: ignore[method-assign]
     try:
         yield
     finally:
         BaseProcess.start = start  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What a process that is started runs: its `target`, in a process group of its own, until the
+    process `parent` has ended."""
+
+    target: Callable[..., object]
+    parent: int
+
+    def __call__(self, *given: Any, **named: Any) -> None:
+        os.setpgid(0, 0)
+        watch = threading.Thread(target=self._end_with_parent, name="parent-watch", daemon=True)
+        watch.start()
+        self.target(*given, **named)
+
+    def _end_with_parent(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(_LOOK_EVERY_S)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ChildLog:
@@ -90,31 +122,54 @@ class ChildLog:
         size = os.fstat(descriptor).st_size
         return os.pread(descriptor, size, 0).decode("utf-8", "replace")
 
-    def cause(self) -> str:
-        """Say what ended the child, as far as it printed that."""
+    def cause(self, exit_codes: Iterable[int] = ()) -> str:
+        """Say what ended the child: a signal, as its `exit_codes` or those of its own processes
+        tell, or what it printed."""
+        printed = self.read()
+        codes = [*exit_codes_in(printed), *exit_codes]
+        signals = [-code for code in codes if code < 0]
+        if signals:
+            number = signal.Signals(signals[0])
+            return f"one of its processes was ended by {number.name}{_WHY.get(number, '')}"
         if not self._is_used:
             return "what it printed says why"
-        return cause_in(self.read()) or "it said nothing"
+        error = error_in(printed)
+        if 0 in codes and (error is None or _DIED.match(error)):
+            return "one of its processes was told to end, as by SIGTERM"
+        return cause_in(printed) or "it said nothing"
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
 
 
+def exit_codes_in(text: str) -> list[int]:
+    """Return the exit codes of processes that a text says have ended; -9 is that of SIGKILL."""
+    return [int(worker or core) for worker, core in _EXITED.findall(text)]
+
+
 def cause_in(printed: str) -> str:
-    """Return the error that came first in what processes printed, else that one of them died, else
-    their last lines; what they only warned of is none."""
+    """Return the error in what processes printed, else their last lines; what they only warned of,
+    and how far they were, is none."""
+    return error_in(printed) or " / ".join(_telling(printed)[-3:])
+
+
+def error_in(printed: str) -> str | None:
+    """Return the error that came first in what processes printed, else that one of them died."""
+    lines = _telling(printed)
+    raised = [line for line in lines if _RAISED.match(line) and not _POINTS_ELSEWHERE.search(line)]
+    return next(iter([*raised, *filter(_DIED.match, lines)]), None)
+
+
+def _telling(printed: str) -> list[str]:
+    """Return the lines that may say what went wrong."""
     stamps = [(_STAMP.match(line), line) for line in printed.splitlines()]
     lines = [
         line[stamp.end() :].rstrip()
         for stamp, line in stamps
-        if stamp is not None and stamp["level"] not in _HARMLESS
+        if stamp is not None and stamp["level"] not in _HARMLESS and not _IDLE.search(line)
     ]
-    raised = [line for line in lines if _RAISED.match(line) and not _POINTS_ELSEWHERE.search(line)]
-    found = [*raised, *filter(_DIED.match, lines)]
-    if found:
-        return found[0]
-    return " / ".join([line for line in lines if line.strip()][-3:])
+    return [line for line in lines if line.strip()]
 
 
 def _flush() -> None:

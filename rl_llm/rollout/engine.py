@@ -35,6 +35,11 @@ class RolloutEngine(Protocol):
         given back."""
         ...
 
+    def cut(self) -> None:
+        """From another thread: end the call that is under way, with an error, where it could wait
+        for much longer than its next group takes; behind it there is only `close`."""
+        ...
+
     def take_messages(self) -> list[str]:
         """Return what a person should know since the last call, each message once."""
         ...

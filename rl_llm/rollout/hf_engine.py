@@ -66,6 +66,9 @@ class TransformersEngine:
     def rest(self) -> None:
         """Keep everything: what there is beside the trainer's own is needed again at once."""
 
+    def cut(self) -> None:
+        """Do nothing: no call waits for longer than its next group takes."""
+
     def take_messages(self) -> list[str]:
         """Return nothing: this engine has nothing to say."""
         return []

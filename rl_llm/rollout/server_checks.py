@@ -1,20 +1,60 @@
 """Whether a server is fit for a run: its model, and what it calls a logprob."""
 
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
 from rl_llm.errors import ConfigError
+from rl_llm.rollout.server_adapters import Adapter
 from rl_llm.rollout.server_client import BaseModel, ServerClient, ServerRefusal
 from rl_llm.rollout.vllm_settings import LORA_RANKS, least_lora_rank
 
 
-def serve_command(model: str, *, rank: int, max_model_len: int, dtype: str | None = None) -> str:
-    """Return the shell command that starts a fit server for adapters of `rank`."""
+def refuse_one_twice(urls: Sequence[str]) -> None:
+    """Refuse two names of one server, which would get the work of two.
+
+    Behind https, one address may serve many names, so only http is looked at.
+    """
+    seen: dict[tuple[str, int | None, str], str] = {}
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.hostname is None:
+            continue
+        for address in _addresses(parts.hostname):
+            other = seen.setdefault((address, parts.port or 80, parts.path), url)
+            if other != url:
+                raise ConfigError(
+                    f"rollout.servers.urls: {other} and {url} are one server, at {address}; name "
+                    "it once: it is asked for rollout.servers.max_in_flight completions already"
+                )
+
+
+def _addresses(host: str) -> list[str]:
+    """Return where a name leads to; nothing, where that is not known now."""
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+    except OSError:
+        return []
+
+
+def serve_command(
+    model: str, *, rank: int, max_model_len: int, dtype: str | None = None, on_gpu: bool = True
+) -> str:
+    """Return the shell command that starts a fit server for adapters of `rank`.
+
+    The program `vllm` of the build for CPUs asks for the version of the build for GPUs, and ends;
+    the module behind it runs. There, seeded draws of a prompt that is computed in parts fail.
+    """
     takes = least_lora_rank(rank)
     if takes is None:
         raise ConfigError(
             f"lora.rank={rank} is more than vLLM takes; use at most {LORA_RANKS[-1]}, or "
             "rollout.engine=transformers"
         )
+    module = f"python -m vllm.entrypoints.openai.api_server --model {model}"
+    program = f"vllm serve {model}" if on_gpu else f"{module} --no-enable-chunked-prefill"
     return (
-        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {model} --enable-lora "
+        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True {program} --enable-lora "
         f"--max-lora-rank {takes} --max-model-len {max_model_len} "
         + (f"--dtype {dtype} " if dtype else "")
         + "--logprobs-mode processed_logprobs"
@@ -37,6 +77,12 @@ async def check_server(client: ServerClient, *, max_model_len: int) -> BaseModel
             "that it draws from; start it with --logprobs-mode processed_logprobs"
         )
     return model
+
+
+async def check_adapter(client: ServerClient, adapter: Adapter) -> None:
+    """Have a server load an adapter and forget it again; raises as `check_server` does."""
+    await client.load(adapter.name, adapter.folder)
+    await client.unload(adapter.name)
 
 
 async def _processes_logprobs(client: ServerClient, model: str) -> bool:

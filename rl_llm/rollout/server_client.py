@@ -222,7 +222,9 @@ class ServerClient:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ServerRefusal(f"what it answers to {path} is not a JSON object")
+            raise ServerRefusal(
+                f"what it answers to {path} is not a JSON object; is it a vLLM server?"
+            )
         return answer
 
     async def _call(
@@ -237,6 +239,8 @@ class ServerClient:
             ) from None
         except httpx.TransportError as error:
             words = self._key.redact(str(error)) or "the connection was lost"
+            if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
+                words += "; it does not speak https: write http:// in rollout.servers.urls"
             raise ServerDown(f"{type(error).__name__}: {words}") from None
         status = response.status_code
         words = f"HTTP {status}: {self._key.redact(_words(response))[:MAX_WORDS]}"
@@ -306,4 +310,6 @@ def _words(response: httpx.Response) -> str:
         said = error.get("message", error) if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         said = response.text
+        if said.lstrip().startswith("<"):
+            return "answered with a page, not JSON; is it a vLLM server?"
     return " ".join(str(said).split())

@@ -105,9 +105,8 @@ class Dispatch:
             if work.num_failures == MAX_FAILURES:
                 raise EngineLost(
                     f"a request (problem {work.problem_key}) has failed {MAX_FAILURES} times, last "
-                    f"on vLLM server {server.url}: {fault}; see that server's log, mend what it "
-                    "says, and give the same command as before: the run goes on from its "
-                    "checkpoint"
+                    f"on vLLM server {server.url}: {fault}; see that server's log, and mend what "
+                    "it says"
                 )
         in_flight = [task for task, (_, holder) in self._flights.items() if holder is server]
         moved = [*(work for work, _ in failures), *map(self._drop, in_flight)]

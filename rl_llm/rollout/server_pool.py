@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from rl_llm.errors import ConfigError, EngineLost, RunError
 from rl_llm.rollout.server_adapters import Adapter
-from rl_llm.rollout.server_checks import check_server
+from rl_llm.rollout.server_checks import check_adapter, check_server
 from rl_llm.rollout.server_client import Ask, Drawn, ServerClient, ServerDown, ServerRefusal
 from rl_llm.seeds import derive_seed
 
@@ -95,7 +95,7 @@ class ServerPool:
 
     async def start(self) -> None:
         """Check every server; raises `ConfigError` where one is unfit or none answers."""
-        faults = await asyncio.gather(*map(self._first_check, self._servers))
+        faults = await asyncio.gather(*(_fault_of(self._check(s)) for s in self._servers))
         found = [(s, fault) for s, fault in zip(self._servers, faults, strict=True) if fault]
         is_unfit = any(isinstance(fault, ServerRefusal) for _, fault in found)
         if is_unfit or len(found) == len(self._servers):
@@ -107,6 +107,20 @@ class ServerPool:
         for server, fault in found:
             self.lose(server, str(fault))
 
+    async def try_adapter(self, adapter: Adapter) -> None:
+        """Have every server that is well load an adapter that nothing will use; raises
+        `ConfigError` where one refuses it."""
+        servers = self.healthy
+        checks = [_fault_of(check_adapter(server.client, adapter)) for server in servers]
+        faults = await asyncio.gather(*checks)
+        found = [(s, fault) for s, fault in zip(servers, faults, strict=True) if fault is not None]
+        refused = [(s, fault) for s, fault in found if isinstance(fault, ServerRefusal)]
+        if refused:
+            tried = "an adapter of the recipe's rank, tried before the run"
+            raise ConfigError(_refused_adapter(refused, adapter, tried, self._command))
+        for server, fault in found:
+            self.lose(server, str(fault))
+
     async def load(self, adapter: Adapter) -> None:
         """Give every server that is well the adapter, and let it forget the one before.
 
@@ -114,17 +128,16 @@ class ServerPool:
         is lost while others take it; raises `EngineLost` where none does.
         """
         before, self.adapter = self.adapter, adapter
+        newest = f"the adapter of step {adapter.version}"
         servers = self.healthy
-        faults = await asyncio.gather(*(self._try_give(server, adapter) for server in servers))
+        gifts = [_fault_of(self._give(server, adapter)) for server in servers]
+        faults = await asyncio.gather(*gifts)
         found = [(s, fault) for s, fault in zip(servers, faults, strict=True) if fault is not None]
         refused = [(s, fault) for s, fault in found if isinstance(fault, ServerRefusal)]
         if refused and before is None:
-            raise ConfigError(_refused_adapter(refused, adapter, self._command))
+            raise ConfigError(_refused_adapter(refused, adapter, newest, self._command))
         if refused and len(found) == len(servers):
-            raise EngineLost(
-                f"{_refused_adapter(found, adapter, self._command)}\nand give the same command as "
-                "before: the run goes on from its checkpoint"
-            )
+            raise EngineLost(_refused_adapter(found, adapter, newest, self._command))
         for server, fault in found:
             self.lose(server, str(fault))
         await self.wait_for_one()
@@ -174,25 +187,9 @@ class ServerPool:
             name = self.adapter.name
             await asyncio.gather(*(self._forget(server, name) for server in self.healthy))
 
-    async def _first_check(self, server: Server) -> ServerDown | ServerRefusal | None:
-        try:
-            await self._check(server)
-        except (ServerDown, ServerRefusal) as fault:
-            return fault
-        return None
-
     async def _check(self, server: Server) -> None:
         model = await check_server(server.client, max_model_len=self._max_model_len)
         server.base_model = model.name
-
-    async def _try_give(
-        self, server: Server, adapter: Adapter
-    ) -> ServerDown | ServerRefusal | None:
-        try:
-            await self._give(server, adapter)
-        except (ServerDown, ServerRefusal) as fault:
-            return fault
-        return None
 
     async def _give(self, server: Server, adapter: Adapter) -> None:
         key = derive_seed("load", adapter.name)
@@ -254,8 +251,7 @@ class ServerPool:
         lines = "".join(f"\n  {server.url}: {server.last_error}" for server in self._servers)
         return (
             f"no vLLM server has answered for {self._max_wait_s:g} s "
-            f"(rollout.servers.max_wait_s):{lines}\nstart one again, as by\n  {self._command}\nand "
-            "give the same command as before: the run goes on from its checkpoint"
+            f"(rollout.servers.max_wait_s):{lines}\nstart one again, as by\n  {self._command}"
         )
 
 
@@ -266,8 +262,17 @@ def backoff_s(first_s: float, *, key: int, attempt: int) -> float:
     return first_s * 2.0**attempt * (0.5 + 0.5 * share)
 
 
+async def _fault_of(asking: Coroutine[Any, Any, None]) -> ServerDown | ServerRefusal | None:
+    """Return how a server failed at something, if it did."""
+    try:
+        await asking
+    except (ServerDown, ServerRefusal) as fault:
+        return fault
+    return None
+
+
 def _refused_adapter(
-    faults: Sequence[tuple[Server, RunError]], adapter: Adapter, command: str
+    faults: Sequence[tuple[Server, RunError]], adapter: Adapter, what: str, command: str
 ) -> str:
     lines = "".join(f"\n  {server.url}: {fault}" for server, fault in faults)
     way_out = "start the servers as below"
@@ -283,7 +288,4 @@ def _refused_adapter(
             "start the servers with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in their environment, "
             "and with --enable-lora"
         )
-    return (
-        f"vLLM servers refuse the adapter of step {adapter.version}:{lines}\n{way_out}:\n  "
-        f"{command}"
-    )
+    return f"vLLM servers refuse {what}:{lines}\n{way_out}:\n  {command}"

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,25 @@ from torch import nn
 
 from rl_llm.errors import ConfigError, EngineLost, ModelError, RlLlmError, RunError
 from rl_llm.records import Completion, Group, Request
-from rl_llm.rollout.child import ChildLog, deaf_to_interrupts, environment_of_child
+from rl_llm.rollout.child import (
+    ChildLog,
+    bound_to_this_process,
+    environment_of_child,
+    exit_codes_in,
+)
 from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.merged import MergedCheckpoint
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.vllm_settings import VllmSettings
+from rl_llm.rollout.vllm_sleep import SleepCycle
 
 _SEED_MASK = 2**62 - 1
 _LOOK_EVERY_S = 0.5
+_LAST_WORDS_S = 5.0
 _SHUTDOWN_S = 30.0
 """How long vLLM's processes may take to end by themselves."""
 _LEAVE = "use rollout.engine=transformers"
+_LESS_MEMORY = "if memory was short, ask for less in rollout.vllm"
 _SHOW_ALL = "VLLM_LOGGING_LEVEL=INFO in the environment shows all that vLLM says"
 
 
@@ -61,7 +70,6 @@ class VllmEngine:
         self._adapter: Any = None
         self._version = 0
         self._numbers = itertools.count(1)
-        self._is_asleep = False
         self._log = ChildLog()
         self._llm: Any = None
         try:
@@ -69,6 +77,7 @@ class VllmEngine:
         finally:
             if self._llm is None:
                 self._log.close()
+        self._cycle = SleepCycle(self._llm, sleeps=settings.sleeps)
         self._is_closed = threading.Event()
         _wake_waiters_of_the_dead(self._llm.llm_engine.engine_core, self._is_closed)
         self._messages = [self._introduction(time.perf_counter() - started)]
@@ -79,7 +88,9 @@ class VllmEngine:
         room, whose = self._settings.max_model_len, "vLLM's (data.max_prompt_tokens and this)"
         for request, prompt_ids in zip(requests, prompts, strict=True):
             check_room(request, len(prompt_ids), room=room, whose=whose)
-        self._wake()
+        self._refuse_closed()
+        with self._asking("waking up"):
+            self._cycle.wake_to_generate()
         version, waiting = self._version, {}
         try:
             for request, prompt_ids in zip(requests, prompts, strict=True):
@@ -93,7 +104,9 @@ class VllmEngine:
 
     def load_weights(self, adapter_dir: Path, *, version: int) -> None:
         """Publish an adapter, as it is or merged; nothing that was computed before is reused."""
-        self._wake()
+        self._refuse_closed()
+        with self._asking("waking up"):
+            self._cycle.wake_to_publish()
         with self._asking("publishing weights"):
             if self._merged is None:
                 self._replace_adapter(adapter_dir, version)
@@ -109,10 +122,11 @@ class VllmEngine:
 
     def rest(self) -> None:
         """Give a GPU's memory back until the next call."""
-        if self._settings.sleeps and not self._is_asleep:
-            with self._asking("going to sleep"):
-                self._llm.sleep(level=1)
-            self._is_asleep = True
+        with self._asking("going to sleep"):
+            self._cycle.rest()
+
+    def cut(self) -> None:
+        """Do nothing: no call waits for longer than its next group takes."""
 
     def take_messages(self) -> list[str]:
         """Return how vLLM started, once."""
@@ -196,13 +210,9 @@ class VllmEngine:
             merged.write(adapter_dir, Path(folder))
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
-    def _wake(self) -> None:
+    def _refuse_closed(self) -> None:
         if self._llm is None:
             raise EngineLost("vLLM was closed, and generates no more; build another engine")
-        if self._is_asleep:
-            with self._asking("waking up"):
-                self._llm.wake_up()
-            self._is_asleep = False
 
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
@@ -211,15 +221,18 @@ class VllmEngine:
             yield
         except RlLlmError:
             raise
+        # vLLM raises whatever its workers raised: errors of any library, by type or as plain
+        # Exceptions. This is the border to it.
         except Exception as error:
-            if type(error).__name__ != "EngineDeadError":
+            # A call is cancelled where a worker is gone and its engine still about to notice.
+            has_ended = type(error).__name__ == "EngineDeadError" or "cancelled" in str(error)
+            codes = _exit_codes(self._llm)
+            if not has_ended and not codes:
                 raise RunError(
                     f"vLLM failed while {doing}: {_first_line(error)}; {_LEAVE}; {_SHOW_ALL}"
                 ) from None
             raise EngineLost(
-                f"vLLM ended while {doing}: {self._log.cause()}; "
-                "start the same command again to go on from the last checkpoint, with less "
-                f"memory asked for in rollout.vllm if that was short; {_SHOW_ALL}"
+                f"vLLM ended while {doing}: {self._log.cause(codes)}; {_LESS_MEMORY}; {_SHOW_ALL}"
             ) from None
 
     def _introduction(self, seconds: float) -> str:
@@ -250,11 +263,11 @@ def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, 
         if not settings.on_gpu:
             _check_head_size(config)
         try:
-            with deaf_to_interrupts():
+            with bound_to_this_process():
                 llm = vllm.LLM(**settings.options())
-            llm.collective_rpc("end_with", args=(os.getpid(),))
             if not settings.on_gpu:
                 llm.collective_rpc("request_amx")
+        # Its processes hand on the errors of any library, some as plain Exceptions.
         except Exception as error:
             cause = _first_line(error)
             if isinstance(error, ValueError):
@@ -262,7 +275,8 @@ def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, 
                     f"vLLM cannot run the model at {settings.location!r}: {cause}; {_LEAVE}"
                 ) from None
             raise EngineLost(
-                f"vLLM ended while it started: {log.cause()}; mend that, or {_LEAVE}; {_SHOW_ALL}"
+                f"vLLM ended while it started: {log.cause(exit_codes_in(str(error)))}; "
+                f"mend that, or {_LEAVE}; {_SHOW_ALL}"
             ) from None
         if is_quiet:
             logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -288,10 +302,27 @@ def _wake_waiters_of_the_dead(core: Any, is_closed: threading.Event) -> None:
     threading.Thread(target=watch, name="vllm-watch", daemon=True).start()
 
 
+def _exit_codes(llm: Any) -> list[int]:
+    """Return how those of vLLM's processes ended that are children of this one, if they did.
+
+    One that has not ended yet may be about to, and has not printed why; it is waited for a moment,
+    and how it ends says nothing: vLLM may end it itself, by a signal.
+    """
+    resources = getattr(llm.llm_engine.engine_core, "resources", None)
+    if resources is None or resources.engine_manager is None:
+        return []
+    processes = resources.engine_manager.processes
+    at_once = [process.exitcode for process in processes if process.exitcode is not None]
+    connection.wait([process.sentinel for process in processes], _LAST_WORDS_S)
+    return at_once or [1 for process in processes if process.exitcode is not None]
+
+
 def _imported() -> Any:
     """Import vllm, or say what is broken; two known ways have their own words."""
     try:
         return importlib.import_module("vllm")
+    # Its import runs that of dozens of libraries, which fail in ways of their own: ImportError,
+    # RuntimeError of torch's operators, OSError of shared objects, AttributeError, ...
     except Exception as error:
         cause = _first_line(error)
         mend = "`make setup` puts it right on a machine without a GPU"

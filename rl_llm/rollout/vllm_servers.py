@@ -1,10 +1,12 @@
 """Rollouts from any number of stock vLLM servers, which come and go."""
 
 import asyncio
+import os
+import socket
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -17,10 +19,11 @@ from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.loop_thread import LoopThread
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.server_adapters import Adapter, publish, withdraw
-from rl_llm.rollout.server_checks import serve_command
+from rl_llm.rollout.server_checks import refuse_one_twice, serve_command
 from rl_llm.rollout.server_client import ApiKey, Ask, Drawn, ServerClient, connect
 from rl_llm.rollout.server_dispatch import Dispatch, Work
 from rl_llm.rollout.server_pool import Patience, ServerPool
+from rl_llm.seeds import derive_seed
 
 __all__ = ["ServersEngine", "serve_command"]
 
@@ -65,6 +68,7 @@ class ServersEngine:
                 "rollout.servers.urls is empty, and rollout.engine=vllm_server asks servers: start "
                 f"one, and name its address, such as http://node2:8000\n  {command}"
             )
+        refuse_one_twice(urls)
         self._encoder = encoder
         self._stop_ids = tuple(sorted(stop_ids))
         self._adapter_dir = adapter_dir
@@ -72,7 +76,9 @@ class ServersEngine:
         self._max_model_len = max_model_len
         self._seed = seed
         self._published: list[Adapter] = []
+        self._made = [path for path in (adapter_dir, *adapter_dir.parents) if not path.exists()]
         self._calls: list[Future[None]] = []
+        self._is_cut = False
         self._busy = asyncio.Lock()
         key = ApiKey(api_key, variable=section.api_key_env)
         self._http = connect(key)
@@ -93,6 +99,16 @@ class ServersEngine:
         except BaseException:
             self.close()
             raise
+
+    def try_adapter(self, source: Path) -> None:
+        """Have every server that is well load the adapter in the PEFT folder `source`, and forget
+        it again; raises a `ConfigError` where one refuses it, or where it cannot be published."""
+        seed = derive_seed(self._seed, "trial", socket.gethostname(), os.getpid())
+        trial = publish(self._adapter_dir, source, version=0, seed=seed)
+        try:
+            self._begin(self._pool.try_adapter(trial)).result()
+        finally:
+            withdraw(trial)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Group]:
         """Yield groups as servers finish them; see `RolloutEngine.complete`."""
@@ -128,21 +144,31 @@ class ServersEngine:
     def rest(self) -> None:
         """Do nothing: the servers' memory is their own."""
 
+    def cut(self) -> None:
+        """End the call that is under way, or just about to be: it may wait for servers that are
+        gone."""
+        self._is_cut = True
+        for call in self._calls:
+            call.cancel()
+
     def take_messages(self) -> list[str]:
         """Return which servers were lost and came back since the last call."""
         messages = self._pool.messages
         return [messages.popleft() for _ in range(len(messages))]
 
     def close(self) -> None:
-        """Stop asking, unload and delete the adapter, and close all connections."""
+        """Stop asking, unload and delete the adapter and folders made for it, and close all
+        connections."""
         if self._thread.is_closed:
             return
-        for call in self._calls:
-            call.cancel()
+        self.cut()
         self._thread.run(self._stop())
         self._thread.close()
         for adapter in self._published:
             withdraw(adapter)
+        with suppress(OSError):  # Something else may lie in one by now.
+            for folder in self._made:
+                folder.rmdir()
 
     def _works(self, index: int, request: Request, prompt_ids: tuple[int, ...]) -> Iterator[Work]:
         """Cut a request into parts that a server may be asked at once: usually it is one.
@@ -178,6 +204,8 @@ class ServersEngine:
         """Start what `close` may have to cancel."""
         call = self._thread.submit(work)
         self._calls = [*(other for other in self._calls if not other.done()), call]
+        if self._is_cut:
+            call.cancel()
         return call
 
     async def _serve(self, works: Iterable[Work], queue: "SimpleQueue[Answer | None]") -> None:

@@ -105,8 +105,10 @@ class Generation:
         return list(dict.fromkeys(self._ranks.gather(self._engine.take_messages())))
 
     def cut(self) -> None:
-        """From another thread: end what is being generated at its next group, for good."""
+        """From another thread: end what is being generated, at its next group at the latest, for
+        good."""
         self._is_cut.set()
+        self._engine.cut()
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:

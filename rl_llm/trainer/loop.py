@@ -122,8 +122,9 @@ class Trainer:
         """Generate, score, learn and publish; return the row so far, and sample completions."""
         parts, step = self._parts, self._counters.step + 1
         started = time.perf_counter()
-        report = self._take(step, rollouts)
+        report = rollouts.take(step)
         harvest = report.harvest
+        self._seconds |= rollouts.take_times()
         self._say(report)
         self._log_draws(harvest, step)
         with self._timed("update"):
@@ -141,15 +142,6 @@ class Trainer:
         }
         parts.kl.observe(_kl_facts(facts, row, parts.recipe))
         return row, samples
-
-    def _take(self, step: int, rollouts: Pipeline) -> HarvestReport:
-        """Return the step's harvest; where nothing is generated meanwhile, the engine may rest."""
-        if self._overlaps:
-            with self._timed("wait"):
-                return rollouts.take(step)
-        report = rollouts.take(step)
-        rollouts.rest()
-        return report
 
     def _learn(self, harvest: Harvest, step: int) -> tuple[UpdateFacts, Row, list[Row]]:
         """Update the policy on the admitted groups; return what happened, its row, and samples."""
@@ -234,14 +226,16 @@ class Trainer:
         """Save the last step that is done, and return the error that says so."""
         self._tell(rollouts.take_messages())
         step = self._counters.step
+        # What was lost may end in a line of its own, with a command to copy.
+        so_far = f"{lost}\n" if "\n" in str(lost) else f"{lost}; "
         if step == 0:
-            return EngineLost(f"{lost}; no step was done: run the same command again to start over")
+            return EngineLost(f"{so_far}no step was done: run the same command again to start over")
         try:
             self._save(rollouts)
         except StorageError as fault:
-            return EngineLost(f"{lost}; and {fault}")
+            return EngineLost(f"{so_far}and {fault}")
         return EngineLost(
-            f"{lost}; a checkpoint was written after step {step}; run the same command again to go "
+            f"{so_far}a checkpoint was written after step {step}; run the same command again to go "
             "on"
         )
 

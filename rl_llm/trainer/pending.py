@@ -62,12 +62,14 @@ class Pending:
             shutil.copytree(adapter, folder / _ADAPTERS / f"{version:06d}")
         if not (self.reports or self.adapters or self.unfinished):
             return
+        unfinished = None if self.unfinished is None else vars(self.unfinished)
         tree = {
             "harvests": [_to_json(step, report) for step, report in sorted(self.reports.items())],
             "versions": sorted(self.adapters),
-            "unfinished": None if self.unfinished is None else vars(self.unfinished),
+            # Samples are for people, and hold whatever a source's columns hold.
+            "unfinished": json.loads(json.dumps(unfinished, default=str)),
         }
-        (folder / _FILE).write_text(json.dumps(tree, default=str), encoding="utf-8")
+        (folder / _FILE).write_text(json.dumps(tree), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote; the adapters stay in the checkpoint's folder.

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -90,6 +91,7 @@ class Pipeline:
         self._loaded: int | None = None  # The version that the engine will have behind the line.
         self._before: StateDict | None = None  # The scheduler, as it was before a harvest began.
         self._heard: deque[str] = deque()
+        self._times: dict[str, float] = {}
 
     def __enter__(self) -> "Pipeline":
         """Start with nothing asked for."""
@@ -101,7 +103,7 @@ class Pipeline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the thread; behind an error, at the next group of what it is generating."""
+        """End the thread; behind an error, at the next group of what it generates at the latest."""
         if error is not None:
             self._generation.cut()
         try:
@@ -128,15 +130,25 @@ class Pipeline:
 
     def take(self, step: int) -> HarvestReport:
         """Ask for all that may be generated before `step` is learnt from, and wait for its own
-        harvest."""
+        harvest.
+
+        In turns, engines may then give memory back until they are asked again. That one was lost
+        meanwhile is raised by whoever needs it next: the harvest before is whole.
+        """
+        started = time.perf_counter()
         for each in (step, *self._overlap.ahead_of(step)):
             self._ask(each)
-        return self._line.wait(self._harvests.pop(step))
+        report = self._line.wait(self._harvests.pop(step))
+        if self._overlap.in_thread:
+            self._times["wait"] = time.perf_counter() - started
+        else:
+            self._submit(self._generation.rest)
+        return report
 
-    def rest(self) -> None:
-        """Let engines give memory back until they are asked again. That one was lost meanwhile is
-        raised by whoever needs it next: the harvest before is whole."""
-        self._submit(self._generation.rest)
+    def take_times(self) -> dict[str, float]:
+        """Return the seconds, by stage, that steps waited for a thread since the last call."""
+        times, self._times = self._times, {}
+        return times
 
     def evaluate(self, step: int, *, teach: bool) -> Evaluation:
         """Evaluate the newest weights behind `step`; with `teach` beliefs learn from it right
@@ -166,10 +178,11 @@ class Pipeline:
 
     def finish(self) -> None:
         """Raise what failed and nobody waited for; not the loss of an engine that nobody needs any
-        more."""
+        more, and not what ended a harvest of a step that an earlier end leaves out."""
         self._line.wait_for_all()
         error = self._line.error
-        if error is not None and not isinstance(error, EngineLost):
+        left_out = [harvest.exception() for harvest in self._harvests.values()]
+        if error is not None and not isinstance(error, EngineLost) and error not in left_out:
             raise error
 
     def take_messages(self) -> list[str]:

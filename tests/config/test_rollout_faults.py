@@ -27,6 +27,11 @@ def faults_of(**settings):
     return str(caught.value).removeprefix("test: ").split("\n  ")
 
 
+def test_nothing_is_no_engine_and_is_named_as_it_is_written():
+    (fault,) = faults_of(engine=None)
+    assert fault.startswith("rollout.engine=null: input should be 'auto', 'transformers', ")
+
+
 def test_servers_must_be_named():
     assert parse(engine="vllm_server", **URLS).servers.urls == URLS["servers"]["urls"]
     (fault,) = faults_of(engine="vllm_server")
@@ -81,8 +86,11 @@ def test_settings_of_servers_that_no_engine_reads_are_refused(engine):
     servers = {**URLS["servers"], "max_in_flight": 3}
     assert faults_of(engine=engine, servers=servers) == [
         f"rollout.servers.{key} with rollout.engine={engine!r}: only the engine vllm_server reads "
-        "it; leave it out, or use rollout.engine vllm_server"
-        for key in ("urls=['http://a:8000', 'https://b:8000']", "max_in_flight=3")
+        f"it; leave it out, or write {usual}, its default, or use rollout.engine vllm_server"
+        for key, usual in (
+            ("urls=['http://a:8000', 'https://b:8000']", "[]"),
+            ("max_in_flight=3", "64"),
+        )
     ]
 
 
@@ -91,8 +99,8 @@ def test_settings_of_vllm_that_no_engine_reads_are_refused(engine):
     servers = URLS if engine == "vllm_server" else {}
     assert faults_of(engine=engine, vllm={"publish": "merged", "sleep": False}, **servers) == [
         f"rollout.vllm.{key} with rollout.engine={engine!r}: only the engine vllm reads it; leave "
-        "it out, or use rollout.engine vllm"
-        for key in ("publish='merged'", "sleep=False")
+        f"it out, or write {usual}, its default, or use rollout.engine vllm"
+        for key, usual in (("publish='merged'", "null"), ("sleep=False", "true"))
     ]
 
 

@@ -11,11 +11,13 @@ from rl_llm.cli.progress import SilentWatcher
 from rl_llm.config import load_recipe
 from rl_llm.errors import EngineLost
 from rl_llm.policy import Ranks
-from rl_llm.trainer import Generation, RunFolder, Trainer
+from rl_llm.policy.model import fingerprint
+from rl_llm.trainer import Generation, RunFolder, Trainer, checkpoint
 
 
 def run(recipe_file, overrides, ranks):
-    """Train, and return what every step drew, in its order, with the weights that drew it."""
+    """Train, from a checkpoint where there is one; return what every harvest drew, in its order,
+    with the weights that drew it, and what the run came to."""
     noted, harvest = [], Generation.harvest
 
     def note(self, scheduler, step, **options):
@@ -35,6 +37,9 @@ def run(recipe_file, overrides, ranks):
     data = load_data(recipe, model.encoder)
     folder = RunFolder(Path(recipe_file).parent / "run")
     parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
+    saved = folder.find_checkpoint("auto")
+    if saved is not None:
+        checkpoint.load(saved, checkpoint.read_state(saved), parts.stateful)
     if os.environ.get("LOST_ON") == str(ranks.rank):
         lose(parts.engine, on_call=8)
     try:
@@ -43,7 +48,11 @@ def run(recipe_file, overrides, ranks):
         return {"lost": str(lost)}
     parts.engine.close()
     beliefs = parts.scheduler.beliefs()
-    return {"harvests": noted, "beliefs": [beliefs.a.tolist(), beliefs.b.tolist()]}
+    return {
+        "harvests": noted,
+        "beliefs": [beliefs.a.tolist(), beliefs.b.tolist()],
+        "weights": fingerprint(model.base),
+    }
 
 
 def lose(engine, *, on_call):

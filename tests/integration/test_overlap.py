@@ -114,6 +114,7 @@ class Losable:
     engine: object
     kind: str
     nth: int
+    words: str = "no server answers"
     may_be_lost: bool = True
     num_calls: int = 0
     is_closed: bool = False
@@ -127,7 +128,7 @@ class Losable:
         groups = self.engine.complete(requests)
         yield next(groups)
         if kind == self.kind and self.num_calls == self.nth:
-            raise EngineLost("no server answers")
+            raise EngineLost(self.words)
         yield from groups
 
     def load_weights(self, adapter_dir, *, version):
@@ -138,8 +139,11 @@ class Losable:
         self.events.append("rest")
         self.num_calls += self.kind == "rest"
         if self.kind == "rest" and self.num_calls == self.nth:
-            raise EngineLost("no server answers")
+            raise EngineLost(self.words)
         self.engine.rest()
+
+    def cut(self):
+        self.engine.cut()
 
     def take_messages(self):
         return [f"heard behind {self.events[-1]}"] if self.events[-1:] == ["complete"] else []
@@ -154,9 +158,9 @@ def lose(monkeypatch):
     """Let the next runs lose their engine: `lose(kind, nth)`; the engines, as they are built."""
     build_engine, built = parts.build_engine, []
 
-    def start(kind, nth):
+    def start(kind, nth, **words):
         def build(*given, **named):
-            built.append(Losable(build_engine(*given, **named), kind, nth))
+            built.append(Losable(build_engine(*given, **named), kind, nth, **words))
             return built[-1]
 
         monkeypatch.setattr(parts, "build_engine", build)
@@ -216,11 +220,13 @@ def test_an_engine_that_is_lost_before_the_first_step_leaves_a_run_that_starts_o
     train, tmp_path, lose, capsys
 ):
     settings = ["run.steps=2", "eval.every=2"]
+    way_out = "no step was done: run the same command again to start over\n"
     lose("harvest", 1)
     assert train(tmp_path / "run", *settings) == 1
-    assert capsys.readouterr().err == (
-        "error: no server answers; no step was done: run the same command again to start over\n"
-    )
+    assert capsys.readouterr().err == f"error: no server answers; {way_out}"
+    lose("harvest", 1, words="start one:\n  vllm serve m")
+    assert train(tmp_path / "run", *settings) == 1
+    assert capsys.readouterr().err == f"error: start one:\n  vllm serve m\n{way_out}"
     lose("harvest", -1)
     assert train(tmp_path / "run", *settings) == 0
 
@@ -246,9 +252,9 @@ def test_a_dry_run_takes_its_step_in_the_thread_of_generation_and_ends(tmp_path,
 
 @pytest.fixture
 def on_two_ranks(tmp_path, write_small):
-    """Train on two processes; return what each noted down."""
+    """Train on two processes in a folder; return what each noted down."""
 
-    def run(**environment):
+    def run(folder=tmp_path, **environment):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -260,7 +266,7 @@ def on_two_ranks(tmp_path, write_small):
                 f"--config_file={root / 'recipes' / 'accelerate' / 'cpu.yaml'}",
                 f"--main_process_port={port}",
                 str(Path(__file__).with_name("overlapping_ranks.py")),
-                str(write_small(tmp_path)),
+                str(write_small(folder)),
                 *("run.steps=4", "eval.every=2", "rollout.max_staleness=1"),
             ],
             env=os.environ | threads | environment,
@@ -269,7 +275,7 @@ def on_two_ranks(tmp_path, write_small):
             timeout=400,
         )
         assert done.returncode == 0, done.stderr
-        return [json.loads((tmp_path / f"rank-{n}.json").read_text()) for n in (0, 1)]
+        return [json.loads((folder / f"rank-{n}.json").read_text()) for n in (0, 1)]
 
     return run
 
@@ -281,11 +287,19 @@ def test_two_ranks_that_generate_ahead_end_and_hold_the_same_plan(on_two_ranks):
     assert versions == [{0}, {0}, {1}, {2}]
 
 
-def test_an_engine_that_one_of_two_ranks_has_lost_ends_both_behind_a_checkpoint(
+def test_an_engine_that_one_of_two_ranks_has_lost_ends_both_and_both_go_on_as_if_it_had_not(
     on_two_ranks, tmp_path
 ):
+    whole, _ = on_two_ranks(tmp_path / "whole")
     first, second = on_two_ranks(LOST_ON="1")
     assert first == second
     (saved,) = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step-"))
     assert f"a checkpoint was written after step {step};" in first["lost"]
+
+    first, second = on_two_ranks()
+    assert first == second
+    again = first.pop("harvests")
+    assert 1 <= len(again) < 4
+    assert again == whole.pop("harvests")[-len(again) :]
+    assert first == whole

@@ -8,18 +8,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 import psutil
 import pytest
 import yaml
 
+from rl_llm.cli.engines import find_vllm
 from rl_llm.config import parse_recipe
 from rl_llm.errors import CheckpointError
 from rl_llm.plugins import load_module
 from rl_llm.trainer.identity import Identity, check_identity
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
-pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(find_vllm() is None, reason="vLLM is not installed"),
+]
 
 STEPS, GROUP_SIZE, PER_STEP, HELD_OUT = 8, 4, 8, 24
 SERVED = f"""\
@@ -76,11 +81,12 @@ def test_a_run_learns_with_vllm_in_its_process_tree(program, repository, tmp_pat
 
 def in_session_of(run):
     """Return the processes of a run that began a session of its own."""
-    return [
-        process
-        for process in psutil.process_iter()
-        if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == run.pid
-    ]
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == run.pid:
+                found.append(process)
+    return found
 
 
 @pytest.fixture
@@ -90,7 +96,7 @@ def struck(tmp_path):
     (tmp_path / "struck.py").write_text(STRUCK, encoding="utf-8")
     runs = []
 
-    def start(strike):
+    def start(strike, kill_at=None):
         overrides = ["rollout.engine=vllm", "rollout.vllm.kv_cache_gib=0.25"]
         overrides.append("curriculum.sampler={name: struck.py:Struck}")
         with (tmp_path / "said").open("w", encoding="utf-8") as said:
@@ -103,6 +109,10 @@ def struck(tmp_path):
                 start_new_session=True,
             )
         runs.append(run)
+        while kill_at is not None and run.poll() is None:
+            if any(kill_at in " ".join(process.cmdline()) for process in in_session_of(run)):
+                run.kill()
+            time.sleep(0.1)
         return run.wait(timeout=900), (tmp_path / "said").read_text(encoding="utf-8"), run
 
     yield start
@@ -111,9 +121,12 @@ def struck(tmp_path):
             process.kill()
 
 
-def test_ctrl_c_in_a_terminal_lets_vllm_finish_the_step(struck, tmp_path, read_metrics):
-    code, printed, run = struck("killpg SIGINT")
-    assert code == 130, printed
+@pytest.mark.parametrize(("strike", "expected"), [("killpg SIGINT", 130), ("killpg SIGTERM", 143)])
+def test_a_signal_to_the_whole_group_lets_vllm_finish_the_step(
+    struck, tmp_path, read_metrics, strike, expected
+):
+    code, printed, run = struck(strike)
+    assert code == expected, printed
     assert read_metrics(tmp_path / "runs" / "served")[-1]["step"] == 3
     assert (tmp_path / "runs" / "served" / "checkpoints" / "step-000003").is_dir()
     assert psutil.wait_procs(in_session_of(run), timeout=20)[1] == []
@@ -123,6 +136,12 @@ def test_a_killed_trainer_leaves_no_process_of_vllm(struck):
     code, printed, run = struck("kill SIGKILL")
     assert code == -signal.SIGKILL, printed
     assert psutil.wait_procs(in_session_of(run), timeout=20)[1] == []
+
+
+def test_a_trainer_that_is_killed_while_vllm_starts_leaves_no_process_of_it(struck):
+    code, printed, run = struck("", kill_at="multiprocessing.spawn")
+    assert code == -signal.SIGKILL, printed
+    assert psutil.wait_procs(in_session_of(run), timeout=60)[1] == []
 
 
 def resumed_with(folder, **vllm):
@@ -160,17 +179,8 @@ def test_vllm_generates_in_a_second_thread_while_older_completions_are_learnt_fr
 def servers(repository, tmp_path):
     stock = load_module(repository / "tests" / "rollout" / "stock_server.py")
     model = str(repository / "data" / "models" / "carry-adder")
-    started = [
-        stock.StockServer(model, tmp_path / f"server-{n}.log", rank=16, max_model_len=128)
-        for n in range(2)
-    ]
-    try:
-        for server in started:
-            server.wait()
+    with stock.serving(model, tmp_path, rank=16, max_model_len=128) as started:
         yield started
-    finally:
-        for server in started:
-            server.kill()
 
 
 def test_a_server_that_dies_in_a_run_is_told_of_and_every_prompt_is_scored_exactly_once(

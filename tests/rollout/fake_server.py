@@ -162,7 +162,7 @@ def _handler(fake):
             if answer == "hang up":
                 return
             status, said = answer
-            text = json.dumps(said).encode()
+            text = (said if isinstance(said, str) else json.dumps(said)).encode()
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))

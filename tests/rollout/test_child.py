@@ -1,12 +1,22 @@
 """What child processes see and say."""
 
-import multiprocessing
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 
-from rl_llm.rollout.child import ChildLog, cause_in, deaf_to_interrupts, environment_of_child
+import psutil
+import pytest
+
+from rl_llm.rollout.child import (
+    ChildLog,
+    cause_in,
+    environment_of_child,
+    exit_codes_in,
+)
 
 STARTED = """\
 (EngineCore pid=15) INFO 11-21 20:50:02 [core.py:133] Initializing
@@ -25,13 +35,64 @@ def test_the_error_that_came_first_is_the_cause():
 
 def test_that_a_process_died_says_more_than_what_was_cancelled_by_it():
     died = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."
-    printed = f"(EngineCore pid=1) ERROR 11-21 21:54:35 [a.py:3] {died}\nRuntimeError: cancelled\n"
+    stamped = f"(EngineCore pid=1) ERROR 11-21 21:54:35 [a.py:3] {died}"
+    printed = f"RuntimeError: Executor failed.\n{stamped}\nRuntimeError: cancelled\n"
     assert cause_in(printed) == died
 
 
 def test_without_an_error_the_last_lines_are_the_cause():
     assert cause_in("one\ntwo\n\nthree\nfour\n") == "two / three / four"
     assert cause_in("") == ""
+
+
+def test_progress_and_warnings_are_no_cause():
+    bars = [
+        f"\rLoading shards: {share:3}% Completed | {share // 100}/1 [00:00<00:00, 23.67it/s]"
+        for share in (0, 100)
+    ]
+    warned = "dispatcher.py:139: FutureWarning: `reduce_op` is deprecated\n"
+    assert cause_in("no room\n" + "".join(bars) + "\n" + warned) == "no room"
+
+
+@pytest.fixture
+def log_of():
+    """A log of a child that printed a text."""
+    logs = []
+
+    def write(text):
+        logs.append(ChildLog())
+        with logs[-1].taking_output():
+            os.write(2, text.encode())
+        return logs[-1]
+
+    yield write
+    for log in logs:
+        log.close()
+
+
+KILLED = "one of its processes was ended by SIGKILL, as the system does when memory runs out"
+
+
+def test_a_signal_is_the_cause_whatever_was_printed(log_of):
+    assert log_of(STARTED).cause([-signal.SIGKILL]) == KILLED
+    died = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."
+    assert log_of(f"RuntimeError: Executor failed.\n{died}\n").cause([1]) == KILLED
+    assert log_of("").cause([-signal.SIGSEGV]) == "one of its processes was ended by SIGSEGV"
+    with closing(ChildLog()) as unused:
+        assert unused.cause([-signal.SIGKILL]) == KILLED
+
+
+def test_a_process_that_ended_in_order_was_told_to_unless_it_says_otherwise(log_of):
+    told = "one of its processes was told to end, as by SIGTERM"
+    assert log_of("Loading\n").cause([0]) == told
+    died = "Worker proc VllmWorker-0 died unexpectedly (exit code: 0), shutting down executor."
+    assert log_of(f"RuntimeError: Executor failed.\n{died}\n").cause([1]) == told
+    assert log_of("ValueError: no\n").cause([0]) == "ValueError: no"
+
+
+def test_a_process_that_is_killed_as_it_starts_is_known_by_what_is_raised():
+    said = "Engine core initialization failed. Failed core proc(s): {'EngineCore_DP0': -9}"
+    assert exit_codes_in(said) == [-9]
 
 
 def test_a_child_sees_no_launcher_and_the_settings_and_all_is_put_back(monkeypatch):
@@ -47,23 +108,64 @@ def test_a_child_sees_no_launcher_and_the_settings_and_all_is_put_back(monkeypat
     assert dict(os.environ) == before
 
 
-def test_processes_started_deaf_live_through_an_interrupt_and_this_one_and_later_ones_hear_it():
+@pytest.fixture
+def run_program(tmp_path):
+    """Run a program that starts processes, which import it from its file."""
+
+    def run(text):
+        file = tmp_path / "program.py"
+        file.write_text(text, encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            [sys.executable, str(file)], capture_output=True, text=True, env=environment, timeout=90
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("received", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_passes_a_bound_process_by(run_program, received):
+    program = f"""
+import multiprocessing, os, signal, time
+from rl_llm.rollout.child import bound_to_this_process
+
+if __name__ == "__main__":
+    os.setpgid(0, 0)
     heard = []
-    spawning = multiprocessing.get_context("spawn")
-    previous = signal.signal(signal.SIGINT, lambda *_: heard.append("here"))
-    try:
-        with deaf_to_interrupts():
-            deaf = spawning.Process(target=signal.raise_signal, args=(signal.SIGINT,))
-            deaf.start()
-            signal.raise_signal(signal.SIGINT)
-            assert heard == ["here"]
-        hearing = spawning.Process(target=signal.raise_signal, args=(signal.SIGINT,))
-        hearing.start()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    for process in (deaf, hearing):
-        process.join(60)
-    assert deaf.exitcode == 0 and hearing.exitcode != 0
+    signal.signal({received:d}, lambda *_: heard.append("here"))
+    with bound_to_this_process():
+        bound = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(3,))
+        bound.start()
+    free = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    free.start()
+    while os.getpgid(bound.pid) == os.getpid():
+        time.sleep(0.01)
+    os.killpg(0, {received:d})
+    bound.join(), free.join()
+    print(heard, bound.exitcode, free.exitcode != 0)
+"""
+    done = run_program(program)
+    assert done.stdout == "['here'] 0 True\n", done.stderr
+
+
+def test_a_bound_process_ends_with_the_one_that_started_it_also_where_that_is_killed(
+    run_program,
+):
+    program = """
+import multiprocessing, os, signal, time
+from rl_llm.rollout.child import bound_to_this_process
+
+if __name__ == "__main__":
+    with bound_to_this_process():
+        bound = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+        bound.start()
+    print(bound.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = run_program(program)
+    assert done.returncode == -signal.SIGKILL
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)
 
 
 def test_what_a_child_prints_goes_to_the_log_and_what_is_printed_later_does_not(capfd):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rl_llm.cli.main import main
 from rl_llm.config import load_recipe
 from rl_llm.errors import ConfigError, RlLlmError
 from rl_llm.records import Problem, Request, Sampling
@@ -17,7 +18,7 @@ spec = importlib.util.spec_from_file_location(
 )
 fake = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake)
-start_server, connect = fake.start_server, fake.connect
+start_server, connect, adapter_of = fake.start_server, fake.connect, fake.adapter_of
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-quite-secret"
@@ -61,6 +62,33 @@ def test_what_answers_but_is_no_vllm_server_is_named(start_server, connect, monk
     monkeypatch.setattr(server, "_models", lambda: (200, {"hello": "world"}))
     with pytest.raises(ConfigError, match=r"names no model; is it a vLLM server\?"):
         connect(server.url)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_page_is_not_repeated(start_server, connect, monkeypatch, status):
+    server = start_server()
+    page = "<!DOCTYPE html><html><body>Welcome</body></html>"
+    monkeypatch.setattr(server, "_models", lambda: (status, page))
+    with pytest.raises(ConfigError, match=r"not( a)? JSON.*; is it a vLLM server\?") as caught:
+        connect(server.url)
+    assert "Welcome" not in str(caught.value)
+
+
+def test_https_where_a_server_speaks_http_is_an_error_with_the_way_out(start_server, connect):
+    url = start_server().url.replace("http://", "https://")
+    with pytest.raises(ConfigError, match=r"does not speak https: write http:// in rollout"):
+        connect(url)
+
+
+def test_one_server_under_two_names_is_refused(start_server, connect):
+    url = start_server().url
+    named = url.replace("127.0.0.1", "localhost")
+    with pytest.raises(ConfigError) as caught:
+        connect(url, named)
+    assert f"rollout.servers.urls: {url} and {named} are one server, at 127.0.0.1" in str(
+        caught.value
+    )
+    connect(url, start_server().url)
 
 
 def test_a_run_starts_without_a_server_that_does_not_answer_yet(start_server, connect):
@@ -154,6 +182,80 @@ def test_no_part_of_the_key_is_left_where_a_servers_words_are_cut(start_server, 
     assert KEY[:4] not in str(caught.value)
 
 
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+def test_an_adapter_that_is_tried_is_loaded_everywhere_and_leaves_nothing(
+    start_server, connect, adapter_of, tmp_path
+):
+    servers = [start_server(), start_server()]
+    engine = connect(*servers)
+    engine.try_adapter(adapter_of("zero"))
+    for server in servers:
+        (loaded,), (unloaded,) = server.bodies(LOAD), server.bodies(UNLOAD)
+        assert loaded["lora_name"] == unloaded["lora_name"]
+        assert server.adapters == {}
+    assert list((tmp_path / "shared").iterdir()) == []
+    engine.close()
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_server_that_refuses_the_adapter_that_is_tried_is_named_with_the_way_out(
+    start_server, connect, adapter_of
+):
+    good, bad = start_server(), start_server(max_rank=4)
+    with pytest.raises(ConfigError) as caught:
+        connect(good, bad).try_adapter(adapter_of("zero", rank=8))
+    assert str(caught.value) == (
+        "vLLM servers refuse an adapter of the recipe's rank, tried before the run:\n"
+        f"  {bad.url}: HTTP 500: LoRA rank 8 is greater than max_lora_rank 4.\n"
+        f"start the servers with the --max-lora-rank below:\n  {fake.COMMAND}"
+    )
+
+
+def test_a_server_that_goes_away_while_an_adapter_is_tried_is_lost(
+    start_server, connect, adapter_of
+):
+    good, gone = start_server(), start_server()
+    engine = connect(good, gone)
+    gone.scripts[LOAD] = lambda body: "hang up"
+    engine.try_adapter(adapter_of("zero"))
+    assert f"{gone.url} is lost: RemoteProtocolError" in engine.take_messages()[0]
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch, capsys):
+    """Validate the quickstart on a server; return the exit code and what was said of it."""
+
+    def run(server, *overrides):
+        monkeypatch.chdir(tmp_path)
+        recipe = str(ROOT / "recipes" / "quickstart.yaml")
+        served = ["rollout.engine=vllm_server", f"rollout.servers.urls=[{server.url}]"]
+        return main(["validate", recipe, *served, *overrides]), capsys.readouterr().err
+
+    return run
+
+
+def test_validate_tries_an_adapter_of_the_recipes_rank_where_the_run_will_publish(
+    start_server, validate, tmp_path
+):
+    server = start_server()
+    assert validate(server) == (0, "")
+    (body,) = server.bodies(LOAD)
+    assert Path(body["lora_path"]).parent == tmp_path / "runs" / "quickstart" / "adapters"
+    assert list(tmp_path.iterdir()) == []
+    code, said = validate(server, "lora.rank=32")
+    assert code == 2 and "LoRA rank 32 is greater than max_lora_rank 16" in said
+
+
+def test_validate_says_that_the_folder_for_adapters_cannot_be_written(
+    start_server, validate, tmp_path
+):
+    (tmp_path / "file").touch()
+    code, said = validate(start_server(), "rollout.servers.adapter_dir=file/adapters")
+    assert code == 2 and "rollout.servers.adapter_dir: 'file/adapters' cannot be written" in said
+
+
 def walk(thing, seen=None):
     """Yield everything of ours that an engine holds."""
     seen = set() if seen is None else seen
@@ -176,6 +278,11 @@ def test_the_command_that_starts_a_server_takes_the_next_rank_that_vllm_knows():
     assert serve_command("my/model", rank=20, max_model_len=300, dtype="float32") == (
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve my/model --enable-lora "
         "--max-lora-rank 32 --max-model-len 300 --dtype float32 --logprobs-mode processed_logprobs"
+    )
+    assert serve_command("my/model", rank=20, max_model_len=300, on_gpu=False) == (
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True python -m vllm.entrypoints.openai.api_server "
+        "--model my/model --no-enable-chunked-prefill --enable-lora --max-lora-rank 32 "
+        "--max-model-len 300 --logprobs-mode processed_logprobs"
     )
     with pytest.raises(ConfigError, match=r"lora\.rank=600 is more than vLLM takes; .* 512"):
         serve_command("my/model", rank=600, max_model_len=300)

@@ -92,7 +92,7 @@ def test_a_publication_takes_the_place_of_the_one_before(
     assert {c.policy_version for c in group.completions} == {2}
     engine.close()
     assert [server.adapters for server in servers] == [{}, {}]
-    assert list((tmp_path / "shared").iterdir()) == []
+    assert not (tmp_path / "shared").exists()
 
 
 def test_weights_wait_for_the_requests_that_use_the_ones_before(start_server, connect, adapter_of):
@@ -197,4 +197,4 @@ def test_a_later_adapter_that_no_server_takes_ends_the_run_behind_a_checkpoint(
     assert f"{one.url}: HTTP 500: LoRA rank 8 is greater than max_lora_rank 4" in said
     assert f"{other.url}: HTTP 503: busy" in said or not is_other_busy
     assert "adapter of step 2" in said and "with the --max-lora-rank below" in said
-    assert fake.COMMAND in said and "goes on from its checkpoint" in said
+    assert said.endswith(f":\n  {fake.COMMAND}")

@@ -23,6 +23,7 @@ from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.vllm_engine import VllmEngine
 from rl_llm.rollout.vllm_settings import VllmSettings
+from rl_llm.rollout.vllm_sleep import SleepCycle
 
 FOUND = find_vllm()
 pytestmark = [
@@ -278,6 +279,29 @@ def test_rest_is_no_hindrance_where_there_is_no_gpu(engine, ask):
     assert drawn(engine, [ask("4+9=")])
 
 
+def test_an_engine_that_sleeps_wakes_its_weights_then_its_cache_and_draws_the_same(
+    engine, ask, write_adapter, tmp_path, monkeypatch
+):
+    """vLLM on a CPU refuses `enable_sleep_mode`, and goes through its states of sleep all the same,
+    with the memory kept."""
+    requests = [ask(prompt, completions=4) for prompt in PROMPTS]
+    folder = write_adapter(tmp_path / "adapter", deviation=0.05)
+    engine.load_weights(folder, version=1)
+    expected, asleep = drawn(engine, requests), []
+    monkeypatch.setattr(engine, "_cycle", SleepCycle(engine._llm, sleeps=True))
+    core = engine._llm.llm_engine.engine_core
+
+    def note_sleep():
+        asleep.append(core.is_sleeping())
+
+    for use in (engine.rest, note_sleep, lambda: engine.load_weights(folder, version=2)):
+        use()
+    note_sleep()
+    assert drawn(engine, requests) == expected
+    note_sleep()
+    assert asleep == [True, True, False]
+
+
 def children():
     """Return the processes that this one started, less the one that Python keeps for itself."""
     found = psutil.Process().children(recursive=True)
@@ -307,10 +331,9 @@ def test_a_process_that_is_killed_is_one_error_with_the_way_out(ask, victim):
         ours = set(children()) - before
         (process,) = [child for child in ours if victim in " ".join(child.cmdline())]
         process.kill()
-        with pytest.raises(EngineLost, match=r"vLLM ended while .*last checkpoint") as lost:
+        with pytest.raises(EngineLost, match=r"vLLM ended while .* was ended by SIGKILL, as"):
             list(groups)
-        assert "cancelled" not in str(lost.value)
-        with pytest.raises(EngineLost):
+        with pytest.raises(EngineLost) as lost:
             list(engine.complete([ask("4+9=")]))
     assert "\n" not in str(lost.value)
     assert psutil.wait_procs(ours, timeout=30)[1] == []

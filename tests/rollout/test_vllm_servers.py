@@ -4,6 +4,7 @@ import importlib.util
 import threading
 import time
 from collections import Counter
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,27 @@ def test_a_call_that_is_given_up_leaves_the_engine_as_it_was(start_server, conne
     groups.close()
     assert prompts_of(engine.complete(asks(*"de"))) == ["d", "e"]
     release.set()
+
+
+def test_a_call_that_waits_for_servers_that_are_gone_ends_when_another_thread_cuts_it(
+    start_server, connect
+):
+    server = start_server()
+    engine, ended = connect(server, max_wait_s=600.0), []
+
+    def call():
+        with pytest.raises(CancelledError):
+            list(engine.complete(asks("a")))
+        ended.append(True)
+
+    server.script = lambda body: fake.error(500, "kernel fault")
+    thread = threading.Thread(target=call)
+    thread.start()
+    fake.wait_until(engine.take_messages)  # The only server is lost.
+    engine.cut()
+    thread.join(20)
+    assert ended == [True]
+    call()  # One that was about to begin ends as well.
 
 
 def test_a_prompt_without_room_is_an_error_before_anything_is_asked(start_server, connect):

@@ -1,27 +1,32 @@
 """Rollouts from real vLLM servers: what they draw, and what happens when one dies."""
 
+import asyncio
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from rl_llm.cli.engines import find_vllm
 from rl_llm.config.rollout import ServersSection
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ConfigError
 from rl_llm.plugins import shipped_folder
 from rl_llm.policy import add_lora, load_base, load_tokenizer, stop_token_ids
 from rl_llm.records import Problem, Request, Sampling, content_key
+from rl_llm.rollout import server_client
 from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.rollout.server_client import ApiKey, ServerClient, ServerRefusal
 from rl_llm.rollout.vllm_servers import ServersEngine, serve_command
 
 pytestmark = [
     pytest.mark.slow,
     # Beside the tests of the other vLLM: too many of them at once wait for each other.
     pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(find_vllm() is None, reason="vLLM is not installed"),
 ]
-pytest.importorskip("vllm", reason="vLLM is not installed")
 
 spec = importlib.util.spec_from_file_location(
     "stock_server", Path(__file__).with_name("stock_server.py")
@@ -37,17 +42,8 @@ KEY = "sk-of-the-test"
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("servers")
-    started = [
-        stock.StockServer(MODEL, folder / f"{n}.log", rank=16, max_model_len=ROOM, api_key=KEY)
-        for n in range(2)
-    ]
-    try:
-        for server in started:
-            server.wait()
+    with stock.serving(MODEL, folder, rank=16, max_model_len=ROOM, api_key=KEY) as started:
         yield started
-    finally:
-        for server in started:
-            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +160,22 @@ def test_servers_draw_what_the_adapted_model_draws(connect, in_process, base, wr
 
 
 def test_a_rank_that_a_server_does_not_take_is_refused_in_its_words(connect, write_adapter):
-    engine = connect()
-    with pytest.raises(ConfigError, match=r"LoRA rank 32 is greater than max_lora_rank 16"):
-        engine.load_weights(write_adapter(32), version=1)
+    engine, too_large = connect(), write_adapter(32)
+    engine.try_adapter(write_adapter(8))
+    for give in (engine.try_adapter, partial(engine.load_weights, version=1)):
+        with pytest.raises(ConfigError, match=r"LoRA rank 32 is greater than max_lora_rank 16"):
+            give(too_large)
+
+
+def test_a_folder_that_a_server_does_not_see_is_refused_in_its_words(servers, tmp_path):
+    async def load():
+        key = ApiKey(KEY, variable="VLLM_API_KEY")
+        async with server_client.connect(key) as http:
+            client = ServerClient(servers[0].url, http, key, timeout_s=60.0)
+            await client.load("unseen", tmp_path / "unseen")
+
+    with pytest.raises(ServerRefusal, match="unseen failed: No adapter found"):
+        asyncio.run(load())
 
 
 def test_a_killed_server_loses_nothing_and_takes_work_when_it_is_back(

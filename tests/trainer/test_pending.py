@@ -1,5 +1,8 @@
 """What waits to be learnt from, in a checkpoint: exactly what it was."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from rl_llm.config import parse_recipe
@@ -49,6 +52,18 @@ REPORT = HarvestReport(
     metrics={"curriculum/x": 1 / 3, "curriculum/nothing": None, "curriculum/list": [1, 2]},
     messages=("ä level", "two\nlines"),
 )
+
+
+def test_what_a_harvest_cannot_write_exactly_is_an_error(tmp_path):
+    strange = replace(REPORT, metrics={"curriculum/x": Path("somewhere")})
+    with pytest.raises(TypeError, match="PosixPath is not JSON serializable"):
+        Pending(reports={4: strange}).save(tmp_path)
+
+
+def test_samples_of_an_unfinished_step_hold_what_columns_hold(tmp_path):
+    unfinished = UnfinishedStep(row={"step": 4}, samples=[{"column": Path("somewhere")}])
+    loaded = saved_and_read(Pending(unfinished=unfinished), tmp_path)
+    assert loaded.unfinished == UnfinishedStep(row={"step": 4}, samples=[{"column": "somewhere"}])
 
 
 def saved_and_read(pending, folder):

@@ -37,11 +37,17 @@ class ScriptedEngine:
     messages: list = field(default_factory=list)
     interrupts: bool = False
     num_groups: int = 0
+    num_calls: int = 0
+    is_cut: threading.Event = field(default_factory=threading.Event)
+    meets: threading.Barrier | None = None  # Behind the first call.
 
     def complete(self, requests):
         event = f"generate with {self.version}"
         self._note(event)
         time.sleep(self.seconds)
+        self.num_calls += 1
+        if self.meets is not None and self.num_calls > 1:
+            self.meets.wait()
         for number, request in enumerate(requests):
             self.num_groups += 1
             yield self._group(request)
@@ -50,7 +56,7 @@ class ScriptedEngine:
                 raise self.fails.pop(event)
             if number == 0 and self.interrupts:
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-                time.sleep(0.3)
+                assert self.is_cut.wait(20)
 
     def load_weights(self, adapter_dir, *, version):
         assert (adapter_dir / "adapter.txt").read_text() == str(version)
@@ -58,6 +64,12 @@ class ScriptedEngine:
         self._note(f"load {version}")
         if f"load {version}" in self.fails:
             raise self.fails.pop(f"load {version}")
+
+    def cut(self):
+        self.is_cut.set()
+
+    def rest(self):
+        pass
 
     def take_messages(self):
         messages, self.messages = self.messages, []
@@ -227,18 +239,32 @@ def test_what_is_drawn_does_not_depend_on_who_is_faster():
     assert slow == quick
 
 
-def test_a_step_takes_as_long_as_the_longer_of_generating_and_learning():
-    stage = Stage(engine=ScriptedEngine(seconds=0.2))
+def test_each_step_is_generated_while_the_one_before_is_learnt_from():
+    both = threading.Barrier(2, timeout=20)
+    stage = Stage(engine=ScriptedEngine(meets=both))
+    with stage.pipeline(1, last_step=4) as rollouts:
+        publish(rollouts, 0)
+        stage.go(rollouts, [1, 2, 3], learn=lambda step: both.wait())
+        rollouts.take(4)
+
+
+def test_what_a_step_waits_is_measured_where_generation_has_a_thread_of_its_own():
+    for max_staleness, stages in ((0, []), (1, ["wait"])):
+        with Stage().pipeline(max_staleness) as rollouts:
+            publish(rollouts, 0)
+            rollouts.take(1)
+            assert list(rollouts.take_times()) == stages
+            assert rollouts.take_times() == {}
+
+
+def test_a_harvest_that_an_early_end_leaves_out_may_have_failed():
+    stage = Stage(engine=ScriptedEngine(fails={"generate with 1": RunError("the reward is gone")}))
     with stage.pipeline(1) as rollouts:
         publish(rollouts, 0)
-        rollouts.take(1)
-        started = time.perf_counter()
-        for step in range(1, 6):
-            time.sleep(0.2)  # Learning.
-            publish(rollouts, step)
-            rollouts.take(step + 1)
-        each_s = (time.perf_counter() - started) / 5
-    assert 0.2 <= each_s < 0.35  # In turns it takes 0.4.
+        stage.go(rollouts, [1])
+        rollouts.take(2)  # Step 3 is asked for, with the weights behind step 1.
+        rollouts.finish()
+    assert stage.engine.events[-1] == "generate with 1"
 
 
 def test_an_error_of_the_other_thread_is_raised_by_the_step_that_needs_what_it_failed_to_bring():
