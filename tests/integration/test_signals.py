@@ -226,7 +226,7 @@ def test_two_ranks_stop_behind_the_same_step_whoever_hears_the_signal(
     printed, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 1  # The launcher's own; the ranks' codes stand in what it prints.
     step = num_rows(run_dir) - 1
-    assert printed.count(f"stopped after step {step} of 1000; the checkpoint") == 1
+    assert printed.count(f"stopped after step {step} of 1000; run the same command again") == 1
     assert printed.count(FINISHING) == (1 if receiver == "group" else 0)
     assert names(run_dir / "checkpoints") == [f"step-{step:06d}"]
     assert "run.lock" not in names(run_dir)

@@ -148,8 +148,8 @@ def become_a_run(order):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):
         os.dup2(out, stream)
-    # Open until the process ends; faulthandler writes to its descriptor alone. The stacks of threads
-    # that run meanwhile are not safe to walk: the main thread gets the signal, and shows its own.
+    # Open until the process ends; faulthandler writes to its descriptor alone. The stacks of other
+    # threads are not safe to walk: the main thread gets the signal, and shows its own.
     trace = os.open(order["trace"], os.O_WRONLY | os.O_APPEND)
     faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
 
