@@ -59,11 +59,19 @@ def test_under_a_launcher_signals_close_together_are_one(monkeypatch, capfd):
     assert capfd.readouterr().err.count("finishing") == 1
 
 
-def test_rank_0_alone_speaks(monkeypatch, capfd):
-    monkeypatch.setenv("RANK", "1")
+def test_the_first_process_of_a_machine_alone_speaks(monkeypatch, capfd):
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with Interrupt() as interrupt:
         interrupt.finish_first("finishing", at_once="lost")
         assert [ends_with(signal.SIGTERM) for _ in range(2)] == [None, 143]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_follows_the_end_of_another_process_ends_this_one_in_silence(capfd):
+    with Interrupt() as interrupt:
+        interrupt.finish_first("finishing", at_once="lost")
+        interrupt.end_with_others(lambda: True)
+        assert ends_with(signal.SIGTERM) == 143
     assert capfd.readouterr().err == ""
 
 

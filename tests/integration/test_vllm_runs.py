@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,31 @@ class Struck(samplers.Posterior):
             getattr(os, strike)(0 if strike == "killpg" else os.getpid(), getattr(signal, name))
         return super().plan(step, num_problems, round=round, exclude=exclude)
 """
+
+
+def test_two_processes_have_a_vllm_each_that_agrees_with_the_trainer(
+    python, repository, tmp_path, read_metrics
+):
+    """The second step's completions come from merged weights that either process published."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    overrides = ["rollout.engine=vllm", "rollout.vllm.kv_cache_gib=0.2", "data.eval=[]"]
+    overrides += ["rollout.problems_per_step=6", "run.steps=3", "tracking=[jsonl]"]
+    done = python(
+        *("-m", "accelerate.commands.launch", f"--main_process_port={port}"),
+        f"--config_file={repository / 'recipes' / 'accelerate' / 'cpu.yaml'}",
+        *(repository / "scripts" / "train.py", repository / "recipes" / "quickstart.yaml"),
+        *overrides,
+        folder=tmp_path,
+        timeout_s=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "weights are published merged" in done.stdout
+    rows = read_metrics(tmp_path / "runs" / "quickstart")
+    trained = [row for row in rows if row.get("train/trained_tokens")]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3] and trained
+    assert all(row["rollout/mismatch_mean_nats"] < 0.01 for row in trained)
 
 
 def test_a_run_learns_with_vllm_in_its_process_tree(program, repository, tmp_path, read_metrics):
