@@ -17,7 +17,7 @@ from torch.nn.functional import log_softmax
 from torch.nn.utils.rnn import pad_sequence
 
 from rl_llm import plugins
-from rl_llm.cli.parts import Model
+from rl_llm.cli.inputs import Model
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.records import Problem
 from rl_llm.seeds import derive_rng

@@ -19,7 +19,8 @@ import torch
 from bench_vs_trl_own import Recorder
 
 from rl_llm.cli.engines import build_engine
-from rl_llm.cli.parts import build_parts, load_data, load_model
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import build_parts
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.cli.runtime import keep_freed_memory
 from rl_llm.config import Recipe, load_recipe

@@ -20,7 +20,8 @@ import bench_runs
 import numpy as np
 import torch
 
-from rl_llm.cli.parts import Data, Model, build_parts, load_data, load_model
+from rl_llm.cli.inputs import Data, Model, load_data, load_model
+from rl_llm.cli.parts import build_parts
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.cli.runtime import keep_freed_memory
 from rl_llm.config import Recipe

@@ -25,7 +25,8 @@ from bench_vs_trl_work import (
 )
 
 from rl_llm.cli.engines import build_engine
-from rl_llm.cli.parts import Data, build_evaluator, build_parts, sampling_of
+from rl_llm.cli.inputs import Data
+from rl_llm.cli.parts import build_evaluator, build_parts, sampling_of
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.cli.runtime import keep_freed_memory
 from rl_llm.config import Recipe

@@ -28,7 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer
 
-from rl_llm.cli.parts import Model
+from rl_llm.cli.inputs import Model
 from rl_llm.config import Recipe
 from rl_llm.records import Problem, ScoredGroup
 

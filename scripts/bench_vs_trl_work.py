@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm import plugins
-from rl_llm.cli.parts import Data, Model, load_data, load_model, make_scheduler
+from rl_llm.cli.inputs import Data, Model, load_data, load_model
+from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import Recipe, load_recipe, parse_recipe
 from rl_llm.policy import Ranks
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup

@@ -6,6 +6,7 @@ There is no list of exceptions: what breaks a rule is changed, or the rule is.
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,17 @@ FILES = sorted(
 @pytest.mark.parametrize("path", FILES)
 def test_a_file_keeps_to_the_architecture(path):
     assert faults(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    files = sorted((ROOT / "rl_llm").rglob("*.py"))
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    graph = {}
+    for module, file in modules.items():
+        names = {name for _, name, _ in imports_of(ast.parse(file.read_text(encoding="utf-8")))}
+        graph[module] = (names | {name.rpartition(".")[0] for name in names}) & {*modules}
+    assert "rl_llm.cli.parts" in graph["rl_llm.cli.session"]
+    TopologicalSorter(graph).prepare()  # Its error names the circle.
 
 
 def test_light_modules_import_without_torch():

@@ -4,7 +4,8 @@ read from."""
 import argparse
 from pathlib import Path
 
-from rl_llm.cli.parts import load_data, make_scheduler
+from rl_llm.cli.inputs import load_data
+from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import load_recipe
 from rl_llm.curriculum import Scheduler, store
 from rl_llm.curriculum.priors import write_beliefs

@@ -26,7 +26,7 @@ from rl_llm.seeds import derive_seed
 from rl_llm.trainer import RunFolder
 
 if TYPE_CHECKING:
-    from rl_llm.cli.parts import Model
+    from rl_llm.cli.inputs import Model
 
 SUPPORTED_VLLM = SpecifierSet(">=0.32,<0.33")
 """The versions that the tests run; the extras in setup.cfg ask for the same."""

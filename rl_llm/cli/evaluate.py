@@ -9,7 +9,8 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.engines import build_engine, settle_engine
-from rl_llm.cli.parts import build_evaluator, load_data, load_model
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import build_evaluator
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import DataError, InputError
 from rl_llm.policy import Ranks

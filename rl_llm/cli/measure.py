@@ -17,14 +17,9 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.engines import build_engine, settle_engine
+from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.measured import MeasuredFile, Row
-from rl_llm.cli.parts import (
-    Model,
-    check_context,
-    load_data,
-    load_model,
-    sampling_of,
-)
+from rl_llm.cli.parts import check_context, sampling_of
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.curriculum import counted_scores
 from rl_llm.errors import DataError, InputError

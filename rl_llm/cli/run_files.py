@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rl_llm import __version__
 from rl_llm.cli.failure import EXIT_RUN_FAILED
-from rl_llm.cli.parts import Model
+from rl_llm.cli.inputs import Model
 from rl_llm.config import Recipe, dump_yaml
 from rl_llm.errors import ConfigError, InputError, StorageError
 from rl_llm.hub import write_card

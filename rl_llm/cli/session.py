@@ -11,16 +11,10 @@ from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.engines import settle_engine
 from rl_llm.cli.failure import EndingTogether
+from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.outcome import show_outcome
-from rl_llm.cli.parts import (
-    Model,
-    algorithm_notes,
-    build_parts,
-    check_warmup,
-    load_data,
-    load_model,
-)
+from rl_llm.cli.parts import algorithm_notes, build_parts, check_warmup
 from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher
 from rl_llm.cli.run_files import locked, prepare, where_it_goes_on, write_results
 from rl_llm.cli.runtime import tag_warnings, warnings_heard

@@ -16,9 +16,9 @@ from transformers.utils import logging as transformers_logging
 from rl_llm.algorithms import Algorithm
 from rl_llm.cli.engines import settle_engine
 from rl_llm.cli.estimate import estimate
+from rl_llm.cli.inputs import Data, load_data, load_model
 from rl_llm.cli.launch import Launch, launch_of, planned_launch
 from rl_llm.cli.parts import (
-    Data,
     algorithm_notes,
     build_algorithm,
     build_controller,
@@ -26,8 +26,6 @@ from rl_llm.cli.parts import (
     check_context,
     check_pool,
     check_warmup,
-    load_data,
-    load_model,
     make_scheduler,
 )
 from rl_llm.cli.plan import plan_step, remarks

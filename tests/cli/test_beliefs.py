@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from rl_llm.cli.inputs import load_data
 from rl_llm.cli.main import main
-from rl_llm.cli.parts import load_data, make_scheduler
+from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import dump_yaml, load_recipe
 from rl_llm.curriculum import store
 from rl_llm.curriculum.priors import evidence_for, read_priors

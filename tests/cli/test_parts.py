@@ -6,14 +6,8 @@ import pytest
 
 from rl_llm.algorithms import ALGORITHMS
 from rl_llm.cli import parts
-from rl_llm.cli.parts import (
-    algorithm_notes,
-    build_algorithm,
-    build_controller,
-    check_warmup,
-    load_data,
-    load_model,
-)
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import algorithm_notes, build_algorithm, build_controller, check_warmup
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.config import parse_recipe
 from rl_llm.errors import ConfigError, ModelError, PluginError

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rl_llm.cli.parts import load_data, make_scheduler
+from rl_llm.cli.inputs import load_data
+from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.policy import load_tokenizer

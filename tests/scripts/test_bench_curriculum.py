@@ -217,7 +217,7 @@ def test_the_oracle_sees_its_candidates_alone_and_nothing_that_is_excluded(oracl
 def test_what_the_oracle_sees_is_the_probability_of_the_worked_solution(scripts):
     import torch
 
-    from rl_llm.cli.parts import load_model
+    from rl_llm.cli.inputs import load_model
     from rl_llm.policy import Ranks
 
     spec = scripts.arms.Spec(stage="measure", task="pool", arm="uniform", seed=0)

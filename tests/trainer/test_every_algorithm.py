@@ -5,7 +5,8 @@ import math
 import pytest
 
 from rl_llm.algorithms import ALGORITHMS
-from rl_llm.cli.parts import build_parts, load_data, load_model
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import build_parts
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.config import load_recipe
 from rl_llm.policy import Ranks

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from rl_llm.cli.parts import build_parts, load_data, load_model
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import build_parts
 from rl_llm.config import load_recipe
 from rl_llm.errors import RunError
 from rl_llm.policy import Ranks

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from rl_llm.cli.parts import build_parts, load_data, load_model
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import build_parts
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.config import load_recipe
 from rl_llm.policy import Ranks

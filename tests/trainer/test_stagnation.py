@@ -1,6 +1,7 @@
 """Held-out accuracy reaches the reference that is to be refreshed when it stagnates."""
 
-from rl_llm.cli.parts import build_parts, load_data, load_model
+from rl_llm.cli.inputs import load_data, load_model
+from rl_llm.cli.parts import build_parts
 from rl_llm.cli.progress import SilentWatcher
 from rl_llm.config import load_recipe
 from rl_llm.policy import Ranks
