@@ -1,0 +1,182 @@
+"""Where the rollouts go that the oracle saves: samplers on a simulated learner, and what each kind
+of knowledge would be worth to the posterior one.
+
+python scripts/bench_curriculum_simulated.py [--seeds 20] [--dry]
+
+The learner (`bench_curriculum_sums.py`) stands for the model of the pool task of
+`bench_curriculum.py`; recipe, scheduler and pool are the same. Imports no torch, takes minutes, and
+writes its table into docs/benchmarks.md.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from bench_curriculum_arms import ALL_ARMS, BUDGET, RECIPE
+from bench_curriculum_sums import Curve, SumsLearner, World, play, pool_of, skills_of
+from bench_runs_docs import DOCUMENT, table, write_between
+from bench_runs_stats import estimate
+from numpy.typing import NDArray
+
+from rl_llm.config import load_recipe
+from rl_llm.curriculum import SAMPLERS, BetaBelief, PoolBelief, Posterior, informative_probability
+from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
+from rl_llm.seeds import derive_rng
+
+FIRST_SEED = 200
+TARGET = 0.79  # About what `uniform` comes to.
+CERTAIN = 1e4  # Completions that a known pass rate is worth.
+
+Knows = Literal["all", "drawn", "undrawn"]
+
+_PLAIN = ("curriculum.retire=null", "curriculum.defer=null")
+ARMS: dict[str, tuple[str, ...]] = {
+    "uniform": ALL_ARMS["uniform"],
+    "dynamic": ALL_ARMS["dynamic"],
+    "oracle": ALL_ARMS["oracle"],
+    "posterior": (),
+    "without a floor": ("curriculum.sampler.floor=0.0",),
+    "kernel `variance`": ("curriculum.sampler.kernel=variance",),
+    "buckets forget faster": ("curriculum.belief.bucket_decay=0.8",),
+    "without retirement and deferral": _PLAIN,
+    "knows all pass rates": ("curriculum.sampler={name: knowing, knows: all}",),
+    "knows those drawn before": ("curriculum.sampler={name: knowing, knows: drawn}",),
+    "knows those not yet drawn": ("curriculum.sampler={name: knowing, knows: undrawn}",),
+}
+
+
+class Knowing(Posterior):
+    """The posterior sampler, told the true pass rates of some problems."""
+
+    world: ClassVar[World]
+
+    def __init__(
+        self,
+        *,
+        index: PoolIndex,
+        seed: int,
+        group_size: int,
+        belief: PoolBelief,
+        knows: Knows,
+    ) -> None:
+        """Take what is told for sure, and the belief for the rest."""
+        told = _Told(belief, type(self).world, knows)
+        super().__init__(index=index, seed=seed, group_size=group_size, belief=told)  # type: ignore[arg-type]
+
+
+class _Told:
+    """Beliefs as a sampler reads them, some of them replaced by the truth."""
+
+    def __init__(self, belief: PoolBelief, world: World, knows: Knows) -> None:
+        self._belief, self._world, self._knows = belief, world, knows
+
+    def beta(self, where: Indices | slice) -> BetaBelief:
+        believed, drawn = self._belief.beta(where), self._belief.has_evidence(where)
+        told = {"all": np.ones_like(drawn), "drawn": drawn, "undrawn": ~drawn}[self._knows]
+        rates = np.clip(self._world.rates_N()[where], 1e-6, 1.0 - 1e-6)
+        return BetaBelief(
+            np.where(told, CERTAIN * rates, believed.a),
+            np.where(told, CERTAIN * (1.0 - rates), believed.b),
+        )
+
+
+class Oracle:
+    """The oracle of `bench_curriculum_oracle.py`: of 4 times as many problems as a step needs, take
+    those whose groups are most probably mixed."""
+
+    world: ClassVar[World]
+
+    def __init__(self, *, seed: int, group_size: int) -> None:
+        """Remember nothing else."""
+        self._seed, self._group_size = seed, group_size
+
+    def plan(
+        self,
+        step: int,
+        num_problems: int,
+        *,
+        round: int = 0,
+        exclude: NDArray[np.bool_] | None = None,
+    ) -> Indices:
+        """Return the best of the candidates, best first."""
+        rates_N = type(self).world.rates_N()
+        eligible = np.arange(len(rates_N)) if exclude is None else np.flatnonzero(~exclude)
+        rng = derive_rng(self._seed, "sampler", step, round)
+        chosen = rng.choice(eligible, min(4 * num_problems, len(eligible)), replace=False)
+        rates = np.clip(rates_N[chosen], 1e-9, 1.0 - 1e-9)
+        scores = informative_probability(
+            CERTAIN * rates, CERTAIN * (1.0 - rates), group_size=self._group_size
+        )
+        return chosen[np.argsort(-scores, kind="stable")[:num_problems]]
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn nothing."""
+
+    def state_dict(self) -> StateDict:
+        """Return nothing."""
+        return {"columns": {}, "rest": {}}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take over nothing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Simulate, print the table, and write it down."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--dry", action="store_true", help="print alone")
+    given = parser.parse_args(arguments)
+    found = table(lines(given.seeds))
+    print(found)
+    if not given.dry:
+        write_between(DOCUMENT, "simulated", found)
+    return 0
+
+
+def lines(num_seeds: int) -> Iterator[str]:
+    """Yield the table: its head, and a line an arm."""
+    yield "arm | rollouts to target | against `posterior` (95 %) | mixed, first 1,024 | first half"
+    seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
+    curves = {arm: [simulated(arm, seed) for seed in seeds] for arm in ARMS}
+    logs = {arm: np.log([crossing(curve) for curve in own]) for arm, own in curves.items()}
+    for arm, own in curves.items():
+        ratio, low, high = estimate(
+            (logs[arm] - logs["posterior"])[:, None], lambda means: means[..., 0], shown_as=np.exp
+        )
+        against = (
+            "-" if arm == "posterior" or low is None else f"{ratio:.2f} ({low:.2f}-{high:.2f})"
+        )
+        early, half = (np.mean([mixed(c, until) for c in own]) for until in (1024, BUDGET // 2))
+        yield f"{arm} | {np.exp(logs[arm].mean()):,.0f} | {against} | {early:.2f} | {half:.2f}"
+
+
+def simulated(arm: str, seed: int, *, budget: int = BUDGET) -> Curve:
+    """Return how a run goes."""
+    SAMPLERS["knowing"], SAMPLERS["oracle"] = Knowing, Oracle
+    recipe = load_recipe(Path(RECIPE), (f"run.seed={seed}", *ARMS[arm]))
+    problems = pool_of(recipe, seed)
+    world = World(learner=SumsLearner(seed=seed), pool=[skills_of(each) for each in problems])
+    Knowing.world = Oracle.world = world
+    return play(recipe, world, problems, budget=budget)
+
+
+def crossing(curve: Curve) -> float:
+    """Return after how many completions the target is reached, between points by straight lines;
+    what was spent where it never is."""
+    reached = np.flatnonzero(curve.pass_rate >= TARGET)
+    if not reached.size:
+        return float(curve.completions[-1])
+    ends = slice(reached[0] - 1, reached[0] + 1)
+    return float(np.interp(TARGET, curve.pass_rate[ends], curve.completions[ends]))
+
+
+def mixed(curve: Curve, until: float) -> float:
+    """Return the share of mixed groups among the first completions."""
+    spent = np.diff(curve.completions, prepend=0.0) * (curve.completions <= until)
+    return float(curve.mixed @ spent / spent.sum())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
