@@ -14,6 +14,7 @@ from rl_llm.errors import EngineLost
 from rl_llm.policy import Ranks
 from rl_llm.policy.model import fingerprint
 from rl_llm.trainer import Generation, RunFolder, Trainer, checkpoint
+from rl_llm.trainer.storage import on_main
 
 
 def run(recipe_file, overrides, ranks):
@@ -38,9 +39,10 @@ def run(recipe_file, overrides, ranks):
     data = load_data(recipe, model.encoder)
     folder = RunFolder(Path(recipe_file).parent / "run")
     parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
-    saved = folder.find_checkpoint("auto")
+    saved = on_main(ranks, lambda: folder.find_checkpoint("auto"))
     if saved is not None:
-        checkpoint.load(saved, checkpoint.read_state(saved), parts.stateful)
+        found = saved.checkpoint
+        checkpoint.load(found, checkpoint.read_state(found), parts.stateful)
     if os.environ.get("LOST_ON") == str(ranks.rank):
         lose(parts.engine, on_call=8)
     try:

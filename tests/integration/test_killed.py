@@ -62,7 +62,6 @@ class Life:
 
     def __init__(self, run, run_dir, steps):
         self.run, self.run_dir, self._steps = run, run_dir, steps
-        self._cut_from = inode(run_dir / "metrics.jsonl")
         self._folders = self._named_folders()
 
     def wait_for(self, aim, usual_s):
@@ -70,7 +69,8 @@ class Life:
         if aim.kind == "end":
             self.run.wait_until(lambda: self._num_rows() > self._steps)
         elif aim.kind != "start":
-            self.run.wait_until(lambda: inode(self.run_dir / "metrics.jsonl") != self._cut_from)
+            # Both logs are cut by then: this one is opened last.
+            self.run.wait_until(lambda: self.run.appends_to(self.run_dir / "draws.jsonl"))
             goal = self._num_rows() + aim.num_rows
             self.run.wait_until(lambda: self._num_rows() >= goal)
             size = self._size_of_draws()
@@ -104,10 +104,6 @@ class Life:
     def _size_of_draws(self):
         file = self.run_dir / "draws.jsonl"
         return file.stat().st_size if file.exists() else 0
-
-
-def inode(file):
-    return file.stat().st_ino if file.exists() else None
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ the signals it gets. On SIGUSR1 it writes where it is, in Python's words, to a f
 this file is the process that forks, for each line of its input.
 """
 
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 MODULES = ["rl_llm.cli.session", "transformers.models.llama.modeling_llama", "tensorboard"]
@@ -103,10 +105,21 @@ class WarmRun:
         state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
         return state.split()[0] in "ZX"
 
+    def appends_to(self, file):
+        """Whether the run has a file open to write behind its end."""
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(OSError):  # Closed meanwhile.
+                if os.readlink(link) == str(file):
+                    info = Path(f"/proc/{self.pid}/fdinfo/{link.name}").read_text(encoding="utf-8")
+                    flags = next(each for each in info.splitlines() if each.startswith("flags"))
+                    return bool(int(flags.split()[1], 8) & os.O_APPEND)
+        return False
+
     def stage(self):
         """Return where the run is at this moment, a name of STAGES or "start"."""
         before = self._trace.stat().st_size
-        self.send(signal.SIGUSR1)
+        # To the main thread: any other one may hear what is sent to the process.
+        ctypes.CDLL(None).tgkill(self.pid, self.pid, signal.SIGUSR1)
         self.wait_until(lambda: self._trace_from(before).endswith(DUMP_ENDS))
         stack = self._trace_from(before)
         for (file, function), stage in STAGES.items():
@@ -149,7 +162,7 @@ def become_a_run(order):
     for stream in (1, 2):
         os.dup2(out, stream)
     # Open until the process ends; faulthandler writes to its descriptor alone. The stacks of other
-    # threads are not safe to walk: the main thread gets the signal, and shows its own.
+    # threads than the one that gets the signal are not safe to walk.
     trace = os.open(order["trace"], os.O_WRONLY | os.O_APPEND)
     faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
 
