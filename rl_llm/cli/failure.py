@@ -89,10 +89,13 @@ class EndingTogether:
         """End the other processes if this one fails."""
         if error is None or self._ranks.num_ranks == 1:
             return
+        # What a launcher sends as others leave, and what breaks from here on, is an echo of it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         cause = self._ranks.end_all(error)
         if cause.rank == self._ranks.rank:
             _leave_word()
-        sys.unraisablehook = lambda _: None  # What breaks from here on is an echo of the cause.
+        sys.unraisablehook = lambda _: None
         raise SystemExit(cause.code) from None
 
     def _end_of(self, error: BaseException) -> "End":

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -65,6 +66,13 @@ class Interrupt:
         """From now on, end at the first signal, and say `at_once` of what that leaves."""
         self._finishing, self._at_once = None, at_once
 
+    def ignore_more(self) -> None:
+        """From now on, hear no signal: the process is about to leave with a code of its own, and a
+        launcher signals those that leave a moment later."""
+        for number in self._previous:
+            signal.signal(number, signal.SIG_IGN)
+        self._previous = {}
+
     def end_with_others(self, is_ending: Callable[[], bool]) -> None:
         """From now on, end at once and in silence where `is_ending` says that another process has
         ended: nothing can be finished then, and the cause is said elsewhere."""
@@ -86,7 +94,8 @@ class Interrupt:
     def _say(self, message: str) -> None:
         """Write past Python's buffers: what the signal interrupted may be writing to them."""
         if self._speaks:
-            os.write(_STDERR, f"{message}\n".encode())
+            with suppress(OSError):  # Nobody reads on: `tee` has heard the same signal.
+                os.write(_STDERR, f"{message}\n".encode())
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():

@@ -12,6 +12,8 @@ from rl_llm.policy import Ranks
 from rl_llm.policy.launched import ZeroSettings, check_precision, zero_settings
 
 _TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "DEEPSPEED")
+# One of them stands in any configuration of accelerate's.
+_MARKS = {"compute_environment", "distributed_type", "mixed_precision", "num_processes", "use_cpu"}
 # Fields of accelerate's file, and the variable that its launcher makes of each.
 _VARIABLES = {
     "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
@@ -75,9 +77,11 @@ def planned_launch(file: str | None, num_ranks: int | None, *, dtype: str) -> La
 def _read(file: str) -> Mapping[str, Any]:
     try:
         fields = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config_file {file} cannot be read: {error}") from None
-    if not isinstance(fields, dict):
+    except OSError as error:
+        raise ConfigError(f"--config_file {file} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        fields = None
+    if not isinstance(fields, dict) or not _MARKS & fields.keys():
         raise ConfigError(
             f"--config_file {file} is no configuration of accelerate's; recipes/accelerate has some"
         )

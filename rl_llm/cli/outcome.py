@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rl_llm.cli.progress import pass_rate_table
+from rl_llm.cli.progress import pass_rate_table, print_lines
 from rl_llm.report import REPORT_FILE
 from rl_llm.trainer import Parts, read_rows
 
@@ -22,8 +22,7 @@ def show_outcome(parts: Parts, console: Console, *, source: Path) -> None:
         console.print(pass_rate_table(evaluated[0], evaluated[-1]))
     lines = [f"adapter  {folder.adapter}", f"report   {folder.path / REPORT_FILE}", "", "next:"]
     lines += [f"  {_program()} {shlex.join(words)}" for words in _next_commands(parts, source)]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def _next_commands(parts: Parts, source: Path) -> Iterator[tuple[str, ...]]:

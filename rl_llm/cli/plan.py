@@ -36,7 +36,7 @@ class Plan:
     whole `groups`, dealt out by their tokens: the shares are those of groups of one length; where
     lengths differ, a process with longer ones gets fewer. `micro_batches` is counted where every
     sequence is as long as can be. Passes are those of the policy, the reference and the critic
-    together. `busy_drawing` and `busy_learning` processes have something to do.
+    together. `busy_drawing` processes have something to draw.
     """
 
     num_ranks: int
@@ -49,7 +49,6 @@ class Plan:
     passes_with_gradient: int
     passes_without: int
     busy_drawing: int
-    busy_learning: int
     fullest: Shape
     full_positions: int
 
@@ -88,7 +87,6 @@ def plan_step(
         passes_with_gradient=passes.with_gradient * prepared * optim.epochs,
         passes_without=prepared * (passes.once + passes.each_epoch * optim.epochs),
         busy_drawing=min(num_ranks, num_drawn(recipe)),
-        busy_learning=min(num_ranks, groups_of_an_update(recipe).most),
         fullest=fullest,
         full_positions=min(optim.tokens_per_micro_batch, groups.most * group_tokens),
     )

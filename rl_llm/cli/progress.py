@@ -1,7 +1,9 @@
 """What a person sees of a run: a live bar and tables in a terminal, plain lines elsewhere."""
 
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,22 @@ Row = dict[str, Any]
 
 _SHOWN_GROUPS = 2
 _SHOWN_CHARACTERS = 160
+
+
+class PatientConsole(Console):
+    """A console that goes silent where nobody reads on, as when `tee` hears the same Ctrl-C: what
+    is under way is finished."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print lines as they are, however long."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class ConsoleWatcher:

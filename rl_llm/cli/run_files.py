@@ -1,5 +1,6 @@
 """A run's folder around the loop: its lock, the recipe as run, the results of a finished run."""
 
+import errno
 import os
 import shutil
 import sys
@@ -17,7 +18,9 @@ from rl_llm.policy import Ranks
 from rl_llm.report import write_report
 from rl_llm.trainer import Parts, RunFolder, checkpoint, read_rows
 from rl_llm.trainer.run_lock import hold
-from rl_llm.trainer.storage import discard, flush, flush_tree, on_main, write_text, writing
+from rl_llm.trainer.storage import discard, flush, flush_tree, write_text, writing
+
+_MAY_ONLY_BE_READ = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -28,15 +31,15 @@ def locked(folder: RunFolder, recipe: Recipe, ranks: Ranks) -> Iterator[str | No
     Raises `InputError` on every rank where another run holds it, or nothing can be written to.
     """
     with ExitStack() as held:
-        yield on_main(ranks, lambda: _hold(held, folder, recipe))
+        yield ranks.on_main(lambda: _hold(held, folder, recipe))
 
 
 def _hold(held: ExitStack, folder: RunFolder, recipe: Recipe) -> str | None:
     try:
         return held.enter_context(hold(folder.path, on_loss=_end_at_once))
     except OSError as error:
-        if folder.adapter.is_dir():  # The run is complete: nothing is going to be written.
-            return None
+        if folder.adapter.is_dir() and error.errno in _MAY_ONLY_BE_READ:
+            return None  # The run is complete, and nothing is going to be written.
         fault = "written to" if folder.path.is_dir() else "made"
         raise ConfigError(
             f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
@@ -71,8 +74,8 @@ def prepare(parts: Parts, source: Path) -> None:
         discard(folder.adapter)
         for later in folder.past(parts.counters.step):
             discard(later) if later.is_dir() else later.unlink()
-        if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
-            shutil.copyfile(source, written)
+    if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
+        write_text(written, source.read_text(encoding="utf-8"))
     header = (
         f"# As run by rl-llm {__version__}, with every default.\n"
         f"# engine: {recipe.rollout.engine}, processes: {ranks.num_ranks}, "

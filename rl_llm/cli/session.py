@@ -1,6 +1,5 @@
 """A training session: from a checked recipe to an adapter, a report and a table."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.outcome import show_outcome
 from rl_llm.cli.parts import algorithm_notes, build_parts, check_warmup
-from rl_llm.cli.progress import ConsoleWatcher, SilentWatcher
+from rl_llm.cli.progress import ConsoleWatcher, PatientConsole, SilentWatcher, print_lines
 from rl_llm.cli.run_files import locked, prepare, where_it_goes_on, write_results
 from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.config import Recipe, load_recipe
@@ -35,7 +34,6 @@ from rl_llm.trainer import (
     read_rows,
 )
 from rl_llm.trainer.shelf import adopt
-from rl_llm.trainer.storage import on_main
 
 # A launcher sends SIGTERM to the others when one process is gone: they hear of it this soon.
 _HEAR_OF_A_DEATH_S = 1.0
@@ -52,24 +50,24 @@ def train(
     transformers_logging.disable_progress_bar()
     ranks = Ranks(timeout_s=recipe.run.timeout_s)
     interrupt.end_with_others(partial(ranks.is_ending, wait_s=_HEAR_OF_A_DEATH_S))
-    console = Console(quiet=not ranks.is_main)
+    console = PatientConsole(quiet=not ranks.is_main)
     with (
         closing(ranks),
         EndingTogether(ranks, last_words=partial(where_it_goes_on, folder)),
         locked(folder, recipe, ranks) as note,
     ):
-        _print_lines(console, [note] if note else [])
-        resume_from = on_main(ranks, lambda: folder.find_checkpoint(resume))
+        print_lines(console, [note] if note else [])
+        resume_from = ranks.on_main(lambda: folder.find_checkpoint(resume))
         if resume_from is not None:
             interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
         recipe, choice = settle_engine(recipe, device=ranks.device)
-        _print_lines(console, [choice.line])
+        print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
         with warnings_heard(ranks.speaks):
             data = load_data(recipe, model.encoder)
         if ranks.num_ranks > 1:
             tag_warnings(f"rank {ranks.rank}: ")
-        _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+        print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine):
             code = _go_on(parts, model, console, resume_from, source, interrupt)
@@ -88,17 +86,12 @@ def _go_on(
 ) -> int:
     """Run from the checkpoint, if there is one, to the end, and return the exit code."""
     check_warmup(parts.recipe, parts.algorithm)
-    _print_lines(console, algorithm_notes(parts.recipe, parts.algorithm))
+    print_lines(console, algorithm_notes(parts.recipe, parts.algorithm))
     _resume(parts, resume_from, console)
     if _is_done(parts):
         console.print("nothing is left to do: this is what the run came to", highlight=False)
         return 0
     return _run(parts, model, console, interrupt, source=source)
-
-
-def _print_lines(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> None:
@@ -114,7 +107,7 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
             )
         return
     found = resume_from.checkpoint
-    _print_lines(console, [resume_from.warning] if resume_from.warning else [])
+    print_lines(console, [resume_from.warning] if resume_from.warning else [])
     state = checkpoint.read_state(found)
     check_identity(found, state, parts.identity)
     checkpoint.load(found, state, parts.stateful)
@@ -124,9 +117,9 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
             f"run.steps={asked} is less than the {done} steps that {found} has behind it; "
             f"use {done} or more, or give the shorter run another run.name"
         )
-    on_main(parts.ranks, lambda: adopt(found, parts.folder.checkpoints))
+    parts.ranks.on_main(lambda: adopt(found, parts.folder.checkpoints))
     dropped = [resume_from.dropped] if resume_from.dropped else []
-    _print_lines(
+    print_lines(
         console,
         [*dropped, f"resuming {found}, after step {done} of {asked}"],
     )
@@ -152,7 +145,7 @@ def _run(
     """Train to the end or to a signal, write what a finished run leaves, and return the exit
     code."""
     try:
-        on_main(parts.ranks, lambda: prepare(parts, source))
+        parts.ranks.on_main(lambda: prepare(parts, source))
         interrupt.finish_first(
             "finishing this step and writing a checkpoint", at_once="the step is lost"
         )
@@ -162,14 +155,16 @@ def _run(
                 "writing the results", at_once="the same command writes the results"
             )
             with parts.policy.gathered():
-                on_main(parts.ranks, lambda: write_results(parts, model))
+                parts.ranks.on_main(lambda: write_results(parts, model))
     except StorageError as error:
         raise StorageError(f"{error}, and {where_it_goes_on(parts.folder)}") from error
     interrupt.stop_at_once("everything is written")
     signal_number = max(parts.ranks.gather([interrupt.received]))
     if signal_number == 0:
         return 0
-    _print_lines(console, [_stopped_line(parts, finished=finished)])
+    interrupt.ignore_more()
+    if parts.ranks.is_main:
+        print_lines(console, [_stopped_line(parts, finished=finished)])
     return 128 + signal_number
 
 

@@ -3,7 +3,6 @@
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,12 @@ from rl_llm.cli.parts import (
 )
 from rl_llm.cli.plan import plan_step, remarks
 from rl_llm.cli.plan_table import memory_table, step_table
-from rl_llm.cli.progress import SilentWatcher, share
+from rl_llm.cli.progress import SilentWatcher, print_lines, share
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks, load_tokenizer
 from rl_llm.policy.imagined import load_config
+from rl_llm.policy.launched import check_reference
 from rl_llm.problems import summary_lines
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.trainer import Parts, RunFolder, Trainer
@@ -103,9 +103,9 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
             )
             with closing(parts.engine):
                 _print_data(console, data)
-                _print_lines(console, [engine.line, *parts.engine.take_messages()])
+                print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)
-                _print_lines(console, parts.scheduler.take_messages())
+                print_lines(console, parts.scheduler.take_messages())
                 _print_plan(
                     console,
                     _Planned(
@@ -132,7 +132,7 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     if recipe.rollout.engine == "auto":
         here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe, choice = settle_engine(recipe, device=here)
-        _print_lines(console, [choice.line])
+        print_lines(console, [choice.line])
     config = load_config(recipe.model.path)
     tokenizer = load_tokenizer(recipe.model.path)
     data = load_data(recipe, PromptEncoder(tokenizer, chat_template=recipe.model.chat_template))
@@ -141,7 +141,9 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
     check_warmup(recipe, algorithm)
-    _print_lines(console, make_scheduler(recipe, data).take_messages())
+    is_half = recipe.model.dtype == "bfloat16"
+    check_reference(launch.zero, mode=recipe.kl.reference.mode, is_half=is_half)
+    print_lines(console, make_scheduler(recipe, data).take_messages())
     _print_plan(
         console,
         _Planned(
@@ -192,12 +194,12 @@ def _print_plan(console: Console, given: _Planned) -> None:
         device=given.device,
     )
     notes = algorithm_notes(recipe, given.algorithm)
-    _print_lines(console, [*_critic_lines(given.algorithm), *notes, *remarks(recipe, plan)])
+    print_lines(console, [*_critic_lines(given.algorithm), *notes, *remarks(recipe, plan)])
     console.print(step_table(recipe, plan))
     console.print(memory_table(recipe, found, launch))
     if given.device.type == "cuda" and recipe.rollout.engine == "vllm" and not found.engine.cache:
         fraction = recipe.rollout.vllm.memory_fraction
-        _print_lines(
+        print_lines(
             console,
             [f"beside this vLLM takes rollout.vllm.memory_fraction={fraction:g} of each GPU"],
         )
@@ -208,13 +210,8 @@ def _print_verdict(console: Console, line: str) -> None:
 
 
 def _print_data(console: Console, data: Data) -> None:
-    _print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+    print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
     console.print(f"longest prompt: {data.longest_prompt_tokens} tokens", highlight=False)
-
-
-def _print_lines(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _critic_lines(algorithm: Algorithm) -> list[str]:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import KLSection, OptimSection, RolloutSection
-from rl_llm.errors import CheckpointError, ConfigError
+from rl_llm.errors import CheckpointError
 from rl_llm.policy.adapters import POLICY, adapter_parameters, adapter_values, load_adapter
 from rl_llm.policy.backend import Backend, Plain
 from rl_llm.policy.behaviour import build_correction
 from rl_llm.policy.critic import Critic
 from rl_llm.policy.forward import ResponseScorer
+from rl_llm.policy.launched import check_reference
 from rl_llm.policy.objective import CriticObjective, PolicyObjective
 from rl_llm.policy.pack import TrainGroup
 from rl_llm.policy.penalty import Penalty
@@ -104,12 +105,7 @@ class PolicyEngine:
         if settings is None:
             return Plain([policy, *critic], optim=self._optim, ranks=self._ranks)
         is_half = any(p.dtype == torch.bfloat16 for p in self._model.parameters())
-        if settings.stage == 3 and is_half and self._kl.reference.mode == "ema":
-            raise ConfigError(
-                "kl.reference.mode=ema with model.dtype=bfloat16 under ZeRO-3, which keeps the "
-                "reference in bfloat16 too: steps of 1 - decay are lost in its rounding; use "
-                "recipes/accelerate/zero2.yaml, mode snapshot, or float32"
-            )
+        check_reference(settings, mode=self._kl.reference.mode, is_half=is_half)
         from rl_llm.policy.zero import Zero
 
         return Zero(

@@ -100,3 +100,14 @@ def check_precision(dtype: str, environment: Mapping[str, str] = os.environ) -> 
             "recipe decides the precision; use mixed_precision: 'no', and model.dtype bfloat16 for "
             "half the memory"
         )
+
+
+def check_reference(zero: ZeroSettings | None, *, mode: str, is_half: bool) -> None:
+    """Refuse a `kl.reference.mode` that loses its moves in how weights are kept; `is_half` for a
+    model in bfloat16."""
+    if zero is not None and zero.stage == 3 and is_half and mode == "ema":
+        raise ConfigError(
+            "kl.reference.mode=ema with model.dtype=bfloat16 under ZeRO-3, which keeps the "
+            "reference in bfloat16 too: steps of 1 - decay are lost in its rounding; use "
+            "recipes/accelerate/zero2.yaml, mode snapshot, or float32"
+        )

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor
 
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, RlLlmError
 from rl_llm.policy.launched import ZeroSettings, wants_deepspeed, zero_settings
 from rl_llm.policy.watch import End, Seat, Watch, start_watch
 
@@ -37,6 +37,7 @@ class Ranks:
         for longer than `timeout_s`, a collective fails."""
         self._timeout = timedelta(seconds=timeout_s)
         self._watch: Watch | None = None
+        self._describe: Callable[[BaseException], End] = _unexplained
         self._zero = zero_settings()
         if self._zero is not None:
             from rl_llm.policy.zero import prepare
@@ -133,6 +134,21 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]  # type: ignore[no-any-return]
 
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Return on every rank what `action` returned on rank 0, which alone runs it; a deliberate
+        error that it raises there is raised on all, so that none waits for the others."""
+        result: T | None = None
+        error: RlLlmError | None = None
+        if self.is_main:
+            try:
+                result = action()
+            except RlLlmError as raised:
+                error = raised
+        result, error = self.from_main((result, error))
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
     def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in one collective."""
         if self.num_ranks == 1 or not tensors:
@@ -193,6 +209,11 @@ class Ranks:
             self._watch.leave()
         if self.num_ranks > 1 or self._zero is not None:
             self._state.destroy_process_group()
+
+
+def _unexplained(error: BaseException) -> End:
+    """Describe an error before anybody has said how."""
+    return End(rank=0, text=str(error), code=1)
 
 
 def _launched_on_cpus() -> bool:

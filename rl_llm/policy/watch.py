@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from selectors import EVENT_READ, DefaultSelector
-from typing import Any
+from typing import Any, NoReturn
 
 from rl_llm.errors import RunError
 
@@ -232,15 +232,22 @@ class Watch:
         self._end = end
         if self._seat.rank == 0:
             self._send({"ends": asdict(end)})
-        if self._speaks(end):
-            self._say(end)
+        try:
+            if self._speaks(end):
+                self._say(end)
+        finally:  # Where it cannot be said, as stderr is closed, it ends all the same.
+            self._leave_soon(end.code)
+
+    def _leave_soon(self, code: int) -> NoReturn:
+        """Have the main thread unwind, and end the process if that takes too long."""
         self._has_ended.set()
         main = threading.main_thread().ident
         if not self._unwinds and main is not None:
             signal.pthread_kill(main, signal.SIGTERM)
         time.sleep(_LEAVE_S)
-        sys.stdout.flush()
-        os._exit(end.code)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
 
     def _speaks(self, end: End) -> bool:
         """Say whether this is the first process of its machine, of those that are left."""

@@ -136,8 +136,8 @@ class RunFolder:
         """Say what of this run lies past a step; empty where nothing does."""
         last = max((row["step"] for row in iter_rows(self.metrics)), default=0)
         rows = [f"the rows of steps {step + 1} to {last}"] if last > step else []
-        later = ", ".join(path.name for path in self._checkpoints_past(step))
-        dropped = " and ".join([*rows, *([f"the checkpoints {later}"] if later else [])])
+        later = ", ".join(f"checkpoint {path.name}" for path in self._checkpoints_past(step))
+        dropped = " and ".join([*rows, *([later] if later else [])])
         return f"going back to step {step}: {dropped} are dropped" if dropped else ""
 
     def _checkpoints_past(self, step: int) -> list[Path]:

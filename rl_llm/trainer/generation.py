@@ -115,7 +115,7 @@ class Generation:
         """End every rank with an error that the others do not share, and would wait for."""
         try:
             yield
-        except EngineLost:
+        except (EngineLost, CancelledError):  # Every rank loses it; the main thread has its own.
             raise
         except BaseException as error:
             self._ranks.tell_of(error)

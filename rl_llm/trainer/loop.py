@@ -20,7 +20,6 @@ from rl_llm.trainer.pending import HarvestReport, UnfinishedStep
 from rl_llm.trainer.pipeline import Overlap, Pipeline
 from rl_llm.trainer.remarks import Remarks
 from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
-from rl_llm.trainer.storage import on_main
 
 
 class Trainer:
@@ -200,7 +199,7 @@ class Trainer:
                 self._counters.finished = True
             if parts.ranks.is_main:
                 parts.watcher.evaluated(step, evaluation)
-        on_main(parts.ranks, lambda: write_samples(parts.folder.samples(step), samples))
+        parts.ranks.on_main(lambda: write_samples(parts.folder.samples(step), samples))
         if parts.ranks.is_main:
             parts.watcher.sampled(samples)
         return row
@@ -210,7 +209,7 @@ class Trainer:
         with self._timed("checkpoint"):
             rollouts.drain(self._counters.step)
             with parts.policy.gathered():
-                on_main(parts.ranks, self._write_checkpoint)
+                parts.ranks.on_main(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
         parts = self._parts
@@ -249,7 +248,7 @@ class Trainer:
             for row, sink in itertools.product(rows, sinks):
                 sink.write(row)
 
-        on_main(self._parts.ranks, write)
+        self._parts.ranks.on_main(write)
 
     def _say(self, report: HarvestReport) -> None:
         """Say what the scheduler noticed; that a step has nothing to learn from is said, or kept

@@ -111,12 +111,21 @@ def _take(path: Path, owner: Owner) -> str | None:
             )
         if before is not None:
             _refuse_alive(path, before)
-        content = json.dumps(asdict(owner), indent=1).encode() + b"\n"
-        if os.pwrite(lock, content, 0) < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.ftruncate(lock, len(content))
-        os.fsync(lock)
+        try:
+            _write(lock, owner, path)
+        except OSError:
+            if is_new:
+                path.unlink()
+            raise
     return None if before is None else f"{path} was left behind by {before}; it is taken over"
+
+
+def _write(lock: int, owner: Owner, path: Path) -> None:
+    content = json.dumps(asdict(owner), indent=1).encode() + b"\n"
+    if os.pwrite(lock, content, 0) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    os.ftruncate(lock, len(content))
+    os.fsync(lock)
 
 
 def _refuse_alive(path: Path, owner: Owner) -> None:

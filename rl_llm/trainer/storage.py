@@ -4,17 +4,13 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from rl_llm.errors import RlLlmError, StorageError
-from rl_llm.policy import Ranks
-
-T = TypeVar("T")
+from rl_llm.errors import StorageError
 
 _WAYS_OUT = {
     errno.ENOSPC: "make room there",
@@ -27,22 +23,6 @@ _WAYS_OUT = {
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 # How safetensors, and shutil for what it copies, say the number.
 _NUMBER = re.compile(r"(?:os error |Errno )(\d+)")
-
-
-def on_main(ranks: Ranks, action: Callable[[], T]) -> T:
-    """Return on every rank what `action` returned on rank 0, which alone runs it; a deliberate
-    error that it raises there is raised on all, so that none waits for the others."""
-    result: T | None = None
-    error: RlLlmError | None = None
-    if ranks.is_main:
-        try:
-            result = action()
-        except RlLlmError as raised:
-            error = raised
-    result, error = ranks.from_main((result, error))
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
 
 
 @contextmanager

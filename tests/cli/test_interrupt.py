@@ -10,7 +10,7 @@ from rl_llm.cli.interrupt import Interrupt
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ("TORCHELASTIC_RUN_ID", "RANK"):
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
 

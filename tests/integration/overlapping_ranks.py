@@ -14,7 +14,6 @@ from rl_llm.errors import EngineLost
 from rl_llm.policy import Ranks
 from rl_llm.policy.model import fingerprint
 from rl_llm.trainer import Generation, RunFolder, Trainer, checkpoint
-from rl_llm.trainer.storage import on_main
 
 
 def run(recipe_file, overrides, ranks):
@@ -39,7 +38,7 @@ def run(recipe_file, overrides, ranks):
     data = load_data(recipe, model.encoder)
     folder = RunFolder(Path(recipe_file).parent / "run")
     parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
-    saved = on_main(ranks, lambda: folder.find_checkpoint("auto"))
+    saved = ranks.on_main(lambda: folder.find_checkpoint("auto"))
     if saved is not None:
         found = saved.checkpoint
         checkpoint.load(found, checkpoint.read_state(found), parts.stateful)

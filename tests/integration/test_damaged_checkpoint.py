@@ -108,7 +108,7 @@ def test_going_back_to_an_earlier_checkpoint_says_what_goes(copied, capsys, read
     earlier = "runs/small/checkpoints/step-000002"
     assert main(["train", "small.yaml", *constant[1:], "run.steps=3", "--resume", earlier]) == 0
     assert (
-        "going back to step 2: the rows of steps 3 to 4 and the checkpoints step-000004 are "
+        "going back to step 2: the rows of steps 3 to 4 and checkpoint step-000004 are "
         f"dropped\nresuming {earlier}, after step 2 of 3\n"
     ) in capsys.readouterr().out
     names = sorted(path.name for path in (copied / "checkpoints").iterdir())

@@ -204,17 +204,21 @@ def test_a_process_that_hangs_ends_the_run_after_the_time_of_the_recipe(launch, 
 
 
 def test_sigterm_to_the_launcher_is_said_once_and_leaves_a_checkpoint(launch, tmp_path):
-    checkpoints = tmp_path / "runs" / "small" / "checkpoints"
+    run_dir = tmp_path / "runs" / "small"
+    metrics = run_dir / "metrics.jsonl"
 
     def terminate_behind_step_1(launcher):
-        while not (checkpoints / "step-000001").is_dir():
-            assert launcher.poll() is None, launcher.communicate()
+        while not metrics.is_file() or metrics.read_bytes().count(b"\n") < 2:
+            assert launcher.poll() is None
             time.sleep(0.01)
         launcher.send_signal(signal.SIGTERM)
 
-    done = launch(tmp_path, "run.steps=50", on_start=terminate_behind_step_1)
+    # No checkpoint is due.
+    overrides = ("run.steps=50", "checkpoint.every=50")
+    done = launch(tmp_path, *overrides, on_start=terminate_behind_step_1)
     told = "SIGTERM: finishing this step and writing a checkpoint; once more to stop at once\n"
     assert (done.said + done.summary).count(told) == 1
     assert "Error" not in done.said
-    last = max(each.name for each in checkpoints.iterdir())
-    assert re.fullmatch(r"step-0000[0-4]\d", last)
+    step = metrics.read_bytes().count(b"\n") - 1
+    assert done.printed.count(f"stopped after step {step} of 50; ") == 1
+    assert [each.name for each in (run_dir / "checkpoints").iterdir()] == [f"step-{step:06d}"]

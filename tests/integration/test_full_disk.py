@@ -153,6 +153,20 @@ def test_a_run_on_a_disk_that_became_read_only_says_so(small_disk, finished, pro
         subprocess.run(["mount", "-o", "remount,rw", str(run.parent)], check=True)
 
 
+def test_a_complete_run_on_a_disk_that_may_only_be_read_shows_what_it_came_to(
+    small_disk, finished, program
+):
+    run = small_disk / "runs" / "small"
+    shutil.copytree(finished / "runs" / "small", run)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(run.parent)], check=True)
+        done = program("train", "small.yaml", folder=small_disk)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "nothing is left to do" in done.stdout
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(run.parent)], check=True)
+
+
 def test_before_the_first_checkpoint_the_error_says_that_the_run_starts_over(
     tmp_path, into, program
 ):

@@ -167,6 +167,28 @@ def test_a_second_run_is_refused_while_report_evaluate_and_explain_work(
     third.wait()
 
 
+def test_a_run_whose_reader_is_gone_finishes_its_step_and_saves_it(tmp_path, write_small, run_dir):
+    """As with `rl-llm train ... 2>&1 | tee log`, where tee hears the same Ctrl-C."""
+    write_small(tmp_path)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "rl_llm", "train", "small.yaml", *LONG],
+        cwd=tmp_path,
+        env=os.environ | warm_runs.ONE_THREAD,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        while num_rows(run_dir) < 2 and run.poll() is None:
+            time.sleep(0.01)
+        run.stdout.close()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=120) == 130
+    finally:
+        run.kill()
+        run.wait()
+    assert names(run_dir / "checkpoints") == [f"step-{num_rows(run_dir) - 1:06d}"]
+
+
 @pytest.fixture
 def launch(tmp_path, write_small, repository):
     """Start scripts/train.py on two ranks, in a group of their own with their launcher."""

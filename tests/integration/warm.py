@@ -1,25 +1,25 @@
 """Runs of `rl-llm` that start in a moment: forks of a process that has imported everything.
 
 Each is a process of its own, in a session of its own, with its own standard streams, and dies by
-the signals it gets. On SIGUSR1 it writes where it is, in Python's words, to a file. As a program,
-this file is the process that forks, for each line of its input.
+the signals it gets. When it is asked, a thread of it writes to a file where the main thread is. As
+a program, this file is the process that forks, for each line of its input.
 """
 
-import ctypes
-import faulthandler
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
 MODULES = ["rl_llm.cli.session", "transformers.models.llama.modeling_llama", "tensorboard"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-DUMP_ENDS = ("in <module>\n", "  ...\n")  # The latter behind a hundred calls.
+END = "end\n"
 STAGES = {  # A function that stands on the stack, and what it means; the first that is found.
     ("trainer/checkpoint.py", "save"): "checkpoint",
     ("trainer/evaluate.py", "__call__"): "evaluation",
@@ -46,13 +46,15 @@ class WarmRuns:
     def start(self, *words, folder):
         """Start `rl-llm WORDS` in a folder, and return the run once it hears signals."""
         self._num_started += 1
-        files = [folder / f"{name}-{self._num_started}.txt" for name in ("printed", "trace")]
-        for file in files:
-            file.touch()
-        out, trace = map(str, files)
-        pid = self._ask(folder=str(folder), words=list(map(str, words)), out=out, trace=trace)
+        names = ("printed", "trace", "asked")
+        out, trace, asked = (folder / f"{name}-{self._num_started}.txt" for name in names)
+        out.touch()
+        trace.touch()
+        os.mkfifo(asked)
+        order = {"folder": str(folder), "words": list(map(str, words)), "out": str(out)}
+        pid = self._ask(**order, trace=str(trace), asked=str(asked))
         self._running.add(pid)
-        run = WarmRun(self, pid, *files)
+        run = WarmRun(self, pid, out, trace, asked)
         run.wait_until(lambda: catches(pid, signal.SIGTERM) or run.has_ended())
         return run
 
@@ -76,9 +78,9 @@ class WarmRuns:
 class WarmRun:
     """One process of `rl-llm`."""
 
-    def __init__(self, runs, pid, out, trace):
+    def __init__(self, runs, pid, out, trace, asked):
         self.pid = pid
-        self._runs, self._out, self._trace = runs, out, trace
+        self._runs, self._out, self._trace, self._asked = runs, out, trace, asked
 
     @property
     def printed(self):
@@ -118,9 +120,10 @@ class WarmRun:
     def stage(self):
         """Return where the run is at this moment, a name of STAGES or "start"."""
         before = self._trace.stat().st_size
-        # To the main thread: any other one may hear what is sent to the process.
-        ctypes.CDLL(None).tgkill(self.pid, self.pid, signal.SIGUSR1)
-        self.wait_until(lambda: self._trace_from(before).endswith(DUMP_ENDS))
+        asked = os.open(self._asked, os.O_RDWR)  # Also where nobody reads any more.
+        os.write(asked, b"?")
+        os.close(asked)
+        self.wait_until(lambda: self._trace_from(before).endswith(END))
         stack = self._trace_from(before)
         for (file, function), stage in STAGES.items():
             calls = [line for line in stack.splitlines() if line.endswith(f" in {function}")]
@@ -161,10 +164,18 @@ def become_a_run(order):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):
         os.dup2(out, stream)
-    # Open until the process ends; faulthandler writes to its descriptor alone. The stacks of other
-    # threads than the one that gets the signal are not safe to walk.
+    asked = os.open(order["asked"], os.O_RDWR)
     trace = os.open(order["trace"], os.O_WRONLY | os.O_APPEND)
-    faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
+    threading.Thread(target=show_main_thread, args=(asked, trace), daemon=True).start()
+
+
+def show_main_thread(asked, trace):
+    """Write the stack of the main thread, the innermost call first, each time that it is asked."""
+    while os.read(asked, 1):
+        frame = sys._current_frames()[threading.main_thread().ident]
+        calls = [each.f_code for each, _ in traceback.walk_stack(frame)]
+        lines = [f'File "{each.co_filename}" in {each.co_name}\n' for each in calls]
+        os.write(trace, ("".join(lines) + END).encode())
 
 
 if __name__ == "__main__":

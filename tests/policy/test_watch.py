@@ -21,6 +21,10 @@ def seat_of(rank):
     )
 
 
+def say_into(note, rank):
+    return lambda end: note([rank, end.rank, end.text])
+
+
 def play(rank, shared, said, go, act):
     """Be one process: start to watch, act, and leave."""
     signal.signal(signal.SIGTERM, lambda *_: exit(143))
@@ -40,7 +44,7 @@ def play(rank, shared, said, go, act):
         seat_of(rank),
         from_main,
         is_one_machine=True,
-        say=lambda end: note([rank, end.rank, end.text]),
+        say=say_into(note, rank),
     )
     note([rank, os.getpid()])
     until(go.exists)
@@ -164,6 +168,18 @@ def test_an_error_of_all_is_said_once_on_each_machine(processes):
     codes, words, _ = processes(all_fail)
     assert codes == [2, 2, 2, 2]
     assert [by for by, *_ in words] == [0, 2] and len({of for _, of, _ in words}) == 1
+
+
+def test_processes_end_where_nobody_reads_what_they_say(processes, monkeypatch):
+    def broken(_note, _rank):
+        def say(_end):
+            raise BrokenPipeError
+
+        return say
+
+    monkeypatch.setitem(globals(), "say_into", broken)
+    codes, words, _ = processes(rank_3_fails)
+    assert (codes, words) == ([143, 143, 143, 2], [])
 
 
 def test_a_death_comes_before_the_errors_that_it_makes(processes, monkeypatch):

@@ -77,7 +77,7 @@ def test_going_back_says_what_it_drops(run):
     named = run.checkpoints / "step-000002"
     assert run.find_checkpoint(str(named)) == ResumePoint(
         checkpoint=named,
-        dropped="going back to step 2: the rows of steps 3 to 5 and the checkpoints step-000004 "
+        dropped="going back to step 2: the rows of steps 3 to 5 and checkpoint step-000004 "
         "are dropped",
     )
     assert run.past(2) == [run.checkpoints / "step-000004"]

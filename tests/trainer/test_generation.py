@@ -1,10 +1,12 @@
 """What is scored, in which order, and what is refused."""
 
 import re
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import pytest
 
-from rl_llm.errors import RunError
+from rl_llm.errors import EngineLost, RunError
 from rl_llm.policy import Ranks
 from rl_llm.records import (
     Completion,
@@ -79,3 +81,20 @@ def test_a_reward_that_fails_on_some_does_not():
 def test_a_single_request_whose_reward_fails_comes_back_as_a_group_that_counts_for_nothing():
     [group] = Generation(LastFirst(), Fails("a"), Ranks())(REQUESTS[:1])
     assert [score.error for score in group.scores] == ["boom"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ValueError("a defect"), True),
+        (EngineLost("gone"), False),  # Every rank hears of it on its own way.
+        (CancelledError(), False),  # The main thread cut it, and says why itself.
+    ],
+)
+def test_a_defect_in_generations_thread_is_told_to_all_ranks_and_what_cut_it_is_not(raised, told):
+    heard = []
+    ranks = SimpleNamespace(tell_of=heard.append)
+    generation = Generation(LastFirst(), Fails(()), ranks)
+    with pytest.raises(type(raised)), generation.failing_together():
+        raise raised
+    assert heard == ([raised] if told else [])

@@ -1,5 +1,6 @@
 """One run at a time in a folder, and a lock that was left behind stops nobody."""
 
+import errno
 import json
 import os
 import signal
@@ -249,3 +250,13 @@ def test_of_six_processes_that_start_together_exactly_one_gets_the_lock(tmp_path
     )
     assert raced.returncode == 0, raced.stderr
     assert raced.stdout.splitlines() == ["1 0"] * 200
+
+
+def test_a_lock_that_cannot_be_written_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(run_lock.os, "pwrite", full)
+    with pytest.raises(OSError, match="full"), hold(tmp_path / "run", on_loss=pytest.fail):
+        pass
+    assert not (tmp_path / "run" / run_lock.LOCK_FILE).exists()
