@@ -10,8 +10,9 @@ from bench_runs_docs import table
 from rl_llm.errors import RunError
 
 ALONE = "1 process, 1 core"
-EXACT = ("tokens", "trained_tokens", "pass_rate")
-NORM_TOLERANCE = 1e-3
+# How far the first steps of two arms may be apart. A draw at the edge between two tokens may fall
+# to either side, by the rounding of the rows that share its batch, and a completion end otherwise.
+TOLERANCES = {"tokens": 0.02, "trained_tokens": 0.0, "pass_rate": 0.0, "grad_norm": 1e-3}
 # What `bench_scaling_host.py` measures: by name, what it is, and its unit.
 HOST_PARTS = {
     "send_us": ("packing a scored completion for the other processes", "us"),
@@ -33,10 +34,10 @@ def check_same_work(rows: Iterable[Row]) -> None:
     for row in (row for row in rows if row["part"] == "processes"):
         first = row["first"]
         other = firsts.setdefault((row["work"], row["repeat"]), first)
-        agree = all(first[name] == other[name] for name in EXACT) and math.isclose(
-            first["grad_norm"], other["grad_norm"], rel_tol=NORM_TOLERANCE
-        )
-        if not agree:
+        if not all(
+            math.isclose(first[name], other[name], rel_tol=tolerance)
+            for name, tolerance in TOLERANCES.items()
+        ):
             raise RunError(
                 f"{row['work']}, repeat {row['repeat']}: the first step of {row['arm']!r} was "
                 f"{first}, that of another arm {other}; they do not do the same work"

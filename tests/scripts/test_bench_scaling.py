@@ -44,9 +44,11 @@ def _row(arm, **first):
 
 def test_arms_that_drew_other_tokens_are_refused(scaling):
     tables, _ = scaling
-    tables.check_same_work([_row("a"), _row("b", grad_norm=1.0005)])
-    with pytest.raises(Exception, match=r"the first step of 'b' was .*'tokens': 101"):
-        tables.check_same_work([_row("a"), _row("b", tokens=101)])
+    tables.check_same_work([_row("a"), _row("b", grad_norm=1.0005, tokens=101)])
+    with pytest.raises(Exception, match=r"the first step of 'b' was .*'tokens': 103"):
+        tables.check_same_work([_row("a"), _row("b", tokens=103)])
+    with pytest.raises(Exception, match=r"'trained_tokens': 81"):
+        tables.check_same_work([_row("a"), _row("b", trained_tokens=81)])
 
 
 def test_arms_with_another_gradient_are_refused(scaling):
