@@ -14,9 +14,10 @@ _WHAT_FOLLOWS = {
 }
 
 
-def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy) -> str:
+def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy, is_again: bool = False) -> str:
     """Return one message about the groups of a step, none of which passed the gates: what was seen,
-    likely causes, and what follows."""
+    likely causes, and what follows; with `is_again`, behind another such step, what was seen
+    alone."""
     if not scored:
         return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
@@ -28,9 +29,12 @@ def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy) -> str:
     num_mixed = len(scored) - sum(kinds.values())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     mixed = f", {num_mixed} mixed, which the gates dropped" if num_mixed else ""
+    again = "again " if is_again else ""
+    seen = f"{again}nothing to learn from in {len(scored)} groups ({counts}{mixed})"
+    if is_again:
+        return seen
     return (
-        f"nothing to learn from in {len(scored)} groups ({counts}{mixed}): "
-        f"{_describe_totals(scored)}. Likely{_likely_causes(scored, kinds, num_mixed)}. "
+        f"{seen}: {_describe_totals(scored)}. Likely{_likely_causes(scored, kinds, num_mixed)}. "
         f"{_WHAT_FOLLOWS[when_dry]}"
     )
 

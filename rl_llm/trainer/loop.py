@@ -256,7 +256,8 @@ class Trainer:
         harvest, messages = report.harvest, list(report.messages)
         when_dry = self._parts.recipe.curriculum.refill.when_dry
         if not harvest.admitted:
-            dry = dry_message(harvest.scored, when_dry=when_dry)
+            is_again = self._remarks.was_dry
+            dry = dry_message(harvest.scored, when_dry=when_dry, is_again=is_again)
             if when_dry == "stop":
                 self._why_ended = dry
             else:

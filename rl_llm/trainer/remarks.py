@@ -20,9 +20,12 @@ class Remarks:
         self._critic_hint = CriticHint()
         self._mismatch_alarm = MismatchAlarm(recipe.rollout.mismatch_alarm_nats)
         self._said_short = False
+        self.was_dry = False
+        """Whether the last harvest had nothing to learn from."""
 
     def of_harvest(self, harvest: Harvest) -> list[str]:
         """Return what is to be said of responses that are too short for the critic's lambda."""
+        self.was_dry = not harvest.admitted
         rules = self._critic_rules
         lengths = [len(c.token_ids) for group in harvest.scored for c in group.group.completions]
         if rules is None or not lengths or self._said_short:

@@ -44,6 +44,14 @@ def test_the_dry_message_says_what_all_wrong_groups_may_come_from(group):
     assert "\n" not in message
 
 
+def test_a_dry_step_behind_a_dry_one_is_told_of_in_a_line(group):
+    message = dry_message([group([0, 0])], when_dry="continue", is_again=True)
+    assert message == (
+        "again nothing to learn from in 1 groups (1 all wrong, 0 all correct, 0 without a working "
+        "reward)"
+    )
+
+
 def test_the_dry_message_tells_a_mastered_pool_from_a_broken_reward(group):
     def told(*groups):
         return dry_message(groups, when_dry="continue")
