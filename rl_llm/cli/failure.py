@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -114,9 +115,11 @@ class EndingTogether:
         )
 
     def _say(self, end: "End") -> None:
-        print(end.text, file=sys.stderr, flush=True)
+        words = [end.text]
         if end.is_death or end.is_late:
-            print(self._last_words(), file=sys.stderr, flush=True)
+            with suppress(RlLlmError, OSError):  # The cause is said whatever the disk says.
+                words.append(self._last_words())
+        print("\n".join(words), file=sys.stderr, flush=True)
 
 
 def _leave_word() -> None:

@@ -122,9 +122,10 @@ def processes_in(folder):
 class Launched:
     def __init__(self, code, printed, said, seconds, pid):
         self.code, self.printed, self.seconds, self.pid = code, printed, seconds, pid
-        # What the launcher itself adds comes behind what the processes say.
-        self.said = re.split(r"^[WE]\d{4} ", said, maxsplit=1, flags=re.MULTILINE)[0]
-        self.summary = said[len(self.said) :]
+        # The launcher warns in between, and sums up behind what the processes say.
+        before, mark, behind = re.split(r"^(E\d{4} |\Z)", said, maxsplit=1, flags=re.MULTILINE)
+        self.said = re.sub(r"^W\d{4} .*\n", "", before, flags=re.MULTILINE)
+        self.summary = mark + behind
 
 
 def gone(rank, pid):
