@@ -99,5 +99,6 @@ class Interrupt:
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # To be heard no more.
+                signal.signal(number, handler)
         self._previous = {}

@@ -88,12 +88,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Make SIGTERM raise `SystemExit(143)`, so that `finally` blocks run; put things back after."""
+    """Make SIGTERM raise `SystemExit(143)`, so that `finally` blocks run; put things back after,
+    unless it is to be heard no more."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

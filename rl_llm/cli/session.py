@@ -162,7 +162,8 @@ def _run(
     signal_number = max(parts.ranks.gather([interrupt.received]))
     if signal_number == 0:
         return 0
-    interrupt.ignore_more()
+    if parts.ranks.num_ranks > 1:
+        interrupt.ignore_more()
     if parts.ranks.is_main:
         print_lines(console, [_stopped_line(parts, finished=finished)])
     return 128 + signal_number
