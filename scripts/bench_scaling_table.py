@@ -51,8 +51,11 @@ def processes_markdown(rows: Iterable[Row]) -> str:
     names = list(dict.fromkeys((row["work"], row["arm"]) for row in mine))
     lines = ["work | arm | step, s | generate | update | publish | speed-up | in collectives"]
     for work, arm in names:
-        figures = arm_figures([r for r in mine if (r["work"], r["arm"]) == (work, arm)])
-        alone = [r for r in mine if (r["work"], r["arm"]) == (work, ALONE)]
+        rows_of_arm = [r for r in mine if (r["work"], r["arm"]) == (work, arm)]
+        figures, repeats = arm_figures(rows_of_arm), {r["repeat"] for r in rows_of_arm}
+        alone = [
+            r for r in mine if (r["work"], r["arm"]) == (work, ALONE) and r["repeat"] in repeats
+        ]
         ratio = arm_figures(alone)["step_s"] / figures["step_s"] if alone else math.nan
         lines.append(
             f"{work} | {arm} | {figures['step_s']:.2f} | {figures['generate_s']:.2f} | "
