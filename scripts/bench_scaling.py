@@ -14,7 +14,6 @@ docs/benchmarks/scaling.json, and tables in docs/benchmarks.md and docs/distribu
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -135,16 +134,13 @@ def processes(arm: Arm, work: Row, repeat: int, scratch: Path) -> Row:
 def _launcher(arm: Arm) -> list[str]:
     if arm.file is None:
         return [sys.executable]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     file = ROOT / "recipes" / "accelerate" / f"{arm.file}.yaml"
     words = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={file}"]
     return [
         *words,
         f"--num_processes={arm.num_processes}",
         "--num_machines=1",
-        f"--main_process_port={port}",
+        "--main_process_port=0",
     ]
 
 

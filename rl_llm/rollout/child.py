@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -17,6 +18,7 @@ _LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", 
 _LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "MV2_")
 
 _LOOK_EVERY_S = 0.5
+_START = BaseProcess.start
 
 _STAMP = re.compile(r"^(\([^)]*pid=\d+\) )?((?P<level>[A-Z]+) \S+ \S+ \[.*?\] ?)?")
 _HARMLESS = ("DEBUG", "INFO", "WARNING")
@@ -58,17 +60,28 @@ def bound_to_this_process() -> Iterator[None]:
     They end when it has ended, however it did and also while they start. A signal to the whole
     process group is for this process alone: Ctrl-C in a terminal, or a launcher's SIGTERM.
     """
-    start = BaseProcess.start
-
-    def start_bound(self: Any) -> None:
-        self._target = _Bound(self._target, os.getpid())
-        start(self)
-
-    BaseProcess.start = start_bound  # type: ignore[method-assign]
+    BaseProcess.start = _start_bound  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
-        BaseProcess.start = start  # type: ignore[method-assign]
+        BaseProcess.start = _START  # type: ignore[method-assign]
+
+
+def _start_bound(process: Any) -> None:
+    """Start a process that is bound to this one, and whose exit code is there when its end is seen.
+
+    The system closes what a process has open, and with it `sentinel`, a moment before the exit
+    code can be had; who asked within that moment was told None.
+    """
+    process._target = _Bound(process._target, os.getpid())
+    _START(process)
+    poll = process._popen.poll
+
+    def poll_surely(flag: int = os.WNOHANG) -> int | None:
+        code: int | None = poll(0 if wait([process.sentinel], timeout=0) else flag)
+        return code
+
+    process._popen.poll = poll_surely
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ class _Bound:
 
     def __call__(self, *given: Any, **named: Any) -> None:
         os.setpgid(0, 0)
+        BaseProcess.start = _start_bound  # type: ignore[assignment,method-assign] # not forked
         watch = threading.Thread(target=self._end_with_parent, name="parent-watch", daemon=True)
         watch.start()
         self.target(*given, **named)

@@ -122,6 +122,11 @@ class RunFolder:
     def _named(self, checkpoint: Path) -> ResumePoint:
         """Check a checkpoint that was named by its own path, and say what going back to it
         drops."""
+        if not checkpoint.is_dir():
+            raise CheckpointError(
+                f"--resume {checkpoint}: there is no such folder; name that of a run, such as "
+                "runs/NAME, or of a checkpoint, such as runs/NAME/checkpoints/step-000050"
+            )
         if not is_sealed(checkpoint):
             read_state(checkpoint)
         fault = examine(checkpoint)

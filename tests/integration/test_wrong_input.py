@@ -200,7 +200,7 @@ def test_resume_never_keeps_an_existing_run(refused, small, run_dir):
 
 def test_resume_from_what_is_no_checkpoint_is_refused(refused, small):
     message = refused("train", small, "--resume", "runs/elsewhere/step-000050")
-    assert_names(message, "runs/elsewhere/step-000050 is not a checkpoint")
+    assert_names(message, "--resume runs/elsewhere/step-000050", "no such folder", "runs/NAME")
 
 
 @pytest.mark.slow

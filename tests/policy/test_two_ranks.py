@@ -1,7 +1,6 @@
 """A PPO update on two processes is the update on one."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +18,11 @@ MOVES = {"epochs": 2, "lr": 1e-3}
 
 def launch(folder):
     """Run the program on two processes on CPUs, on one thread each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
             f"--config_file={ROOT / 'recipes' / 'accelerate' / 'cpu.yaml'}",
-            f"--main_process_port={port}",
+            "--main_process_port=0",
             *(str(PROGRAM), str(folder)),
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},

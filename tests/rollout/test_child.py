@@ -168,6 +168,54 @@ if __name__ == "__main__":
         psutil.Process(int(done.stdout)).wait(timeout=60)
 
 
+def test_what_a_bound_process_starts_ends_with_it_also_where_it_is_not_forked(run_program):
+    program = """
+import multiprocessing, time
+from rl_llm.rollout.child import bound_to_this_process
+
+def start_another(told):
+    another = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    another.start()
+    told.send(another.pid)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    heard, told = multiprocessing.Pipe()
+    with bound_to_this_process():
+        bound = multiprocessing.get_context("spawn").Process(target=start_another, args=(told,))
+        bound.start()
+    print(heard.recv())
+    bound.kill()
+    bound.join()
+"""
+    done = run_program(program)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)
+
+
+def test_the_exit_code_is_there_when_the_end_is_seen(run_program):
+    """The process closes what it has open well before it ends, as the system does just before."""
+    program = """
+import multiprocessing, os, signal, time
+from multiprocessing.connection import wait
+from rl_llm.rollout.child import bound_to_this_process
+
+def end_slowly():
+    os.closerange(3, 256)
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    with bound_to_this_process():
+        bound = multiprocessing.get_context("fork").Process(target=end_slowly)
+        bound.start()
+    print(bound.exitcode)
+    wait([bound.sentinel])
+    print(bound.exitcode)
+"""
+    assert run_program(program).stdout == "None\n-9\n"
+
+
 def test_what_a_child_prints_goes_to_the_log_and_what_is_printed_later_does_not(capfd):
     log = ChildLog()
     with log.taking_output():

@@ -68,9 +68,13 @@ def test_a_damaged_checkpoint_that_was_named_is_an_error(run, truncate):
 
 
 def test_a_named_folder_that_is_no_checkpoint_is_an_error(run):
-    for path in (run.path / "nowhere", run.checkpoints):
-        with pytest.raises(CheckpointError, match="is not a checkpoint"):
-            run.find_checkpoint(str(path))
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        run.find_checkpoint(str(run.checkpoints))
+
+
+def test_a_folder_that_is_not_there_is_an_error_with_the_way_out(run):
+    with pytest.raises(CheckpointError, match=r"nowhere: there is no such folder; name that of"):
+        run.find_checkpoint(str(run.path / "nowhere"))
 
 
 def test_going_back_says_what_it_drops(run):
