@@ -6,10 +6,11 @@ arguments where the parts are put together. The text under a field is its descri
 schema and in docs/recipes.md.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rl_llm.config.base import (
     NamedPart,
@@ -63,10 +64,22 @@ class RewardUse(OpenSection):
     """When the reward fails: leave the completion out of its group, or stop the run."""
 
 
+_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(
+            "a run's folder is named by it: use letters, digits, '.', '_' and '-', a letter or a "
+            "digit first"
+        )
+    return name
+
+
 class RunSection(Section):
     """Name, seed and length of the run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(json_schema_extra={"pattern": _NAME}), AfterValidator(_check_name)]
     """The run's folder is `output_dir/name`."""
 
     seed: NonNegativeInt = 0
