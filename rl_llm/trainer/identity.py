@@ -30,7 +30,8 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     that the checkpoint was written before count with their defaults.
     """
     may_differ = {"run.name", "run.output_dir", "run.timeout_s", "tracking", *_MEMORY_OF_VLLM}
-    if not _scheduled_over_steps(identity.recipe):
+    needs_length = _needs_length(identity.recipe)
+    if not needs_length:
         may_differ.add("run.steps")
     recipe, refusal = _filled(state["recipe"])
     saved, given = _flat(recipe), _flat(identity.recipe)
@@ -42,10 +43,7 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
         and not path.startswith("rollout.servers.")
     ]
     if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
-        changes.append(
-            "  (run.steps may change where optim.schedule is constant, kl.controller is not "
-            "scheduled over the run, curriculum.probe is null, and rollout.max_staleness is 0)"
-        )
+        changes.append(f"  (run.steps may not change here: {'; '.join(needs_length)})")
     if changes:
         changes += refusal
         raise CheckpointError(
@@ -74,18 +72,27 @@ def _shown(leaves: Mapping[str, Any], path: str) -> str:
     return repr(leaves[path]) if path in leaves else "nothing"
 
 
-def _scheduled_over_steps(recipe: Mapping[str, Any]) -> bool:
-    """Say whether a run's length shows before its end: rates and beta may be scheduled over it, its
-    last step finishes all probes, and nothing is generated ahead for later ones."""
-    constant_rate = recipe["optim"]["schedule"] == "constant"
-    controller = recipe["kl"]["controller"]
+def _needs_length(recipe: Mapping[str, Any]) -> list[str]:
+    """Say why a run's length shows before its end, a reason each; nothing where it does not."""
+    schedule, controller = recipe["optim"]["schedule"], recipe["kl"]["controller"]
     needs_no_length = {"constant", "target", "ppo_penalty", "accuracy"}
     is_short_ramp = (
         controller["name"] in ("linear", "cosine") and controller.get("over") is not None
     )
-    constant_beta = controller["name"] in needs_no_length or is_short_ramp
-    takes_turns = recipe["rollout"]["max_staleness"] == 0 and recipe["curriculum"]["probe"] is None
-    return not (constant_rate and constant_beta and takes_turns)
+    staleness = recipe["rollout"]["max_staleness"]
+    reasons = {
+        f"optim.schedule={schedule} falls over the whole run": schedule != "constant",
+        f"kl.controller {controller['name']} moves beta over the whole run": (
+            controller["name"] not in needs_no_length and not is_short_ramp
+        ),
+        "with curriculum.probe the last step finishes what waits": (
+            recipe["curriculum"]["probe"] is not None
+        ),
+        f"with rollout.max_staleness={staleness} the last steps generate nothing ahead": (
+            staleness > 0
+        ),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

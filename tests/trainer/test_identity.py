@@ -45,16 +45,20 @@ def test_steps_may_differ_where_nothing_is_scheduled_over_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "scheduled",
+    ("scheduled", "reason"),
     [
-        {"optim": {"schedule": "cosine"}},
-        {"kl": {"controller": {"name": "grpo_d"}}},
-        {"curriculum": {"probe": {"completions": 4}}},
+        ({"optim": {"schedule": "cosine"}}, "optim.schedule=cosine falls"),
+        ({"kl": {"controller": {"name": "grpo_d"}}}, "kl.controller grpo_d moves"),
+        ({"curriculum": {"probe": {"completions": 4}}}, "curriculum.probe the last step"),
+        ({"rollout": {"max_staleness": 1}}, "rollout.max_staleness=1 the last steps"),
     ],
 )
-def test_steps_may_not_differ_where_something_is(tmp_path, scheduled):
-    with pytest.raises(CheckpointError, match=r"run.steps: 10 in the checkpoint, 20 in the recipe"):
+def test_steps_may_not_differ_where_something_is(tmp_path, scheduled, reason):
+    with pytest.raises(CheckpointError, match=r"run.steps: 10 in the checkpoint, 20 in") as error:
         check(tmp_path, identity(**scheduled), identity(run={"steps": 20}, **scheduled))
+    (line,) = [line for line in str(error.value).splitlines() if "may not change here" in line]
+    assert reason in line
+    assert ";" not in line
 
 
 def test_every_other_difference_is_shown(tmp_path):
