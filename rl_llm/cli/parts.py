@@ -109,10 +109,15 @@ def check_context(recipe: Recipe, data: Data, config: Any) -> None:
     context = getattr(config, "max_position_embeddings", None)
     new, longest = recipe.rollout.max_new_tokens, data.longest_prompt_tokens
     if context is not None and longest + new > context:
+        ways_out = [
+            f"use at most {context - longest}" if longest < context else "",
+            f"set data.max_prompt_tokens to {context - new} to drop longer prompts"
+            if new < context
+            else "",
+        ]
         raise ConfigError(
             f"rollout.max_new_tokens={new} with the longest prompt ({longest} tokens) exceeds the "
-            f"model's {context} positions; use at most {context - longest}, or set "
-            f"data.max_prompt_tokens to {context - new} to drop longer prompts"
+            f"model's {context} positions; " + ", or ".join(filter(None, ways_out))
         )
 
 

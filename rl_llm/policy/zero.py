@@ -46,7 +46,7 @@ def prepare() -> None:
     except ImportError:
         raise ConfigError(
             "accelerate was configured for DeepSpeed, which is not installed; "
-            '`pip install "rl-llm[deepspeed]"` installs it, and --config_file '
+            '`pip install -e ".[deepspeed]"` installs it, and --config_file '
             "recipes/accelerate/ddp.yaml does without"
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

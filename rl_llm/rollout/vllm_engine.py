@@ -330,7 +330,7 @@ def _imported() -> Any:
             mend = "remove what does not fit: pip uninstall torchvision torchaudio torchcodec"
         raise ConfigError(
             f"rollout.engine=vllm: vLLM is installed and cannot be imported: {cause}; {mend}, "
-            f'`pip install "rl-llm[vllm]"` on one with a GPU; or {_LEAVE}'
+            f'`pip install -e ".[vllm]"` on one with a GPU; or {_LEAVE}'
         ) from None
 
 

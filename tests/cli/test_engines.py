@@ -49,7 +49,7 @@ def test_auto_takes_vllm_where_there_is_a_gpu_and_a_supported_vllm():
 @pytest.mark.parametrize(
     ("find", "why"),
     [
-        (missing, r"not installed; `pip install \"rl-llm\[vllm\]\"`"),
+        (missing, r"not installed; `pip install -e \"\.\[vllm\]\"`"),
         (installed("0.21.0"), r"vLLM 0\.21\.0 is installed, and <0\.33,>=0\.32 is supported"),
         (installed(for_cpus=True), "built for CPUs"),
     ],

@@ -143,7 +143,7 @@ def test_without_reasoning_gym_the_error_names_the_extra(monkeypatch):
         return real_import(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(DataError, match=re.escape("pip install 'rl-llm[reasoning-gym]'")):
+    with pytest.raises(DataError, match=re.escape("pip install -e '.[reasoning-gym]'")):
         draw("chain_sum")
 
 

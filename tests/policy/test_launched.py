@@ -69,7 +69,7 @@ def test_a_missing_deepspeed_is_said_with_the_command_that_installs_it(given, mo
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("DEEPSPEED_LOG_LEVEL", "error")
-    with pytest.raises(ConfigError, match=r'pip install "rl-llm\[deepspeed\]"'):
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[deepspeed\]"'):
         Ranks()
 
 
