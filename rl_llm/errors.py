@@ -17,6 +17,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}; known: {', '.join(choices) or 'none'}"
 
 
+class Stopped(SystemExit):
+    """A signal ends this process, with 128 + its number as the code. Whoever runs somebody else's
+    code lets it through, where a `SystemExit` of that code would be a failure like any other."""
+
+
 class RlLlmError(Exception):
     """Base of all deliberate errors of rl-llm."""
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from rl_llm.errors import Stopped
+
 _STDERR = 2
 _LAUNCHED = "TORCHELASTIC_RUN_ID"
 SAME_WITHIN_S = 2.0
@@ -81,7 +83,7 @@ class Interrupt:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self._is_ending():
             self._give_back()
-            raise SystemExit(128 + number)
+            raise Stopped(128 + number)
         name, now_s = signal.Signals(number).name, time.monotonic()
         if self._received is None and self._finishing is not None:
             self._received, self._received_at_s = number, now_s
@@ -89,7 +91,7 @@ class Interrupt:
         elif self._received is None or now_s - self._received_at_s > self._same_within_s:
             self._give_back()
             self._say(f"{name}: stopping at once; {self._at_once}")
-            raise SystemExit(128 + number)
+            raise Stopped(128 + number)
 
     def _say(self, message: str) -> None:
         """Write past Python's buffers: what the signal interrupted may be writing to them."""

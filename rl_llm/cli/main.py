@@ -17,7 +17,7 @@ from typing import NoReturn
 from rl_llm import __version__
 from rl_llm.cli.failure import EXIT_PIPE_CLOSED, EXIT_TERMINATED, failure_of, stdout_is_closed, tell
 from rl_llm.cli.runtime import keep_freed_memory, let_idle_threads_sleep
-from rl_llm.errors import RlLlmError
+from rl_llm.errors import RlLlmError, Stopped
 
 COMMANDS = {
     "train": "train a model on a recipe",
@@ -88,7 +88,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Make SIGTERM raise `SystemExit(143)`, so that `finally` blocks run; put things back after,
+    """Make SIGTERM raise `Stopped(143)`, so that `finally` blocks run; put things back after,
     unless it is to be heard no more."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -99,4 +99,4 @@ def _sigterm_unwinds() -> Iterator[None]:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(EXIT_TERMINATED)
+    raise Stopped(EXIT_TERMINATED)

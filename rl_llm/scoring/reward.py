@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
+from rl_llm.errors import Stopped
 from rl_llm.plugins import resolve
 from rl_llm.records import Completion, Group, Problem, Prompt
 from rl_llm.scoring.signature import COMPLETION_INPUTS, GROUP_INPUTS, Style, callable_of
@@ -85,9 +86,11 @@ def load_reward(reference: str) -> Callable[..., Any]:
 
 
 def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
-    """Run somebody else's code: whatever it raises becomes a `Failure`."""
+    """Run somebody else's code: whatever it raises becomes a `Failure`; a signal goes through."""
     try:
         return call()
+    except Stopped:
+        raise
     except (Exception, SystemExit) as error:
         return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
 

@@ -6,6 +6,11 @@ import pytest
 
 from rl_llm.cli import interrupt as module
 from rl_llm.cli.interrupt import Interrupt
+from rl_llm.cli.main import _sigterm_unwinds
+from rl_llm.config import RewardUse
+from rl_llm.errors import Stopped
+from rl_llm.records import Completion, Group, Problem
+from rl_llm.scoring import build_rubric
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +85,36 @@ def test_at_the_end_both_signals_are_as_they_were():
     with Interrupt():
         assert signal.getsignal(signal.SIGTERM) not in before
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.fixture
+def score_signalled(tmp_path):
+    """Score two completions with a reward that gets a SIGTERM, and then exits by itself."""
+    file = tmp_path / "slow.py"
+    file.write_text(
+        "import signal, sys\n\n"
+        "def slow(completion):\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    sys.exit('by itself')\n"
+    )
+    answer = Completion(
+        token_ids=(1,), logprobs=(0.0,), text="", finish_reason="stop", policy_version=0
+    )
+    problem = Problem(key="k", prompt="", answer="")
+    group = Group(problem=problem, prompt_ids=(1,), completions=(answer, answer))
+    rubric = build_rubric([RewardUse(use=f"{file}:slow")], columns=set())
+    return lambda: list(rubric.score([group]))
+
+
+def test_a_signal_ends_what_is_scored_at_once_and_is_no_failure_of_a_reward(score_signalled):
+    with _sigterm_unwinds(), pytest.raises(Stopped) as left:
+        score_signalled()
+    assert left.value.code == 143
+
+
+def test_a_second_signal_ends_a_run_that_is_in_a_reward(score_signalled):
+    with Interrupt() as interrupt:
+        interrupt.finish_first("finishing", at_once="lost")
+        with pytest.raises(Stopped):
+            score_signalled()
+        assert interrupt.received == signal.SIGTERM
