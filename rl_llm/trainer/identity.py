@@ -8,6 +8,7 @@ from typing import Any
 from rl_llm.config import parse_recipe
 from rl_llm.errors import CheckpointError, ConfigError
 
+_ABSENT = object()
 _MEMORY_OF_VLLM = tuple(
     f"rollout.vllm.{key}" for key in ("memory_fraction", "kv_cache_gib", "sleep", "compile")
 )
@@ -38,7 +39,7 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     changes = [
         f"  {path}: {_shown(saved, path)} in the checkpoint, {_shown(given, path)} in the recipe"
         for path in sorted(saved.keys() | given.keys())
-        if saved.get(path) != given.get(path)
+        if saved.get(path, _ABSENT) != given.get(path, _ABSENT)
         and path not in may_differ
         and not path.startswith("rollout.servers.")
     ]
@@ -96,14 +97,14 @@ def _needs_length(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a tree by their dotted path; `tracking` is a leaf."""
+    """Return the leaves of a tree by their dotted path; `tracking` is a leaf, and so is a mapping or
+    a list that holds nothing."""
+    children: Mapping[Any, Any] = {}
     if isinstance(tree, Mapping):
-        children = tree.items()
+        children = tree
     elif isinstance(tree, list) and prefix != "tracking":
-        children = dict(enumerate(tree)).items()
-    else:
-        return {prefix: tree}
+        children = dict(enumerate(tree))
     leaves: dict[str, Any] = {}
-    for key, child in children:
+    for key, child in children.items():
         leaves |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
+    return leaves or {prefix: tree}

@@ -72,6 +72,23 @@ def test_every_other_difference_is_shown(tmp_path):
     assert "data.train.0.levels.1: 2 in the checkpoint, 3 in the recipe" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("saved", "given", "shown"),
+    [
+        (None, [], "curriculum.gates: None in the checkpoint, [] in the recipe"),
+        ([], [{"name": "informative"}], "curriculum.gates: [] in the checkpoint, nothing in the"),
+    ],
+)
+def test_nothing_at_all_differs_from_none_and_from_something(tmp_path, saved, given, shown):
+    with pytest.raises(CheckpointError) as error:
+        check(
+            tmp_path,
+            identity(curriculum={"gates": saved}),
+            identity(curriculum={"gates": given}),
+        )
+    assert shown in str(error.value)
+
+
 def test_another_model_under_the_same_path_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="another model"):
         check(tmp_path, identity("f00d"), identity("beef"))
