@@ -31,6 +31,9 @@ from rl_llm.trainer import (
     sample_problems,
 )
 
+_ZERO_OR_ONE = ("answer_tags", "exact_answer", "numeric_answer", "think_tags")
+"""Shipped rewards without partial credit."""
+
 
 def build_algorithm(recipe: Recipe) -> Algorithm:
     """Build `algorithm`, and refuse rollouts that it cannot learn from."""
@@ -188,7 +191,7 @@ def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
 def _needs_mixed(recipe: Recipe, algorithm: Algorithm) -> bool:
     """Say whether groups that are all correct or all wrong have equal totals, and so no advantage:
     no second reward, partial credit or penalty for length tells their completions apart."""
-    only_one = len(recipe.rewards) == 1 and recipe.rewards[0].correct_at == 1
+    only_one = len(recipe.rewards) == 1 and recipe.rewards[0].use in _ZERO_OR_ONE
     truncated = recipe.algorithm.options.get("truncated")
     may_penalise = algorithm.trains_truncated and truncated != "train"
     is_known = recipe.algorithm.name in ALGORITHMS

@@ -31,6 +31,7 @@ from rl_llm.report.read import RunRecord, Series, is_finite, level_order
 
 _GROUPS = "curriculum/groups/"
 _MOST_BUCKETS = 12
+_LONGEST_SOURCE, _LONGEST_LEVEL = 14, 12  # Letters of a name in a legend.
 _LARGEST_DOT = 260
 
 
@@ -167,11 +168,10 @@ def groups_per_bucket(run: RunRecord) -> str:
     colours = ramp(len(shown))
     is_one_source = len({name.rpartition("/level=")[0] for name in series}) == 1
     layers = {
-        label(name.rpartition("/")[2].replace("=", " ") if is_one_source else name): (
-            series[name],
-            colour,
+        text: (series[name], colour)
+        for text, name, colour in zip(
+            _bucket_labels(shown, is_one_source=is_one_source), shown, colours, strict=True
         )
-        for name, colour in zip(shown, colours, strict=True)
     }
     if rest := [series[name] for name in by_size[_MOST_BUCKETS:]]:
         layers[f"{len(rest)} others"] = (_sum(rest), GREY)
@@ -182,6 +182,19 @@ def groups_per_bucket(run: RunRecord) -> str:
         step_axis(panel)
         legend_above(panel, columns=8 if is_one_source else 5)
     return drawn.svg
+
+
+def _bucket_labels(names: Sequence[str], *, is_one_source: bool) -> list[str]:
+    """Return a name for each bucket that a plot can hold, no two alike: levels stay whole, and
+    sources are cut."""
+    texts: list[str] = []
+    for name in names:
+        source, _, level = name.rpartition("/level=")
+        level = label(level, longest=_LONGEST_LEVEL)
+        cut = label(source, longest=_LONGEST_SOURCE)
+        text = f"level {level}" if is_one_source else f"{cut}/level={level}"
+        texts.append(text if text not in texts else f"{text} ({len(texts) + 1})")
+    return texts
 
 
 def standing(run: RunRecord) -> str:

@@ -97,8 +97,8 @@ def _needs_length(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a tree by their dotted path; `tracking` is a leaf, and so is a mapping or
-    a list that holds nothing."""
+    """Return the leaves of a tree by their dotted path; `tracking` is a leaf, and so is what holds
+    nothing."""
     children: Mapping[Any, Any] = {}
     if isinstance(tree, Mapping):
         children = tree

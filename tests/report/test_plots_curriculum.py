@@ -61,6 +61,21 @@ def test_buckets_of_two_sources_keep_their_names(make_run):
     assert {"sums/level=2", "gsm/level=2"} <= set(seen)
 
 
+def test_buckets_whose_names_are_cut_alike_all_stand_in_the_plot(make_run):
+    sources = ("sums", "intermediate_integration", "intermediate_integrals")
+    keys = [f"curriculum/groups/{source}/level={k}" for source in sources for k in (1, 2)]
+    rows = [{"step": 1, **dict.fromkeys(keys, 1)}]
+    seen = words(plots.groups_per_bucket(read_run(make_run(rows))))
+    assert [word for word in seen if "/level=" in word] == [
+        "intermediate_…/level=1",
+        "intermediate_…/level=2",
+        "intermediate_…/level=1 (3)",
+        "intermediate_…/level=2 (4)",
+        "sums/level=1",
+        "sums/level=2",
+    ]
+
+
 def test_the_smallest_buckets_of_many_are_drawn_together(make_run):
     many = {f"curriculum/groups/sums/level={level}": level for level in range(1, 16)}
     seen = words(plots.groups_per_bucket(read_run(make_run([{"step": 1, **many}]))))
