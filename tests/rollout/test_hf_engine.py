@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ModelError
 from rl_llm.policy import add_lora
-from rl_llm.rollout import decoding
+from rl_llm.rollout import decoding, hf_engine
 
 PROMPTS = ["4+9=", "47+38=", "9999+1=", "123456+654321=", "7+0="]
 
@@ -54,6 +54,31 @@ def test_a_draw_does_not_depend_on_what_shares_its_batch(base, make_engine, ask)
         for k, v in texts(make_engine(base).complete([request])).items()
     }
     assert together == small == alone
+
+
+def test_a_request_of_more_rows_than_a_batch_may_have_is_cut(base, make_engine, ask, monkeypatch):
+    requests = [ask(p, completions=11, stream_key=i) for i, p in enumerate(PROMPTS)]
+    whole = list(make_engine(base).complete(requests))
+    batches, decode = [], hf_engine.decode
+
+    def seen(model, batch):
+        batches.append(batch.rows_per_prompt)
+        return decode(model, batch)
+
+    monkeypatch.setattr(hf_engine, "decode", seen)
+    cut = list(make_engine(base, max_batch_rows=4).complete(requests))
+    # 3 are left of 11 rows, and the next request's first 4 do not fit beside them.
+    assert batches == [[4], [4], [3]] * 5
+    assert [group.problem for group in cut] == [group.problem for group in whole]
+    for mine, theirs in zip(cut, whole, strict=True):
+        assert [c.token_ids for c in mine.completions] == [c.token_ids for c in theirs.completions]
+    batches.clear()
+    mixed = [ask("123456+654321=", completions=6), ask("4+9=", completions=2)]
+    assert [len(g.completions) for g in make_engine(base, max_batch_rows=4).complete(mixed)] == [
+        6,
+        2,
+    ]
+    assert batches == [[4], [2, 2]]
 
 
 def test_the_same_stream_draws_the_same_and_another_draws_otherwise(base, make_engine, ask):
