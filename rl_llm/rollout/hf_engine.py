@@ -91,8 +91,8 @@ class TransformersEngine:
                     drawn = []
 
     def load_weights(self, adapter_dir: Path, *, version: int) -> None:
-        """Merge the adapter into own copies of the matrices it adapts."""
-        for name, matrix in self._weights.merge(adapter_dir).items():
+        """Merge the adapter into own copies of the matrices it adapts, one at a time."""
+        for name, matrix in self._weights.merge(adapter_dir):
             module = self._model.get_submodule(name)
             module.weight = nn.Parameter(matrix, requires_grad=False)
         self._version = version

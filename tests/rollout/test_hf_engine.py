@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rl_llm.config.schema import LoraSection
@@ -165,6 +166,26 @@ def test_published_weights_are_the_adapted_models(base, make_engine, ask, adapte
             assert completion.policy_version == 7
             expected = recomputed(adapted, group, completion)
             assert list(completion.logprobs) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_publication_holds_one_copy_of_the_adapted_matrices(
+    base, make_engine, write_adapter, adapter_dir
+):
+    engine = make_engine(base)
+    write_adapter(adapter_dir, deviation=0.1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        for version in (1, 2):
+            engine.load_weights(adapter_dir, version=version)
+    shared = {parameter.data_ptr() for parameter in base.parameters()}
+    own = [p.nbytes for p in engine._model.parameters() if p.data_ptr() not in shared]
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    # One copy, and beside it the adapter and what one matrix of 28 passes through on the way.
+    assert len(own) == 28
+    assert sum(own) <= most < 1.5 * sum(own)
 
 
 def test_publishing_many_times_leaves_no_drift(base, make_engine, ask, adapter_dir):
