@@ -46,6 +46,7 @@ def main() -> int:
         rows_per_prompt=rows,
         prompt_tokens=prompt_tokens,
         response_tokens=response_tokens,
+        shares_prompts=not args.checkpointing,
     )
     engine, config = build(args, shape, ranks)
     groups = random_groups(shape, prompts * ranks.num_ranks)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
@@ -65,14 +65,23 @@ def plan_step(
     num_ranks: int,
     longest_prompt_tokens: int,
     needs_reference: bool,
+    shares_prompts: bool,
 ) -> Plan:
-    """Derive everything from `problems_per_step`, `group_size` and `tokens_per_micro_batch`."""
+    """Derive everything from `problems_per_step`, `group_size` and `tokens_per_micro_batch`;
+    `shares_prompts`: see `pack`."""
     rollout, optim = recipe.rollout, recipe.optim
     groups = Share.of(groups_of_an_update(recipe).most, num_ranks)
     problems = Share.of(num_drawn(recipe), num_ranks)
-    fullest = _fullest(recipe, longest_prompt_tokens, num_groups=groups.most)
-    group_tokens = longest_prompt_tokens + rollout.group_size * rollout.max_new_tokens
-    micro_batches = _micro_batches(recipe, longest_prompt_tokens, num_groups=groups.most)
+    whole_group = Shape(
+        num_prompts=1,
+        rows_per_prompt=rollout.group_size,
+        prompt_tokens=longest_prompt_tokens,
+        response_tokens=rollout.max_new_tokens,
+        shares_prompts=shares_prompts,
+    )
+    fullest = _fullest(whole_group, budget=optim.tokens_per_micro_batch, num_groups=groups.most)
+    micro_batches = math.ceil(groups.most / fullest.num_prompts)
+    micro_batches *= math.ceil(rollout.group_size / fullest.rows_per_prompt)
     updates = optim.updates_per_batch * optim.epochs
     passes = _passes(recipe, algorithm, needs_reference=needs_reference)
     prepared = micro_batches * optim.updates_per_batch
@@ -88,7 +97,7 @@ def plan_step(
         passes_without=prepared * (passes.once + passes.each_epoch * optim.epochs),
         busy_drawing=min(num_ranks, num_drawn(recipe)),
         fullest=fullest,
-        full_positions=min(optim.tokens_per_micro_batch, groups.most * group_tokens),
+        full_positions=min(optim.tokens_per_micro_batch, groups.most * whole_group.num_positions),
     )
 
 
@@ -161,32 +170,17 @@ def _call_completions(recipe: Recipe, num_ranks: int) -> int:
     return max(both, math.ceil((left + probe.problems) / num_ranks) * rest)
 
 
-def _micro_batches(recipe: Recipe, longest_prompt_tokens: int, *, num_groups: int) -> int:
-    """Return how many micro-batches groups of the longest sequences come to: shorter ones never
-    come to more, for whatever fits in their place fits with them."""
-    whole, rows = _fitting(recipe, longest_prompt_tokens)
-    if whole:
-        return math.ceil(num_groups / whole)
-    return num_groups * math.ceil(recipe.rollout.group_size / rows)
+def _fullest(group: Shape, *, budget: int, num_groups: int) -> Shape:
+    """Return the largest micro-batch of the longest sequences: whole groups, or else rows of one,
+    of which the recipe's check keeps one from being too long.
 
-
-def _fullest(recipe: Recipe, longest_prompt_tokens: int, *, num_groups: int) -> Shape:
-    """Return the largest micro-batch of the longest sequences."""
-    whole, rows = _fitting(recipe, longest_prompt_tokens)
-    return Shape(
-        num_prompts=max(1, min(whole, num_groups)),
-        rows_per_prompt=recipe.rollout.group_size if whole else rows,
-        prompt_tokens=longest_prompt_tokens,
-        response_tokens=recipe.rollout.max_new_tokens,
-    )
-
-
-def _fitting(recipe: Recipe, longest_prompt_tokens: int) -> tuple[int, int]:
-    """Return how many whole groups of the longest sequences fit a micro-batch, and how many rows
-    of one, which the recipe's check keeps from being 0."""
-    budget, new = recipe.optim.tokens_per_micro_batch, recipe.rollout.max_new_tokens
-    whole = budget // (longest_prompt_tokens + recipe.rollout.group_size * new)
-    return whole, min(recipe.rollout.group_size, (budget - longest_prompt_tokens) // new)
+    Shorter ones never come to more micro-batches: whatever fits in their place fits with them.
+    """
+    if whole := budget // group.num_positions:
+        return replace(group, num_prompts=min(whole, num_groups))
+    once = group.prompt_tokens if group.shares_prompts else 0
+    of_each_row = group.response_tokens + group.prompt_tokens - once
+    return replace(group, rows_per_prompt=(budget - once) // of_each_row)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from rl_llm.cli.progress import SilentWatcher, print_lines, share
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks, load_tokenizer
-from rl_llm.policy.imagined import load_config
+from rl_llm.policy.imagined import load_config, shares_prompts
 from rl_llm.policy.launched import check_reference
 from rl_llm.problems import summary_lines
 from rl_llm.rollout.prompts import PromptEncoder
@@ -183,6 +183,7 @@ def _print_plan(console: Console, given: _Planned) -> None:
         num_ranks=launch.num_ranks,
         longest_prompt_tokens=given.data.longest_prompt_tokens,
         needs_reference=given.needs_reference,
+        shares_prompts=shares_prompts(given.config, recomputes=recipe.optim.gradient_checkpointing),
     )
     found = estimate(
         recipe,

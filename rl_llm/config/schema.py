@@ -156,11 +156,12 @@ class OptimSection(Section):
     """The largest norm of the gradient; a longer one is scaled down to it."""
 
     tokens_per_micro_batch: PositiveInt = 8192
-    """Tokens in one forward and backward pass on one rank; lower it when memory is short."""
+    """Tokens in one forward and backward pass on one rank, padding and each run of a prompt
+    included; lower it when memory is short."""
 
     gradient_checkpointing: bool = False
     """Keep each layer's input alone and run the layer again for its gradient: much less memory,
-    about a third more time, and prompts run once for each completion."""
+    about a third more time, and a prompt runs, and counts, once for each completion."""
 
     updates_per_batch: PositiveInt = 1
     """Optimiser steps that share out the groups of a step."""

@@ -27,18 +27,24 @@ from rl_llm.rollout.kv_cache import is_plain
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A micro-batch of `num_prompts` prompts with `rows_per_prompt` completions of each."""
+    """A micro-batch of `num_prompts` prompts with `rows_per_prompt` completions of each.
+
+    With `shares_prompts` a prompt runs once for all of them, else once for each.
+    """
 
     num_prompts: int
     rows_per_prompt: int
     prompt_tokens: int
     response_tokens: int
+    shares_prompts: bool = True
 
     @property
     def num_positions(self) -> int:
-        """What counts against `optim.tokens_per_micro_batch`: prompts once, responses all."""
+        """What counts against `optim.tokens_per_micro_batch`: each prompt as often as it runs, and
+        responses all."""
         rows = self.num_prompts * self.rows_per_prompt
-        return self.num_prompts * self.prompt_tokens + rows * self.response_tokens
+        prompts = self.num_prompts if self.shares_prompts else rows
+        return prompts * self.prompt_tokens + rows * self.response_tokens
 
 
 def load_config(path: str) -> Any:
@@ -49,6 +55,12 @@ def load_config(path: str) -> Any:
         raise ModelError(
             f"model.path={path!r} has no configuration that transformers can read: {error}"
         ) from None
+
+
+def shares_prompts(config: Any, *, recomputes: bool) -> bool:
+    """Say whether `ResponseScorer` will run a prompt once for all its completions, as far as a
+    configuration tells; `recomputes`: `optim.gradient_checkpointing`."""
+    return not recomputes and is_plain(DynamicCache(config=config))
 
 
 def imagine(config: Any, lora: LoraSection, *, dtype: str, casts_adapter: bool) -> PeftModel:
@@ -98,8 +110,7 @@ def activation_bytes(model: PeftModel, shape: Shape, passes: Passes) -> int | No
 
 def _run(base: Any, shape: Shape, passes: Passes) -> None:
     """Run forward and backward; see `ResponseScorer`, whose order of things this is."""
-    shares = not passes.recomputes and is_plain(DynamicCache(config=base.config))
-    hidden_of = _shared if shares else _plain
+    hidden_of = _shared if shape.shares_prompts else _plain
     found = _logprobs(base, hidden_of(base, shape), entropy_gradient=passes.entropy_gradient)
     if passes.reads_reference:
         with torch.no_grad():

@@ -172,17 +172,21 @@ def balance(groups: Sequence[TrainGroup], num_ranks: int) -> list[list[TrainGrou
     return shares
 
 
-def pack(groups: Sequence[TrainGroup], *, max_tokens: int) -> list[list[TrainGroup]]:
+def pack(
+    groups: Sequence[TrainGroup], *, max_tokens: int, shares_prompts: bool = True
+) -> list[list[TrainGroup]]:
     """Cut groups into micro-batches of at most `max_tokens` positions, padding included.
 
     Groups of like response lengths go together; a group too large for one micro-batch is cut into
-    runs of rows.
+    runs of rows. `shares_prompts` is that of `ResponseScorer`: without it a prompt runs, and
+    counts, once for each of its rows.
     """
-    pieces = [piece for group in groups for piece in _cut(group, max_tokens)]
+    pieces = [p for group in groups for p in _cut(group, max_tokens, shares_prompts=shares_prompts)]
     pieces.sort(key=lambda piece: (_longest(piece), len(piece.prompt_ids)))
     batches: list[list[TrainGroup]] = []
     for piece in pieces:
-        if batches and _positions([*batches[-1], piece]) <= max_tokens:
+        wider = [*batches[-1], piece] if batches else []
+        if wider and _positions(wider, shares_prompts=shares_prompts) <= max_tokens:
             batches[-1].append(piece)
         else:
             batches.append([piece])
@@ -245,12 +249,14 @@ def _right_padded(
     return torch.tensor([[*items, *[fill] * (width - len(items))] for items in sequences])
 
 
-def _cut(group: TrainGroup, max_tokens: int) -> list[TrainGroup]:
+def _cut(group: TrainGroup, max_tokens: int, *, shares_prompts: bool) -> list[TrainGroup]:
     """Cut a group's rows, shortest first, into as few runs as fit `max_tokens` positions."""
     runs: list[list[TrainRow]] = []
     for row in sorted(group.rows, key=lambda row: len(row.token_ids)):
         wide = len(row.token_ids)
-        if runs and len(group.prompt_ids) + (len(runs[-1]) + 1) * wide <= max_tokens:
+        num_rows = len(runs[-1]) + 1 if runs else 1
+        num_prompts = 1 if shares_prompts else num_rows
+        if runs and num_prompts * len(group.prompt_ids) + num_rows * wide <= max_tokens:
             runs[-1].append(row)
         else:
             runs.append([row])
@@ -268,7 +274,8 @@ def _longest(group: TrainGroup) -> int:
     return max(len(row.token_ids) for row in group.rows)
 
 
-def _positions(groups: Sequence[TrainGroup]) -> int:
+def _positions(groups: Sequence[TrainGroup], *, shares_prompts: bool) -> int:
     num_rows = sum(len(group.rows) for group in groups)
+    num_prompts = len(groups) if shares_prompts else num_rows
     length = max(len(group.prompt_ids) for group in groups)
-    return len(groups) * length + num_rows * max(map(_longest, groups))
+    return num_prompts * length + num_rows * max(map(_longest, groups))

@@ -85,7 +85,11 @@ class Preparer:
         empty ones behind them, up to the number of the rank that has most."""
         pads = self.backend.needs_same_passes
         packed = [
-            pack(share, max_tokens=self.optim.tokens_per_micro_batch)
+            pack(
+                share,
+                max_tokens=self.optim.tokens_per_micro_batch,
+                shares_prompts=self.scorer.shares_prompts,
+            )
             for share in (shares if pads else [shares[self.ranks.rank]])
         ]
         batches = [

@@ -1,11 +1,14 @@
 """Rollouts in this process, with the model as transformers runs it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from rl_llm.records import Completion, Group, Request
@@ -13,6 +16,35 @@ from rl_llm.rollout.decoding import Row, RowBatch, decode
 from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.merged import MergedWeights, share_parameters
 from rl_llm.rollout.prompts import PromptEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """The completions `first` to `first + num_rows - 1` of a request."""
+
+    request: Request
+    prompt_ids: tuple[int, ...]
+    first: int
+    num_rows: int
+
+    @classmethod
+    def whole(cls, request: Request, prompt_ids: tuple[int, ...]) -> "_Piece":
+        return cls(
+            request=request, prompt_ids=prompt_ids, first=0, num_rows=request.num_completions
+        )
+
+    def cut(self, most_rows: int) -> Iterator["_Piece"]:
+        """Yield pieces of at most `most_rows` rows."""
+        end = self.first + self.num_rows
+        for first in range(self.first, end, most_rows):
+            yield replace(self, first=first, num_rows=min(most_rows, end - first))
+
+    def uniforms(self) -> NDArray[np.float64]:
+        """Return the random numbers of the piece's rows and tokens: those that the rows have in the
+        whole request."""
+        shape = (self.request.num_completions, self.request.sampling.max_new_tokens)
+        whole = np.random.default_rng(self.request.stream_key).random(shape)
+        return whole[self.first : self.first + self.num_rows]
 
 
 class TransformersEngine:
@@ -48,17 +80,19 @@ class TransformersEngine:
         for request, prompt_ids in zip(requests, prompts, strict=True):
             check_room(request, len(prompt_ids), room=self._context, whose="the model's")
         by_length = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
-        for indices in self._batches(requests, by_length):
-            chosen = [(requests[i], prompts[i]) for i in indices]
-            rows = iter(decode(self._model, self._row_batch(chosen)))
-            for request, prompt_ids in chosen:
-                yield self._group(
-                    request, prompt_ids, [next(rows) for _ in range(request.num_completions)]
-                )
+        whole = [_Piece.whole(requests[i], prompts[i]) for i in by_length]
+        drawn: list[Row] = []  # Of a request that is cut over several batches.
+        for batch in self._batches(whole):
+            rows = iter(decode(self._model, self._row_batch(batch)))
+            for piece in batch:
+                drawn += islice(rows, piece.num_rows)
+                if len(drawn) == piece.request.num_completions:
+                    yield self._group(piece.request, piece.prompt_ids, drawn)
+                    drawn = []
 
     def load_weights(self, adapter_dir: Path, *, version: int) -> None:
-        """Merge the adapter into own copies of the matrices it adapts."""
-        for name, matrix in self._weights.merge(adapter_dir).items():
+        """Merge the adapter into own copies of the matrices it adapts, one at a time."""
+        for name, matrix in self._weights.merge(adapter_dir):
             module = self._model.get_submodule(name)
             module.weight = nn.Parameter(matrix, requires_grad=False)
         self._version = version
@@ -82,33 +116,27 @@ class TransformersEngine:
         context: int | None = getattr(self._model.config, "max_position_embeddings", None)
         return context
 
-    def _batches(self, requests: Sequence[Request], order: Sequence[int]) -> Iterator[list[int]]:
-        """Cut the requests into batches of equal sampling and at most `max_batch_rows` rows."""
-        batch: list[int] = []
+    def _batches(self, whole: Sequence["_Piece"]) -> Iterator[list["_Piece"]]:
+        """Share requests out, in their order, to batches of equal sampling and at most
+        `max_batch_rows` rows; only a request of more rows than that is cut."""
+        batch: list[_Piece] = []
         num_rows = 0
-        for i in order:
-            request = requests[i]
-            full = num_rows + request.num_completions > self._max_batch_rows
-            if batch and (full or request.sampling != requests[batch[0]].sampling):
+        for piece in (part for each in whole for part in each.cut(self._max_batch_rows)):
+            full = num_rows + piece.num_rows > self._max_batch_rows
+            if batch and (full or piece.request.sampling != batch[0].request.sampling):
                 yield batch
                 batch, num_rows = [], 0
-            batch.append(i)
-            num_rows += request.num_completions
+            batch.append(piece)
+            num_rows += piece.num_rows
         if batch:
             yield batch
 
-    def _row_batch(self, chosen: Sequence[tuple[Request, tuple[int, ...]]]) -> RowBatch:
-        sampling = chosen[0][0].sampling
-        uniforms = [
-            np.random.default_rng(request.stream_key).random(
-                (request.num_completions, sampling.max_new_tokens)
-            )
-            for request, _ in chosen
-        ]
+    def _row_batch(self, batch: Sequence["_Piece"]) -> RowBatch:
+        sampling = batch[0].request.sampling
         return RowBatch(
-            prompt_ids=[prompt_ids for _, prompt_ids in chosen],
-            rows_per_prompt=[request.num_completions for request, _ in chosen],
-            uniforms_BT=torch.from_numpy(np.concatenate(uniforms)),
+            prompt_ids=[piece.prompt_ids for piece in batch],
+            rows_per_prompt=[piece.num_rows for piece in batch],
+            uniforms_BT=torch.from_numpy(np.concatenate([piece.uniforms() for piece in batch])),
             temperature=sampling.temperature,
             max_new_tokens=sampling.max_new_tokens,
             pad_id=min(self._stop_ids),

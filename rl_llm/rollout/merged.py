@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ class MergedWeights:
             if isinstance(getattr(module, "weight", None), Tensor)
         }
 
-    def merge(self, adapter_dir: Path) -> dict[str, Tensor]:
-        """Return, by module name, each adapted matrix in the base's type and on its device."""
-        merged = {}
-        for name, delta in adapter_deltas(adapter_dir).items():
+    def merge(self, adapter_dir: Path) -> Iterator[tuple[str, Tensor]]:
+        """Yield each module's name and its adapted matrix, in the base's type and on its device.
+
+        Each is made when it is asked for: whoever replaces one at a time never holds two of all.
+        """
+        for name, delta in adapter_deltas(adapter_dir):
             weight, is_transposed = self._matrices[name]
             delta = (delta.T if is_transposed else delta).to(weight.device)
-            merged[name] = (weight.float() + delta).to(weight.dtype)
-        return merged
+            yield name, (weight.float() + delta).to(weight.dtype)
 
 
 class MergedCheckpoint:
@@ -55,7 +57,7 @@ class MergedCheckpoint:
         """Save the whole model in the names and the layout of its published files."""
         tensors = self._model.state_dict()
         uses = Counter(tensor.data_ptr() for tensor in tensors.values())
-        for name, matrix in self._weights.merge(adapter_dir).items():
+        for name, matrix in self._weights.merge(adapter_dir):
             key = f"{name}.weight"
             if uses[tensors[key].data_ptr()] > 1:
                 raise ModelError(
@@ -73,24 +75,23 @@ def share_parameters(model: nn.Module) -> Any:
 
 
 @torch.no_grad()
-def adapter_deltas(adapter_dir: Path) -> dict[str, Tensor]:
-    """Return, by module name, the float32 matrix that a PEFT LoRA adapter adds to each weight.
+def adapter_deltas(adapter_dir: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield each module's name and the float32 matrix that a PEFT LoRA adapter adds to its weight.
 
-    The delta is alpha / rank * B @ A (Hu et al. 2021, arXiv:2106.09685).
+    The delta is alpha / rank * B @ A (Hu et al. 2021, arXiv:2106.09685). Raises `ModelError` before
+    the first where any cannot be added.
     """
     config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(adapter_dir / "adapter_model.safetensors")
-    scale = config["lora_alpha"] / config["r"]
-    deltas = {}
-    for name, down in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            up = tensors[name.replace(".lora_A.", ".lora_B.")]
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            deltas[module] = (up.float() @ down.float()) * scale
     strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     if strange:
         raise ModelError(
             f"{adapter_dir} adapts {strange[0]}, which cannot be merged into the weights that "
             "generate; adapt linear layers alone: lora.targets=all-linear"
         )
-    return deltas
+    scale = config["lora_alpha"] / config["r"]
+    for name, down in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            up = tensors[name.replace(".lora_A.", ".lora_B.")]
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            yield module, (up.float() @ down.float()) * scale

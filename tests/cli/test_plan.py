@@ -1,5 +1,7 @@
 """What a step asks of each process."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -26,13 +28,14 @@ def recipe_of(*, optim=None, curriculum=None, kl=None, **rollout):
     )
 
 
-def planned(recipe, num_ranks, *, algorithm=None, needs_reference=True):
+def planned(recipe, num_ranks, *, algorithm=None, needs_reference=True, shares_prompts=True):
     return plan_step(
         recipe,
         algorithm or grpo(),
         num_ranks=num_ranks,
         longest_prompt_tokens=32,
         needs_reference=needs_reference,
+        shares_prompts=shares_prompts,
     )
 
 
@@ -76,15 +79,31 @@ def test_updates_epochs_and_a_critic_multiply_passes():
     assert (plan.passes_with_gradient, plan.passes_without) == (4 * 3 * 2, 4 * 3)
 
 
-@pytest.mark.parametrize("budget", [200, 256, 416, 1024, 3000])
-def test_groups_of_any_lengths_are_packed_into_no_more_micro_batches_than_are_planned(budget):
-    plan = planned(recipe_of(optim={"tokens_per_micro_batch": budget}), 3)
+def test_prompts_that_run_with_every_completion_count_with_every_one():
+    plan = planned(recipe_of(), 3, shares_prompts=False)
+    # A group of the longest takes 4 x (32 + 96) = 512 positions: two are 1,024.
+    assert plan.fullest.num_prompts == 2 and plan.fullest.num_positions == 1024
+    assert plan.micro_batches == 2 and plan.fill == 1
+    plan = planned(recipe_of(optim={"tokens_per_micro_batch": 500}), 5, shares_prompts=False)
+    # 3 x 128 = 384 of 500: 4 rows make 2 micro-batches, and 2 groups 4.
+    assert (plan.fullest.num_prompts, plan.fullest.rows_per_prompt) == (1, 3)
+    assert plan.micro_batches == 4 and plan.fill == 500 / 384
+
+
+@pytest.mark.parametrize("shares_prompts", [True, False])
+@pytest.mark.parametrize("budget", [200, 256, 416, 500, 1024, 3000])
+def test_groups_of_any_lengths_are_packed_into_no_more_micro_batches_than_are_planned(
+    budget, shares_prompts
+):
+    recipe = recipe_of(optim={"tokens_per_micro_batch": budget})
+    plan = planned(recipe, 3, shares_prompts=shares_prompts)
+    packed = partial(pack, max_tokens=budget, shares_prompts=shares_prompts)
     rng = np.random.default_rng(0)
     longest = [group([96] * 4, prompt=32) for _ in range(4)]
-    assert len(pack(longest, max_tokens=budget)) == plan.micro_batches
+    assert len(packed(longest)) == plan.micro_batches
     for _ in range(200):
         groups = [group(rng.integers(1, 97, 4), prompt=rng.integers(1, 33)) for _ in range(4)]
-        assert len(pack(groups, max_tokens=budget)) <= plan.micro_batches
+        assert len(packed(groups)) <= plan.micro_batches
 
 
 def group(lengths, *, prompt):

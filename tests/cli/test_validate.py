@@ -231,6 +231,16 @@ def test_layers_that_run_again_and_smaller_micro_batches_take_less(without_weigh
     assert again < 0.6 * whole
 
 
+def test_prompts_that_run_with_every_completion_fill_micro_batches_sooner(without_weights, capsys):
+    label = "micro-batches of an update, longest sequences"
+    budget = "optim.tokens_per_micro_batch=850"
+    # 2 groups: 2 x (16 + 4 x 96) = 800 positions, or 2 x 4 x (16 + 96) = 896.
+    for change, expected in (("false", "1"), ("true", "2")):
+        again = f"optim.gradient_checkpointing={change}"
+        assert main(["validate", *without_weights, budget, again, "--processes", "1"]) == 0
+        assert [label, expected] in cells(capsys.readouterr().out)
+
+
 def test_a_dry_run_of_a_plan_is_refused(small, capsys):
     assert main(["validate", str(small), "--dry-run", "--processes", "2"]) == 2
     assert "--dry-run takes a step here" in capsys.readouterr().err

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+)
 
 from rl_llm.config.schema import LoraSection
 from rl_llm.plugins import load_module
-from rl_llm.policy.imagined import Passes, Shape, activation_bytes, imagine
+from rl_llm.policy.forward import ResponseScorer
+from rl_llm.policy.imagined import Passes, Shape, activation_bytes, imagine, shares_prompts
 from rl_llm.policy.pack import TrainGroup, TrainRow
 
 engines = load_module(Path(__file__).with_name("engines.py"))
@@ -30,6 +37,10 @@ def taken(num_layers, passes, *, shape=SHAPE, dtype="float32"):
     return activation_bytes(model, shape, passes)
 
 
+def shape_of(passes):
+    return replace(SHAPE, shares_prompts=not passes.recomputes)
+
+
 def measured(passes, dtype, *, needs_reference):
     """Return the highest sum of what one real update of one micro-batch allocates."""
     torch.manual_seed(0)
@@ -37,7 +48,7 @@ def measured(passes, dtype, *, needs_reference):
     engine = engines.engine_for(
         base,
         rollout={"max_new_tokens": SHAPE.response_tokens},
-        tokens_per_micro_batch=SHAPE.num_positions,
+        tokens_per_micro_batch=shape_of(passes).num_positions,
         gradient_checkpointing=passes.recomputes,
     )
     rng = np.random.default_rng(0)
@@ -74,13 +85,23 @@ def random_group(rng, *, shorter):
 def test_a_real_update_takes_what_was_foreseen(dtype, recomputes, reads_reference):
     passes = Passes(recomputes=recomputes, reads_reference=reads_reference)
     found = measured(passes, dtype, needs_reference=reads_reference)
-    assert taken(2, passes, dtype=dtype) == pytest.approx(found, rel=0.1)
+    assert taken(2, passes, shape=shape_of(passes), dtype=dtype) == pytest.approx(found, rel=0.1)
 
 
 def test_a_recomputed_layer_keeps_its_input_alone():
-    layers = [taken(count, Passes(recomputes=True)) for count in (3, 4, 5)]
+    passes = Passes(recomputes=True)
+    layers = [taken(count, passes, shape=shape_of(passes)) for count in (3, 4, 5)]
     # 12 rows of 24 + 40 positions, whole, of 64 values of 4 bytes.
     assert layers[2] - layers[1] == layers[1] - layers[0] == 12 * 64 * 64 * 4
+
+
+def test_what_a_configuration_tells_of_shared_prompts_is_what_training_does():
+    windows = MistralConfig(**SIZES, **HEADS, num_hidden_layers=1, sliding_window=4)
+    for given, expected in ((config(1), True), (windows, False)):
+        model = AutoModelForCausalLM.from_config(given)
+        assert ResponseScorer(model, temperature=1.0).shares_prompts == expected
+        assert shares_prompts(given, recomputes=False) == expected
+        assert not shares_prompts(given, recomputes=True)
 
 
 def test_a_layer_keeps_about_as_much_for_each_position_as_can_be_counted_by_hand():

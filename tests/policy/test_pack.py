@@ -227,6 +227,27 @@ def test_packing_loses_and_doubles_no_row_and_keeps_to_the_budget(shapes, max_to
         assert positions <= max_tokens
 
 
+@given(groups_of_any_shape, st.integers(32, 200))
+def test_prompts_that_run_with_every_row_count_with_every_row(shapes, max_tokens):
+    groups = numbered_groups(shapes)
+    micro_batches = pack(groups, max_tokens=max_tokens, shares_prompts=False)
+    assert rows_of([group for batch in micro_batches for group in batch]) == rows_of(groups)
+    for batch in micro_batches:
+        tensors = collate(batch, pad_id=0, device=CPU)
+        num_rows, width = tensors.response_ids_BT.shape
+        assert num_rows * (tensors.prompt_ids_PL.shape[1] + width) <= max_tokens
+
+
+def test_a_long_prompt_is_counted_as_often_as_it_runs():
+    rows = (TrainRow(token_ids=(1,) * 100, engine_logprobs=(0.0,) * 100, advantage=1.0),) * 8
+    groups = [TrainGroup(prompt_ids=(2,) * 2000, rows=rows)] * 2
+    # 2 x (2,000 + 8 x 100) = 5,600 positions, or 3 rows of 2,100 at a time: 8 make 3 + 3 + 2.
+    assert [len(batch) for batch in pack(groups, max_tokens=8192)] == [2]
+    apart = pack(groups, max_tokens=8192, shares_prompts=False)
+    assert [len(group.rows) for batch in apart for group in batch] == [3, 3, 2] * 2
+    assert len(apart) == 6
+
+
 @given(groups_of_any_shape)
 def test_mask_counts_are_the_totals_and_every_row_keeps_its_end(shapes):
     groups = numbered_groups(shapes)

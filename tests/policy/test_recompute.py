@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from rl_llm.errors import ConfigError
 from rl_llm.plugins import load_module
@@ -61,6 +61,20 @@ def test_every_layer_runs_twice_for_each_gradient(tiny_llama, uneven_groups, num
     gradient(tiny_llama, uneven_groups, "grpo", gradient_checkpointing=True, **options)
     # While it is switched on, two passes of a few tokens; then rows run whole, and again.
     assert num_layer_runs() == 4 + 2 * 2 + 2 * 2
+
+
+def test_no_pass_has_more_positions_than_a_micro_batch_may(tiny_llama, uneven_groups, monkeypatch):
+    sizes, forward = [], LlamaModel.forward
+
+    def seen(self, input_ids, **inputs):
+        sizes.append(input_ids.numel())
+        return forward(self, input_ids, **inputs)
+
+    monkeypatch.setattr(LlamaModel, "forward", seen)
+    limit = {"gradient_checkpointing": True, "tokens_per_micro_batch": 32}
+    gradient(tiny_llama, uneven_groups, "grpo", **limit)
+    # The longest prompt, of 11, with its longest response, of 12, has 23.
+    assert 23 <= max(sizes) <= 32
 
 
 def test_a_model_that_would_drop_values_out_while_it_recomputes_is_refused():

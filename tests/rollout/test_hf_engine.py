@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ModelError
 from rl_llm.policy import add_lora
-from rl_llm.rollout import decoding
+from rl_llm.rollout import decoding, hf_engine
 
 PROMPTS = ["4+9=", "47+38=", "9999+1=", "123456+654321=", "7+0="]
 
@@ -54,6 +55,31 @@ def test_a_draw_does_not_depend_on_what_shares_its_batch(base, make_engine, ask)
         for k, v in texts(make_engine(base).complete([request])).items()
     }
     assert together == small == alone
+
+
+def test_a_request_of_more_rows_than_a_batch_may_have_is_cut(base, make_engine, ask, monkeypatch):
+    requests = [ask(p, completions=11, stream_key=i) for i, p in enumerate(PROMPTS)]
+    whole = list(make_engine(base).complete(requests))
+    batches, decode = [], hf_engine.decode
+
+    def seen(model, batch):
+        batches.append(batch.rows_per_prompt)
+        return decode(model, batch)
+
+    monkeypatch.setattr(hf_engine, "decode", seen)
+    cut = list(make_engine(base, max_batch_rows=4).complete(requests))
+    # 3 are left of 11 rows, and the next request's first 4 do not fit beside them.
+    assert batches == [[4], [4], [3]] * 5
+    assert [group.problem for group in cut] == [group.problem for group in whole]
+    for mine, theirs in zip(cut, whole, strict=True):
+        assert [c.token_ids for c in mine.completions] == [c.token_ids for c in theirs.completions]
+    batches.clear()
+    mixed = [ask("123456+654321=", completions=6), ask("4+9=", completions=2)]
+    assert [len(g.completions) for g in make_engine(base, max_batch_rows=4).complete(mixed)] == [
+        6,
+        2,
+    ]
+    assert batches == [[4], [2, 2]]
 
 
 def test_the_same_stream_draws_the_same_and_another_draws_otherwise(base, make_engine, ask):
@@ -140,6 +166,26 @@ def test_published_weights_are_the_adapted_models(base, make_engine, ask, adapte
             assert completion.policy_version == 7
             expected = recomputed(adapted, group, completion)
             assert list(completion.logprobs) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_publication_holds_one_copy_of_the_adapted_matrices(
+    base, make_engine, write_adapter, adapter_dir
+):
+    engine = make_engine(base)
+    write_adapter(adapter_dir, deviation=0.1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        for version in (1, 2):
+            engine.load_weights(adapter_dir, version=version)
+    shared = {parameter.data_ptr() for parameter in base.parameters()}
+    own = [p.nbytes for p in engine._model.parameters() if p.data_ptr() not in shared]
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    # One copy, and beside it the adapter and what one matrix of 28 passes through on the way.
+    assert len(own) == 28
+    assert sum(own) <= most < 1.5 * sum(own)
 
 
 def test_publishing_many_times_leaves_no_drift(base, make_engine, ask, adapter_dir):

@@ -50,7 +50,7 @@ def test_a_delta_is_alpha_over_rank_times_b_a(tmp_path):
     adapted = adapt(llama(tied=False), tmp_path, targets=["o_proj"])
     layer = adapted.base_model.model.model.layers[1].self_attn.o_proj
     expected = 8 / 4 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    deltas = adapter_deltas(tmp_path)
+    deltas = dict(adapter_deltas(tmp_path))
     assert sorted(deltas) == [f"model.layers.{i}.self_attn.o_proj" for i in (0, 1)]
     torch.testing.assert_close(deltas["model.layers.1.self_attn.o_proj"], expected)
 
@@ -93,9 +93,9 @@ def test_merging_again_and_again_leaves_no_drift(tmp_path):
     base = llama(tied=False)
     weights = MergedWeights(base)
     adapt(base, tmp_path)
-    first = weights.merge(tmp_path)
+    first = dict(weights.merge(tmp_path))
     for _ in range(5):
-        again = weights.merge(tmp_path)
+        again = dict(weights.merge(tmp_path))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
