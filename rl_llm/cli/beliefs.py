@@ -2,6 +2,7 @@
 read from."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from rl_llm.cli.inputs import load_data
@@ -13,6 +14,17 @@ from rl_llm.errors import InputError
 from rl_llm.policy import load_tokenizer
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.trainer import RunFolder, checkpoint
+from rl_llm.trainer.pending import Pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedScheduler:
+    """The scheduler in a checkpoint: it has seen the completions up to those of `step`, which under
+    `rollout.max_staleness` lies ahead of `learnt_step`, the last that was learnt from."""
+
+    scheduler: Scheduler
+    step: int
+    learnt_step: int
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,23 +35,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write what the newest checkpoint knows of problems, and say of how many."""
-    scheduler, step = load_scheduler(RunFolder(args.run_dir))
+    saved = load_scheduler(RunFolder(args.run_dir))
+    scheduler = saved.scheduler
     num_known = write_beliefs(
         args.out,
         problems=scheduler.problems,
         belief=scheduler.belief,
         visits_N=scheduler.visits_N,
-        step=step,
+        step=saved.step,
     )
+    ahead = f", drawn ahead of step {saved.learnt_step}" if saved.step > saved.learnt_step else ""
     print(
-        f"beliefs after step {step}: {num_known:,} of {len(scheduler.problems):,} problems have "
-        f"evidence of their own\nwritten: {args.out}"
+        f"beliefs after step {saved.step}{ahead}: {num_known:,} of {len(scheduler.problems):,} "
+        f"problems have evidence of their own\nwritten: {args.out}"
     )
     return 0
 
 
-def load_scheduler(folder: RunFolder) -> tuple[Scheduler, int]:
-    """Return the scheduler of a run as its newest whole checkpoint has it, and the step of that.
+def load_scheduler(folder: RunFolder) -> SavedScheduler:
+    """Return the scheduler of a run as its newest whole checkpoint has it.
 
     The model's tokenizer is read, its weights are not. Raises `InputError` for a folder without a
     run, and for a run without a checkpoint yet.
@@ -60,4 +74,7 @@ def load_scheduler(folder: RunFolder) -> tuple[Scheduler, int]:
     scheduler.load_state_dict(
         store.load(saved / "curriculum.parquet", scheduler.row_names, state["curriculum"])
     )
-    return scheduler, int(state["counters"]["step"])
+    learnt_step, pending = int(state["counters"]["step"]), Pending()
+    pending.load(saved)
+    step = max([learnt_step, *pending.reports])
+    return SavedScheduler(scheduler=scheduler, step=step, learnt_step=learnt_step)

@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
+import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -115,6 +116,40 @@ def settle_engine(
     is_open = recipe.rollout.engine == "auto"
     rollout = recipe.rollout.with_engine(choice.name) if is_open else recipe.rollout
     return recipe.model_copy(update={"rollout": rollout}), choice
+
+
+def settle_engine_together(recipe: Recipe, ranks: Ranks) -> tuple[Recipe, EngineChoice]:
+    """Settle the engine on every rank, where installs may differ.
+
+    Raises a `ConfigError` on all ranks alike where one of them cannot have what is asked for, or
+    where they come to different engines: a correction is for what one engine drew.
+    """
+    if ranks.num_ranks > 1:
+        place = f"rank {ranks.rank} ({socket.gethostname()})"
+        _refuse_a_mixture(ranks.gather([(place, _choice_or_fault(recipe, ranks.device))]))
+    return settle_engine(recipe, device=ranks.device)
+
+
+def _choice_or_fault(recipe: Recipe, device: torch.device) -> EngineChoice | ConfigError:
+    try:
+        return choose_engine(recipe, device=device)
+    except ConfigError as error:
+        return error
+
+
+def _refuse_a_mixture(found: Sequence[tuple[str, EngineChoice | ConfigError]]) -> None:
+    """Refuse what ranks, each with its place, cannot have or do not have alike."""
+    first: dict[str, str] = {}
+    for place, choice in found:
+        if isinstance(choice, ConfigError):
+            raise ConfigError(f"{place}: {choice}")
+        first.setdefault(choice.name, f"{choice.name} on {place}: {choice.why}")
+    if len(first) > 1:
+        raise ConfigError(
+            f"rollout.engine=auto comes to different engines, {'; and '.join(first.values())}; "
+            "make the installs alike, or name one engine for all, such as "
+            "rollout.engine=transformers"
+        )
 
 
 def build_engine(

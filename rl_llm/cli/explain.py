@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import betaincinv, expit
 
-from rl_llm.cli.beliefs import load_scheduler
+from rl_llm.cli.beliefs import SavedScheduler, load_scheduler
 from rl_llm.cli.data import prompt_text
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.curriculum import Scheduler, informative_probability
@@ -51,7 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what is known of the problem after the run's newest checkpoint."""
     folder = RunFolder(args.run_dir)
-    scheduler, step = load_scheduler(folder)
+    saved = load_scheduler(folder)
+    scheduler = saved.scheduler
     recipe = load_recipe(folder.resolved)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     found = find(args.key, scheduler, folder)
@@ -66,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     console.print("\n".join(_head(found, scheduler, history)))
     console.print()
     _print_history(console, history, has_probes=recipe.curriculum.probe is not None)
-    is_over = folder.adapter.is_dir() or step >= recipe.run.steps
-    console.print("\n".join(["", *_now(found, scheduler, recipe, step=step, is_over=is_over)]))
+    is_over = folder.adapter.is_dir() or saved.learnt_step >= recipe.run.steps
+    console.print("\n".join(["", *_now(found, saved, recipe, is_over=is_over)]))
     return 0
 
 
@@ -215,11 +216,10 @@ def _learnt_from_probes(history: Sequence[LoggedDraw]) -> list[str]:
     return said
 
 
-def _now(
-    found: Found, scheduler: Scheduler, recipe: Recipe, *, step: int, is_over: bool
-) -> list[str]:
-    """Return what holds after the checkpoint's step: the belief, the bucket, what the next step
-    makes of the problem, or would make if the run were not over."""
+def _now(found: Found, saved: SavedScheduler, recipe: Recipe, *, is_over: bool) -> list[str]:
+    """Return what holds behind the last step that was drawn: the belief, the bucket, what the next
+    step makes of the problem, or would make if there were one."""
+    scheduler, step = saved.scheduler, saved.step
     beliefs = scheduler.beliefs()
     a_N, b_N = np.asarray(beliefs.a, np.float64), np.asarray(beliefs.b, np.float64)
     in_bucket = np.flatnonzero(scheduler.index.bucket_ids == found.bucket_id)
@@ -230,7 +230,9 @@ def _now(
         f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: {num_problems}, "
         f"{num_visited:,} of them visited, believed pass rate {rate:.2f} on average"
     )
-    lines = [f"after step {step}, that of the newest checkpoint:"]
+    is_ahead = step > saved.learnt_step
+    whose = f"drawn ahead of step {saved.learnt_step}, " if is_ahead else ""
+    lines = [f"after step {step}, {whose}that of the newest checkpoint:"]
     if found.position is None:
         return [*lines, bucket]
     a, b, group_size = a_N[found.position], b_N[found.position], recipe.rollout.group_size
@@ -243,7 +245,11 @@ def _now(
         *_prior_lines(found.position, scheduler, recipe),
     ]
     facts = scheduler.explain(scheduler.problems[found.position].key, step=step + 1)
-    when = f"in step {step + 1}, if the run were not over:" if is_over else f"in step {step + 1}:"
+    if is_over:
+        unless = ", if the run were not over"
+    else:
+        unless = ", if the run had more steps" if step >= recipe.run.steps else ""
+    when = f"in step {step + 1}{unless}:"
     return [*lines, "", when, *(f"{name:<10} {said}" for name, said in facts)]
 
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from rl_llm.cli.engines import build_engine, settle_engine
+from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.measured import MeasuredFile, Row
 from rl_llm.cli.parts import check_context, sampling_of
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
-        recipe, choice = settle_engine(recipe, device=ranks.device)
+        recipe, choice = settle_engine_together(recipe, ranks)
         console.print(choice.line, highlight=False, markup=False, soft_wrap=True)
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)

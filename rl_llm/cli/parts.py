@@ -19,6 +19,7 @@ from rl_llm.policy import (
 )
 from rl_llm.policy.behaviour import check_correction
 from rl_llm.records import Sampling
+from rl_llm.rollout.engine import ways_to_fit
 from rl_llm.seeds import derive_seed
 from rl_llm.trainer import (
     Counters,
@@ -112,15 +113,9 @@ def check_context(recipe: Recipe, data: Data, config: Any) -> None:
     context = getattr(config, "max_position_embeddings", None)
     new, longest = recipe.rollout.max_new_tokens, data.longest_prompt_tokens
     if context is not None and longest + new > context:
-        ways_out = [
-            f"use at most {context - longest}" if longest < context else "",
-            f"set data.max_prompt_tokens to {context - new} to drop longer prompts"
-            if new < context
-            else "",
-        ]
         raise ConfigError(
             f"rollout.max_new_tokens={new} with the longest prompt ({longest} tokens) exceeds the "
-            f"model's {context} positions; " + ", or ".join(filter(None, ways_out))
+            f"model's {context} positions; " + ways_to_fit(new, longest, room=context)
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from rl_llm.cli.engines import settle_engine
+from rl_llm.cli.engines import settle_engine_together
 from rl_llm.cli.failure import EndingTogether
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.interrupt import Interrupt
@@ -60,7 +60,7 @@ def train(
         resume_from = ranks.on_main(lambda: folder.find_checkpoint(resume))
         if resume_from is not None:
             interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
-        recipe, choice = settle_engine(recipe, device=ranks.device)
+        recipe, choice = settle_engine_together(recipe, ranks)
         print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
         with warnings_heard(ranks.speaks):

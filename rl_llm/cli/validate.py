@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.algorithms import Algorithm
-from rl_llm.cli.engines import settle_engine
+from rl_llm.cli.engines import settle_engine, settle_engine_together
 from rl_llm.cli.estimate import estimate
 from rl_llm.cli.inputs import Data, load_data, load_model
 from rl_llm.cli.launch import Launch, launch_of, planned_launch
@@ -88,7 +88,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
     try:
-        recipe, engine = settle_engine(recipe, device=ranks.device)
+        recipe, engine = settle_engine_together(recipe, ranks)
         with tempfile.TemporaryDirectory(prefix="rl-llm-validate-") as scratch:
             model = load_model(recipe, ranks)
             data = load_data(recipe, model.encoder)

@@ -56,6 +56,17 @@ def check_room(request: Request, prompt_tokens: int, *, room: int | None, whose:
     if room is not None and prompt_tokens + new > room:
         raise ModelError(
             f"rollout.max_new_tokens={new} with a prompt of {prompt_tokens} tokens (key "
-            f"{request.problem.key}) exceeds {whose} {room} positions; use at most "
-            f"{room - prompt_tokens}, or set data.max_prompt_tokens to drop such prompts"
+            f"{request.problem.key}) exceeds {whose} {room} positions; "
+            + ways_to_fit(new, prompt_tokens, room=room)
         )
+
+
+def ways_to_fit(new: int, prompt_tokens: int, *, room: int) -> str:
+    """Return what a person may do about a prompt and `new` tokens that together pass `room`
+    positions: only what helps."""
+    ways = [
+        f"use at most {room - prompt_tokens}" if prompt_tokens < room else "",
+        f"set data.max_prompt_tokens to {room - new} to drop longer prompts" if new < room else "",
+    ]
+    neither = f"lower it, and data.max_prompt_tokens too, until both together are at most {room}"
+    return ", or ".join(filter(None, ways)) or neither

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl_llm.errors import ConfigError
+from rl_llm.errors import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ def publish(adapter_dir: Path, source: Path, *, version: int, seed: int) -> Adap
 
     The name follows from what the adapter holds, where it lies and the run's `seed`. So all ranks
     of a run publish one adapter, and no server takes an adapter of another run for this one's.
+    Raises `StorageError` where it cannot be written, to which the caller adds the way out.
     """
     name = f"rl-llm-{_digest(adapter_dir, source, seed=seed)}-v{version}"
     folder = adapter_dir.absolute() / name
@@ -31,13 +32,15 @@ def publish(adapter_dir: Path, source: Path, *, version: int, seed: int) -> Adap
     try:
         if not folder.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(source, aside)
+            aside.mkdir(parents=True)
+            for file in _files(source):
+                shutil.copy2(file, aside)
             _rename(aside, folder)
     except OSError as error:
-        raise ConfigError(
+        shutil.rmtree(aside, ignore_errors=True)
+        raise StorageError(
             f"rollout.servers.adapter_dir: {str(adapter_dir)!r} cannot be written to: "
-            f"{error.strerror}; name a folder that the trainer can write to and every server sees "
-            "under the same path"
+            f"{error.strerror}"
         ) from None
     return Adapter(name=name, folder=folder, version=version)
 
@@ -49,10 +52,14 @@ def withdraw(adapter: Adapter) -> None:
 
 def _digest(adapter_dir: Path, source: Path, *, seed: int) -> str:
     digest = hashlib.sha256(f"{seed}\0{adapter_dir.absolute()}".encode())
-    for file in sorted(path for path in source.iterdir() if path.is_file()):
+    for file in _files(source):
         digest.update(file.name.encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:12]
+
+
+def _files(source: Path) -> list[Path]:
+    return sorted(path for path in source.iterdir() if path.is_file())
 
 
 def _rename(aside: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rl_llm.config.rollout import ServersSection
 from rl_llm.config.server_urls import server_urls
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, StorageError
 from rl_llm.records import Completion, Group, Request
 from rl_llm.rollout.engine import check_room
 from rl_llm.rollout.loop_thread import LoopThread
@@ -104,7 +104,13 @@ class ServersEngine:
         """Have every server that is well load the adapter in the PEFT folder `source`, and forget
         it again; raises a `ConfigError` where one refuses it, or where it cannot be published."""
         seed = derive_seed(self._seed, "trial", socket.gethostname(), os.getpid())
-        trial = publish(self._adapter_dir, source, version=0, seed=seed)
+        try:
+            trial = publish(self._adapter_dir, source, version=0, seed=seed)
+        except StorageError as error:
+            raise ConfigError(
+                f"{error}; name a folder that the trainer can write to and every server sees under "
+                "the same path"
+            ) from None
         try:
             self._begin(self._pool.try_adapter(trial)).result()
         finally:
@@ -131,8 +137,12 @@ class ServersEngine:
 
     def load_weights(self, adapter_dir: Path, *, version: int) -> None:
         """Publish the adapter and load it on every server that is well; one that comes back later
-        loads it then. The adapter before is unloaded, and its published copy deleted."""
-        adapter = publish(self._adapter_dir, adapter_dir, version=version, seed=self._seed)
+        loads it then. The adapter before is unloaded, and its published copy deleted. Raises
+        `StorageError` where the adapter cannot be published."""
+        try:
+            adapter = publish(self._adapter_dir, adapter_dir, version=version, seed=self._seed)
+        except StorageError as error:
+            raise StorageError(f"{error}; make room there, or make it writable") from None
         before, self._published = self._published, [adapter]
         try:
             self._begin(self._load(adapter)).result()

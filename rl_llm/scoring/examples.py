@@ -17,6 +17,7 @@ from rl_llm.scoring.signature import (
 )
 
 _GIVEN = {"prompt", "answer", "problem", *COMPLETION_INPUTS, *GROUP_INPUTS}
+_COLUMNS_IN_TRL = {"prompt", "problem"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ def run_example(plugin: Plugin, example: Example) -> Outcome | list[Outcome]:
     signature = read_signature(plugin)
     options = {name: v for name, v in example.inputs.items() if name in signature.options}
     given = {name: v for name, v in example.inputs.items() if name not in options}
-    meta = {name: value for name, value in given.items() if name not in _GIVEN}
+    inputs = _GIVEN - _COLUMNS_IN_TRL if signature.style == "trl" else _GIVEN
+    meta = {name: value for name, value in given.items() if name not in inputs}
     reward = Reward(
         name=plugin.name,
         reference=plugin.reference,
@@ -83,7 +85,9 @@ def _group(given: Mapping[str, Any], meta: Mapping[str, Any]) -> Group:
         )
         for text, token_ids in zip(texts, _token_ids(given, len(texts)), strict=True)
     )
-    return Group(problem=given.get("problem", problem), prompt_ids=(), completions=completions)
+    if "problem" in given and "problem" not in meta:
+        problem = given["problem"]
+    return Group(problem=problem, prompt_ids=(), completions=completions)
 
 
 def _token_ids(given: Mapping[str, Any], num_completions: int) -> list[tuple[int, ...]]:

@@ -61,7 +61,7 @@ def call_reward(reward: Reward, group: Group) -> list[Outcome]:
     reward is called once a group.
     """
     function = load_reward(reward.reference)
-    calls = [partial(function, **inputs, **reward.options) for inputs in _inputs(reward, group)]
+    calls = [partial(_ask, function, reward, read) for read in _readers(reward, group)]
     if inspect.iscoroutinefunction(function):
         calls = [partial(_unwrap, result) for result in asyncio.run(_gather(calls))]
     if reward.style == "completion":
@@ -95,6 +95,11 @@ def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
         return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
 
 
+def _ask(function: Callable[..., Any], reward: Reward, read: Callable[[str], Any]) -> Any:
+    """Call a reward; reading its inputs belongs to the call, as a problem may lack a column."""
+    return function(**{name: read(name) for name in reward.inputs}, **reward.options)
+
+
 def _call_one(call: Callable[[], Any], num_tokens: int) -> Value | None:
     return read_value(call(), num_tokens=num_tokens)
 
@@ -108,7 +113,12 @@ def _call_group(call: Callable[[], Any], num_completions: int) -> Sequence[Any]:
 
 async def _gather(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Await all calls at once; an exception becomes the result of its call."""
-    return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+    return await asyncio.gather(*map(_awaited, calls), return_exceptions=True)
+
+
+async def _awaited(call: Callable[[], Any]) -> Any:
+    """Await a call whose making may raise, too."""
+    return await call()
 
 
 def _unwrap(result: Any) -> Any:
@@ -117,15 +127,14 @@ def _unwrap(result: Any) -> Any:
     return result
 
 
-def _inputs(reward: Reward, group: Group) -> list[dict[str, Any]]:
-    """Return the named inputs of every call that a group needs."""
+def _readers(reward: Reward, group: Group) -> list[Callable[[str], Any]]:
+    """Return, for every call that a group needs, what reads an input by its name."""
     if reward.style == "completion":
         return [
-            {name: _completion_input(name, group.problem, each) for name in reward.inputs}
+            partial(_completion_input, problem=group.problem, completion=each)
             for each in group.completions
         ]
-    read = _trl_input if reward.style == "trl" else _group_input
-    return [{name: read(name, group) for name in reward.inputs}]
+    return [partial(_trl_input if reward.style == "trl" else _group_input, group=group)]
 
 
 def _completion_input(name: str, problem: Problem, completion: Completion) -> Any:
@@ -160,6 +169,14 @@ def _problem_input(name: str, problem: Problem) -> Any:
             return problem.prompt
         case "problem":
             return problem
+    return _column(name, problem)
+
+
+def _column(name: str, problem: Problem) -> Any:
+    if name not in problem.meta:
+        raise LookupError(
+            f"the problem has no column {name!r}, which those that the run began with have"
+        )
     return problem.meta[name]
 
 
@@ -177,7 +194,9 @@ def _trl_input(name: str, group: Group) -> Any:
             return [list(each.token_ids) for each in group.completions]
         case "log_extra" | "log_metric":
             return _ignore
-    return [_problem_input(name, group.problem) for _ in group.completions]
+    problem = group.problem
+    value = problem.answer if name == "answer" else _column(name, problem)
+    return [value for _ in group.completions]
 
 
 def _trl_prompt(prompt: Prompt) -> str | list[dict[str, Any]]:

@@ -87,7 +87,8 @@ def check_inputs(plugin: Plugin, *, columns: Collection[str]) -> tuple[str, ...]
     """Return the names to pass to a reward on data with these columns.
 
     Raises `PluginError` for an input that does not exist. A function with TRL's signature gets
-    everything, and may have further parameters with defaults.
+    everything, and may have further parameters with defaults; an option of the name of something
+    that it gets is refused.
     """
     signature = read_signature(plugin)
     known = {*_INPUTS[signature.style], *columns}
@@ -99,4 +100,14 @@ def check_inputs(plugin: Plugin, *, columns: Collection[str]) -> tuple[str, ...]
                 f"input nor a column of the data{nearest(name, known)}; if it is an option of the "
                 "recipe, make it keyword-only: put it after a bare * in the signature"
             )
-    return tuple(sorted(known)) if signature.style == "trl" else signature.inputs
+    if signature.style != "trl":
+        return signature.inputs
+    if twice := sorted(known & signature.options.keys()):
+        names = ", ".join(map(repr, twice))
+        raise PluginError(
+            f"reward {plugin.name!r} ({plugin.origin}): {names} cannot be keyword-only, which is "
+            "for options of the recipe: a function that ends in **kwargs is given every input and "
+            "every column of the data by name; put it before the bare * in the signature to be "
+            "given that, or give the option another name"
+        )
+    return tuple(sorted(known))

@@ -17,7 +17,9 @@ from rl_llm.policy import load_tokenizer
 from rl_llm.records import Completion, Group, Score, ScoredGroup
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.trainer import checkpoint
+from rl_llm.trainer.generation import Harvest
 from rl_llm.trainer.manifest import seal
+from rl_llm.trainer.pending import HarvestReport, Pending
 
 
 def scored(request, num_correct):
@@ -67,6 +69,21 @@ def test_every_visited_problem_of_the_run_is_written_with_its_own_evidence(run_d
     assert table["key"].to_pylist() == [scheduler.problems[k].key for k in known]
     assert set(table["level"].to_pylist()) <= {"3", "5", "7"}
     assert set(table["step"].to_pylist()) == {2}
+
+
+def test_the_step_is_that_of_the_last_completions_also_where_they_wait_to_be_learnt_from(
+    run_dir, capsys
+):
+    saved = run_dir[1] / "checkpoints" / "step-000002"
+    nothing = Harvest(
+        scored=(), draws=(), admitted=(), dropped=(), num_rounds=1, generate_s=1.0, score_s=0.0
+    )
+    report = HarvestReport(harvest=nothing, metrics={}, messages=())
+    Pending(reports={3: report, 4: report}).save(saved)
+    seal(saved)
+    assert main(["data", "beliefs", str(run_dir[1]), "--out", "beliefs.parquet"]) == 0
+    assert capsys.readouterr().out.startswith("beliefs after step 4, drawn ahead of step 2: ")
+    assert set(pq.read_table("beliefs.parquet")["step"].to_pylist()) == {4}
 
 
 def test_what_was_written_is_a_prior_for_the_problems_of_the_run(run_dir):

@@ -21,6 +21,7 @@ from rl_llm.trainer.checkpoint import FORMAT
 from rl_llm.trainer.draws import draw_rows
 from rl_llm.trainer.generation import Harvest
 from rl_llm.trainer.manifest import seal
+from rl_llm.trainer.pending import HarvestReport, Pending
 
 RECIPE = """
 run: {{name: told, steps: 9}}
@@ -77,21 +78,28 @@ def play(scheduler, step, correct):
     return Harvest(**parts, num_rounds=num_rounds, generate_s=1.0, score_s=0.0)
 
 
-def simulate(folder, recipe, *, num_steps, correct=CORRECT):
-    """Leave in a folder what a run of so many steps leaves that `explain` reads."""
+def simulate(folder, recipe, *, num_steps, num_ahead=0, correct=CORRECT):
+    """Leave in a folder what a run of so many steps leaves that `explain` reads; completions of the
+    last `num_ahead` wait to be learnt from."""
     tokenizer = load_tokenizer(recipe.model.path)
     encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
     scheduler = make_scheduler(recipe, load_data(recipe, encoder))
     run = RunFolder(folder)
     sink = JsonlSink(run.draws, last_step=-1)
+    learnt, pending = num_steps - num_ahead, Pending()
     for step in range(1, num_steps + 1):
-        for row in draw_rows(play(scheduler, step, correct), step=step):
+        harvest = play(scheduler, step, correct)
+        if step > learnt:
+            pending.reports[step] = HarvestReport(harvest=harvest, metrics={}, messages=())
+            continue
+        for row in draw_rows(harvest, step=step):
             sink.write(row)
     sink.close()
-    saved = run.checkpoints / f"step-{num_steps:06d}"
+    saved = run.checkpoints / f"step-{learnt:06d}"
     saved.mkdir(parents=True)
+    pending.save(saved)
     rest = store.save(saved / "curriculum.parquet", scheduler.row_names, scheduler.state_dict())
-    state = {"format": FORMAT, "counters": asdict(Counters(step=num_steps)), "curriculum": rest}
+    state = {"format": FORMAT, "counters": asdict(Counters(step=learnt)), "curriculum": rest}
     (saved / "state.json").write_text(json.dumps(state), encoding="utf-8")
     seal(saved)
     run.resolved.write_text(dump_yaml(recipe), encoding="utf-8")
@@ -298,6 +306,24 @@ def test_of_several_files_of_priors_the_one_that_counts_is_named(write_recipe, t
     assert f"{worth} 0.25 before step 1, from new.parquet" in told["3+3="]
     assert f"{worth} 0.50 before step 1, from old.parquet" in told["1+1="]
     assert not any(line.startswith("prior") for line in told["2+2="])
+
+
+def test_what_was_drawn_ahead_is_told_of_as_drawn(write_recipe, tmp_path, explain):
+    recipe = write_recipe(train="[{{use: jsonl, path: {folder}/train.jsonl}}]")
+    told = {}
+    for num_ahead in (0, 2):
+        folder = tmp_path / f"ahead-{num_ahead}"
+        folder.mkdir()
+        simulate(folder, recipe, num_steps=5, num_ahead=num_ahead)
+        told[num_ahead] = explain(folder, "1+1=").split("\nafter step ")[1]
+    assert told[0].startswith("5, that of the newest checkpoint:\n")
+    assert told[2].startswith("5, drawn ahead of step 3, that of the newest checkpoint:\n")
+    assert "\nin step 6:\n" in told[2]
+    assert told[2].splitlines()[1:] == told[0].splitlines()[1:]
+    folder = tmp_path / "all-drawn"
+    folder.mkdir()
+    simulate(folder, recipe, num_steps=9, num_ahead=1)
+    assert "\nin step 10, if the run had more steps:\n" in explain(folder, "1+1=")
 
 
 @pytest.mark.parametrize("leave", ["its last step", "an adapter"])

@@ -1,5 +1,7 @@
 """`accelerate launch scripts/train.py` is the same program, on one process and on two."""
 
+from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -8,22 +10,30 @@ STEPS = ["run.steps=3", "eval.every=3", "checkpoint.every=3"]
 
 
 @pytest.fixture
-def launch(python, repository, write_small):
-    """Run scripts/train.py on the small recipe under accelerate."""
+def accelerate(python, repository):
+    """Run a program under accelerate, on two processes."""
 
-    def run(folder, *options):
-        write_small(folder)
+    def run(*arguments, folder):
         return python(
             "-m",
             "accelerate.commands.launch",
             f"--config_file={repository / 'recipes' / 'accelerate' / 'cpu.yaml'}",
             "--main_process_port=0",
-            *options,
-            repository / "scripts" / "train.py",
-            "small.yaml",
-            *STEPS,
+            *arguments,
             folder=folder,
         )
+
+    return run
+
+
+@pytest.fixture
+def launch(accelerate, repository, write_small):
+    """Run scripts/train.py on the small recipe under accelerate."""
+
+    def run(folder, *options):
+        write_small(folder)
+        script = repository / "scripts" / "train.py"
+        return accelerate(*options, script, "small.yaml", *STEPS, folder=folder)
 
     return run
 
@@ -69,3 +79,25 @@ def test_two_processes_say_everything_once(launch, tmp_path):
     assert printed.count("data.train: 60 problems") == 1
     assert printed.count("step 3/3") == 1
     assert printed.count("next:") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "small.yaml"],
+        ["evaluate", "data/models/carry-adder", "--recipe", "small.yaml"],
+        ["data", "measure", "small.yaml", "--out", "measured.parquet"],
+    ],
+    ids=["train", "evaluate", "measure"],
+)
+def test_processes_that_come_to_different_engines_are_refused(
+    accelerate, write_small, tmp_path, command
+):
+    """Else the gradient would be a mixture, and corrected as what one engine drew."""
+    write_small(tmp_path)
+    program = Path(__file__).with_name("two_engines.py")
+    done = accelerate(program, *command, folder=tmp_path)
+    assert done.returncode != 0
+    (said,) = [line for line in done.stderr.splitlines() if "rollout.engine=auto" in line]
+    assert "error: rollout.engine=auto comes to different engines, transformers on rank 0" in said
+    assert "; and vllm on rank 1 (" in said and said.endswith("such as rollout.engine=transformers")

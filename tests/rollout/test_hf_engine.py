@@ -240,6 +240,22 @@ def test_a_prompt_without_room_for_its_completion_is_an_error_with_the_way_out(
         list(make_engine(base).complete([ask("4+9=", max_new_tokens=255)]))
 
 
+@pytest.mark.parametrize(
+    ("num_digits", "new", "way_out"),
+    [
+        (300, 200, "set data.max_prompt_tokens to 56 to drop longer prompts"),
+        (4, 256, "use at most 252"),
+        (300, 256, "lower it, and data.max_prompt_tokens too, until both together are at most 256"),
+    ],
+)
+def test_only_a_positive_number_of_tokens_is_a_way_out(
+    base, make_engine, ask, num_digits, new, way_out
+):
+    with pytest.raises(ModelError) as caught:
+        list(make_engine(base).complete([ask("4" * num_digits, max_new_tokens=new)]))
+    assert str(caught.value).endswith(f"256 positions; {way_out}")
+
+
 def test_requests_of_two_temperatures_are_served_in_one_call(base, make_engine, ask):
     requests = [ask("4+9=", temperature=0.0), ask("47+38=", temperature=1.0)]
     assert len(list(make_engine(base).complete(requests))) == 2

@@ -1,13 +1,14 @@
 """Weights on their way to servers, some of which are busy, refuse them or are just coming back."""
 
 import importlib.util
+import resource
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from rl_llm.errors import ConfigError, EngineLost
+from rl_llm.errors import ConfigError, EngineLost, StorageError
 
 spec = importlib.util.spec_from_file_location(
     "fake_server", Path(__file__).with_name("fake_server.py")
@@ -16,6 +17,15 @@ fake = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake)
 start_server, connect = fake.start_server, fake.connect
 adapter_of, asks, prompts_of = fake.adapter_of, fake.asks, fake.prompts_of
+
+
+@pytest.fixture
+def no_room():
+    """A function that makes the system refuse files of more than 3 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
@@ -198,3 +208,26 @@ def test_a_later_adapter_that_no_server_takes_ends_the_run_behind_a_checkpoint(
     assert f"{other.url}: HTTP 503: busy" in said or not is_other_busy
     assert "adapter of step 2" in said and "with the --max-lora-rank below" in said
     assert said.endswith(f":\n  {fake.COMMAND}")
+
+
+def test_a_publication_without_room_is_no_fault_of_the_recipe_and_leaves_nothing_half_written(
+    start_server, connect, adapter_of, no_room, tmp_path
+):
+    engine, one, two = connect(start_server()), adapter_of("one"), adapter_of("two")
+    engine.load_weights(one, version=1)
+    no_room()
+    with pytest.raises(StorageError) as caught:
+        engine.load_weights(two, version=2)
+    assert str(caught.value) == (
+        f"rollout.servers.adapter_dir: '{tmp_path / 'shared'}' cannot be written to: File too "
+        "large; make room there, or make it writable"
+    )
+    (left,) = (tmp_path / "shared").iterdir()
+    assert left.name.endswith("-v1")
+
+
+def test_a_trial_without_room_is_a_fault_of_the_recipe(start_server, connect, adapter_of, no_room):
+    engine, one = connect(start_server()), adapter_of("one")
+    no_room()
+    with pytest.raises(ConfigError, match=r"adapter_dir: .*: File too large; name a folder"):
+        engine.try_adapter(one)

@@ -301,3 +301,13 @@ def test_common_columns_are_those_that_no_problem_lacks():
 
     assert common_columns([problem(a=1, b=2), problem(b=3, c=4)]) == {"b"}
     assert common_columns([]) == frozenset()
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_completion_of_a_problem_without_the_column_fails_alone(use_reward, make_group, kind):
+    use = use_reward(f"{kind} r(completion, solution):\n    return float(completion == solution)\n")
+    lacks, whole = build_rubric([use], columns=["solution"]).score(
+        [make_group("7", "8"), make_group("7", "8", solution="8")]
+    )
+    assert ["no column 'solution'" in score.error for score in lacks.scores] == [True, True]
+    assert [score.total for score in whole.scores] == [0.0, 1.0]

@@ -3,7 +3,8 @@
 import pytest
 
 from rl_llm.errors import PluginError
-from rl_llm.scoring import build_rubric
+from rl_llm.plugins import resolve
+from rl_llm.scoring import build_rubric, read_examples, run_example
 
 CHAT = ({"role": "user", "content": "3+4?"},)
 THINK_FORMAT = """
@@ -108,3 +109,42 @@ def test_a_missing_column_is_refused_at_build(use_reward):
     source = "def r(completions, solution, **kwargs):\n    return [1.0]\n"
     with pytest.raises(PluginError, match="asks for 'solution', which is neither"):
         build_rubric([use_reward(source)], columns=["solutions"])
+
+
+def test_columns_named_problem_and_prompt_are_the_datas_own(use_reward, make_group):
+    source = """
+def r(completions, problem, prompt, **columns):
+    return [float((p, q) == ("add", "as written")) for p, q in zip(problem, prompt, strict=True)]
+"""
+    group = make_group("7", "8")
+    group.problem.meta.update(problem="add", prompt="as written")
+    assert parts(use_reward(source), group, ["problem", "prompt"]) == [1.0, 1.0]
+
+
+def test_an_example_gives_columns_named_problem_and_prompt(use_reward):
+    source = """
+EXAMPLES = [({"completions": ["7"], "problem": "add", "prompt": "as written"}, [1.0])]
+
+def r(completions, problem, prompt, **columns):
+    return [float((problem, prompt) == (["add"], ["as written"]))]
+"""
+    plugin = resolve(use_reward(source).use, kind="rewards")
+    (example,) = read_examples(plugin)
+    assert run_example(plugin, example) == example.expected
+
+
+@pytest.mark.parametrize("name", ["limit", "completion_ids"])
+def test_an_option_of_the_name_of_a_column_or_an_input_is_refused_at_build(use_reward, name):
+    source = f"def r(completions, *, {name}=3, **columns):\n    return [1.0]\n"
+    with pytest.raises(PluginError, match=f"'{name}' cannot be keyword-only.* another name"):
+        build_rubric([use_reward(source)], columns=["limit"])
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_problem_without_the_column_that_others_have_fails_alone(use_reward, make_group, kind):
+    source = f"{kind} r(completions, solution, **columns):\n    return [1.0]\n"
+    rubric = build_rubric([use_reward(source)], columns=["solution"])
+    lacks, whole = rubric.score([make_group("7"), make_group("7", solution="8")])
+    assert "reward 'r' failed on problem k1" in lacks.scores[0].error
+    assert "the problem has no column 'solution'" in lacks.scores[0].error
+    assert (whole.scores[0].error, whole.scores[0].total) == (None, 1.0)
