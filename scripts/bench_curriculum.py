@@ -4,10 +4,11 @@ python scripts/bench_curriculum.py --stage measure [--task pool|stream|all] [--a
 python scripts/bench_curriculum.py --quick          # posterior against uniform, one seed
 python scripts/bench_curriculum.py --table          # summarise the runs that there are
 
-Stages: `lr` tries learning rates for `uniform`, `freeze` tries all arms on seeds of its own, and
-`measure` makes the runs that count. Each run is a process on a core of its own and leaves one file
-under --runs as it ends; a call makes the runs that are missing, seed by seed over all arms, so it
-goes on where an earlier one was stopped. What is run is in `bench_curriculum_arms.py`.
+Stages: `lr` tries learning rates for `uniform`, `freeze` tries all arms on seeds of its own,
+`measure` makes the runs that count, and `decays` tries beliefs that forget faster on more seeds.
+Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
+the runs that are missing, seed by seed over all arms, so it goes on where an earlier one was
+stopped. What is run is in `bench_curriculum_arms.py`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from bench_curriculum_arms import (
@@ -22,6 +24,9 @@ from bench_curriculum_arms import (
     ARMS_OF_TASK,
     BINS,
     BUDGET,
+    DECAYS,
+    DECAYS_BUDGET,
+    DECAYS_SEEDS,
     EVALUATE_EVERY,
     FREEZE_SEEDS,
     LEARNING_RATE,
@@ -44,6 +49,7 @@ from bench_curriculum_docs import (
 from bench_curriculum_table import (
     arm_figures,
     check_settings,
+    decays,
     learning_rates,
     rows_of,
     summarise,
@@ -62,7 +68,7 @@ from bench_runs import (
 from rl_llm.errors import InputError
 
 CHILD = ROOT / "scripts" / "bench_curriculum_run.py"
-STAGES = ("lr", "freeze", "measure")
+STAGES = ("lr", "freeze", "measure", "decays")
 
 RUNS = (
     ROOT / "docs" / "benchmarks" / "curriculum-runs"
@@ -109,21 +115,24 @@ def planned(given: argparse.Namespace) -> Iterator[Spec]:
     if given.stage == "quick":
         for arm in given.arms or ("uniform", "posterior"):
             yield Spec(stage="quick", task="pool", arm=arm, seed=0, budget=QUICK_BUDGET)
-        return
+    elif given.stage == "lr":
+        for seed, lr in product(given.seeds or FREEZE_SEEDS, LEARNING_RATES):
+            yield Spec(stage="lr", task="pool", arm="uniform", seed=seed, lr=lr)
+    elif given.stage == "decays":
+        for seed, arm in product(given.seeds or DECAYS_SEEDS, given.arms or DECAYS):
+            yield Spec(stage="decays", task="pool", arm=arm, seed=seed, budget=DECAYS_BUDGET)
+    else:
+        yield from _comparison(given)
+
+
+def _comparison(given: argparse.Namespace) -> Iterator[Spec]:
     tasks = list(TASKS) if given.task == "all" else [given.task]
     seeds = given.seeds or (MEASURED_SEEDS if given.stage == "measure" else FREEZE_SEEDS)
-    if given.stage == "lr":
-        tasks = ["pool"]
     for task in tasks:
         arms = [*ARMS_OF_TASK[task], *(VARIANTS if given.stage == "freeze" else ())]
         arms = [arm for arm in arms if not given.arms or arm in given.arms]
-        for seed in seeds:
-            if given.stage == "lr":
-                for lr in LEARNING_RATES:
-                    yield Spec(stage="lr", task=task, arm="uniform", seed=seed, lr=lr)
-                continue
-            for arm in arms:
-                yield Spec(stage=given.stage, task=task, arm=arm, seed=seed)
+        for seed, arm in product(seeds, arms):
+            yield Spec(stage=given.stage, task=task, arm=arm, seed=seed)
 
 
 def _description(run: Tree) -> str:
@@ -153,6 +162,11 @@ def show(given: argparse.Namespace) -> None:
         found = learning_rates(runs)
         print(json.dumps(found, indent=1))
         merge_result({"learning_rates": found})
+        return
+    if given.stage == "decays":
+        found = decays(runs, read_result()["targets"])
+        print(json.dumps(found, indent=1))
+        merge_result({"decays": found})
         return
     tree = read_result() if given.stage == "measure" else {}
     if runs:

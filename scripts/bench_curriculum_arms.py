@@ -21,6 +21,7 @@ LEARNING_RATE = 5e-4  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS
 BUDGET = 12_288  # Completions of a run: what `uniform` generates in 384 steps.
 EVALUATE_EVERY = 1_024  # Completions from one evaluation to the next.
 QUICK_BUDGET = 6_144
+DECAYS_BUDGET = 9_216
 POOL_SEED = 1_000  # Added to a run's seed: the training pool differs from seed to seed.
 BINS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)  # Of the histogram of pass rates.
 
@@ -74,7 +75,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "posterior, no retire or defer": _PLAIN,
 }
-ALL_ARMS = ARMS | VARIANTS
+# Beliefs that forget faster, against the defaults, on the seeds of both kinds.
+DECAYS: dict[str, tuple[str, ...]] = {
+    "posterior": (),
+    "posterior, decays .5 and .8": (
+        "curriculum.belief.visit_decay=0.5",
+        "curriculum.belief.bucket_decay=0.8",
+    ),
+}
+DECAYS_SEEDS = (*MEASURED_SEEDS, *range(100, 108))
+ALL_ARMS = ARMS | VARIANTS | DECAYS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
     "stream": ("uniform", "dynamic", "ladder", "posterior", "posterior-refill"),
