@@ -24,7 +24,14 @@ from rl_llm.cli.launch import launch_of
 from rl_llm.config import KLSection, OptimSection, RolloutSection
 from rl_llm.config.schema import LoraSection
 from rl_llm.policy import PolicyEngine, Ranks, add_lora, load_base
-from rl_llm.policy.imagined import Passes, Shape, activation_bytes, imagine
+from rl_llm.policy.imagined import (
+    Passes,
+    Shape,
+    activation_bytes,
+    imagine,
+    load_config,
+    shares_prompts,
+)
 from rl_llm.policy.pack import TrainGroup, TrainRow
 
 SHIPPED = Path(__file__).parents[1] / "data" / "models" / "carry-adder"
@@ -46,7 +53,7 @@ def main() -> int:
         rows_per_prompt=rows,
         prompt_tokens=prompt_tokens,
         response_tokens=response_tokens,
-        shares_prompts=not args.checkpointing,
+        shares_prompts=shares_prompts(load_config(args.model), recomputes=args.checkpointing),
     )
     engine, config = build(args, shape, ranks)
     groups = random_groups(shape, prompts * ranks.num_ranks)

@@ -7,7 +7,8 @@ from rl_llm import plugins
 from rl_llm.algorithms import ALGORITHMS, Algorithm
 from rl_llm.cli.engines import build_engine
 from rl_llm.cli.inputs import Data, Model
-from rl_llm.config import Recipe
+from rl_llm.config import KLSection, Recipe
+from rl_llm.config.kl_faults import is_off
 from rl_llm.curriculum import Rollouts, Scheduler, build_scheduler
 from rl_llm.errors import ConfigError
 from rl_llm.kl import CONTROLLERS, Guarded, KLController
@@ -82,7 +83,11 @@ def check_warmup(recipe: Recipe, algorithm: Algorithm) -> None:
 
 def algorithm_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     """Return what a person should know of an algorithm in this recipe before it runs."""
-    return [*_updates_notes(recipe, algorithm), *_gates_notes(recipe, algorithm)]
+    return [
+        *_updates_notes(recipe, algorithm),
+        *_gates_notes(recipe, algorithm),
+        *_penalty_notes(recipe.kl),
+    ]
 
 
 def _updates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
@@ -104,6 +109,21 @@ def _gates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     return [
         "curriculum.gates: 'informative' drops groups of equal rewards, from which "
         f"{algorithm.name!r} would learn too; curriculum.gates=null leaves them in"
+    ]
+
+
+def _penalty_notes(kl: KLSection) -> list[str]:
+    said = {
+        "kl.estimator": kl.estimator if kl.estimator != "k2" else None,
+        "kl.placement": kl.placement if kl.placement != "loss" else None,
+        "kl.ceiling": kl.ceiling,
+    }
+    given = [f"{path}={value!r}" for path, value in said.items() if value is not None]
+    if not (given and is_off(kl)):
+        return []
+    return [
+        f"{' and '.join(given)} with kl.controller 'constant' and beta 0: there is no penalty; set "
+        "kl.controller.beta above 0 to have one"
     ]
 
 
@@ -186,7 +206,10 @@ def make_scheduler(recipe: Recipe, data: Data) -> Scheduler:
 def _needs_mixed(recipe: Recipe, algorithm: Algorithm) -> bool:
     """Say whether groups that are all correct or all wrong have equal totals, and so no advantage:
     no second reward, partial credit or penalty for length tells their completions apart."""
-    only_one = len(recipe.rewards) == 1 and recipe.rewards[0].use in _ZERO_OR_ONE
+    rewards = recipe.rewards
+    only_one = (
+        len(rewards) == 1 and rewards[0].use in _ZERO_OR_ONE and 0 < rewards[0].correct_at <= 1
+    )
     truncated = recipe.algorithm.options.get("truncated")
     may_penalise = algorithm.trains_truncated and truncated != "train"
     is_known = recipe.algorithm.name in ALGORITHMS

@@ -25,7 +25,7 @@ def kl_faults(
 ) -> Iterator[str]:
     """Yield what is wrong, each with the way out; `updates_per_step` counts those over all
     epochs."""
-    yield from list(_penalty_faults(kl)) or _unread_penalty_faults(kl)
+    yield from _penalty_faults(kl)
     yield from _constant_faults(kl)
     yield from _old_policy_faults(kl, takes_several=updates_per_step > 1)
     yield from _unread_reference_faults(kl)
@@ -60,20 +60,6 @@ def _penalty_faults(kl: KLSection) -> Iterator[str]:
             f"kl.spike={kl.spike} with kl.controller {kl.controller.name!r}: it bounds the "
             "divergence that a controller sees, and this one looks at none; leave kl.spike out, or "
             "use the controller target"
-        )
-
-
-def _unread_penalty_faults(kl: KLSection) -> Iterator[str]:
-    unread = {
-        "kl.estimator": kl.estimator if kl.estimator != "k2" else None,
-        "kl.placement": kl.placement if kl.placement != "loss" else None,
-        "kl.ceiling": kl.ceiling,
-    }
-    given = [f"{path}={value!r}" for path, value in unread.items() if value is not None]
-    if given and is_off(kl):
-        yield (
-            f"{' and '.join(given)} with kl.controller 'constant' and beta 0: there is no penalty; "
-            "set kl.controller.beta above 0, or leave what is said of one out"
         )
 
 

@@ -71,7 +71,7 @@ def _start_bound(process: Any) -> None:
     """Start a process that is bound to this one, and whose exit code is there when its end is seen.
 
     The system closes what a process has open, and with it `sentinel`, a moment before the exit
-    code can be had; who asked within that moment was told None.
+    code can be had; who asked within that moment was told None, and now waits it out.
     """
     process._target = _Bound(process._target, os.getpid())
     _START(process)

@@ -8,7 +8,6 @@ from typing import Any
 from rl_llm.config import parse_recipe
 from rl_llm.errors import CheckpointError, ConfigError
 
-_ABSENT = object()
 _MEMORY_OF_VLLM = tuple(
     f"rollout.vllm.{key}" for key in ("memory_fraction", "kv_cache_gib", "sleep", "compile")
 )
@@ -39,9 +38,10 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     changes = [
         f"  {path}: {_shown(saved, path)} in the checkpoint, {_shown(given, path)} in the recipe"
         for path in sorted(saved.keys() | given.keys())
-        if saved.get(path, _ABSENT) != given.get(path, _ABSENT)
+        if saved.get(path) != given.get(path)
         and path not in may_differ
         and not path.startswith("rollout.servers.")
+        and not any(other.startswith(f"{path}.") for other in (*saved, *given))
     ]
     if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
         changes.append(f"  (run.steps may not change here: {'; '.join(needs_length)})")

@@ -72,6 +72,25 @@ def test_a_gate_that_drops_what_the_algorithm_would_learn_from_is_told_of(name):
         assert algorithm_notes(recipe(curriculum={"gates": gates}), algorithm) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"estimator": "k3"}, "kl.estimator='k3'"),
+        ({"estimator": "k1", "placement": "reward"}, "kl.estimator='k1' and kl.placement='reward'"),
+        ({"ceiling": 0.5}, "kl.ceiling=0.5"),
+        ({"estimator": "k2", "placement": "loss"}, None),
+    ],
+)
+def test_what_only_a_penalty_reads_is_told_of_where_there_is_none(said, named):
+    def notes(kl):
+        asked = recipe(kl=kl)
+        return algorithm_notes(asked, build_algorithm(asked))
+
+    told = f"{named} with kl.controller 'constant' and beta 0: there is no penalty; "
+    assert [note[: len(told)] for note in notes(said)] == ([told] if named else [])
+    assert notes(said | {"controller": {"name": "constant", "beta": 0.1}}) == []
+
+
 @pytest.mark.parametrize("name", ["ppo", "a2c"])
 def test_a_critic_that_learns_alone_to_the_end_of_the_run_is_refused(name):
     def check(warmup_steps):

@@ -85,6 +85,7 @@ def test_a_gate_for_groups_without_an_advantage_is_refused(drawn, algorithm):
         "rewards=[{use: exact_answer}, {use: answer_tags, channel: format}]",
         "rewards=[{use: length_budget, limit: 64, cache: 32, correct_at: 0.0}]",
         "rewards=[{use: length_budget, limit: 64, cache: 32}]",
+        "rewards=[{use: exact_answer, correct_at: 0.0}]",
     ],
 )
 def test_that_gate_stands_where_groups_of_correct_completions_may_differ_in_reward(drawn, differs):

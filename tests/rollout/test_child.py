@@ -209,11 +209,10 @@ if __name__ == "__main__":
     with bound_to_this_process():
         bound = multiprocessing.get_context("fork").Process(target=end_slowly)
         bound.start()
-    print(bound.exitcode)
     wait([bound.sentinel])
     print(bound.exitcode)
 """
-    assert run_program(program).stdout == "None\n-9\n"
+    assert run_program(program).stdout == "-9\n"
 
 
 def test_what_a_child_prints_goes_to_the_log_and_what_is_printed_later_does_not(capfd):
