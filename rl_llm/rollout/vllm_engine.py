@@ -71,11 +71,15 @@ class VllmEngine:
         self._version = 0
         self._numbers = itertools.count(1)
         self._log = ChildLog()
+        self._sockets = tempfile.TemporaryDirectory(prefix="rl-llm-", ignore_cleanup_errors=True)
         self._llm: Any = None
         try:
-            self._vllm, self._llm = _start(settings, self._log, config=base.config)
+            self._vllm, self._llm = _start(
+                settings, self._log, sockets=self._sockets.name, config=base.config
+            )
         finally:
             if self._llm is None:
+                self._sockets.cleanup()
                 self._log.close()
         self._cycle = SleepCycle(self._llm, sleeps=settings.sleeps)
         self._is_closed = threading.Event()
@@ -139,6 +143,7 @@ class VllmEngine:
             self._is_closed.set()
             self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_S)
             self._llm = None
+            self._sockets.cleanup()
             self._log.close()
 
     def _send(self, request: Request, prompt_ids: tuple[int, ...]) -> str:
@@ -252,11 +257,12 @@ def _sampled_logprobs(row: Any) -> tuple[float, ...]:
     return tuple(flat.logprobs[start] for start in flat.start_indices)
 
 
-def _start(settings: VllmSettings, log: ChildLog, *, config: Any) -> tuple[Any, Any]:
-    """Import vLLM and start its processes; return the module and its `LLM`."""
+def _start(settings: VllmSettings, log: ChildLog, *, sockets: str, config: Any) -> tuple[Any, Any]:
+    """Import vLLM and start its processes, whose sockets stay behind in the folder `sockets`;
+    return the module and its `LLM`."""
     is_quiet = "VLLM_LOGGING_LEVEL" not in os.environ
     with (
-        environment_of_child(settings.environment()),
+        environment_of_child(settings.environment(sockets=sockets)),
         log.taking_output() if is_quiet else nullcontext(),
     ):
         vllm = _imported()

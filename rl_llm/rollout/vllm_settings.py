@@ -57,13 +57,15 @@ class VllmSettings:
         """Whether vLLM gives its memory back between calls."""
         return self.on_gpu and self.section.sleep
 
-    def environment(self) -> dict[str, str]:
-        """Return what vLLM's processes see beside the user's own environment, which wins."""
+    def environment(self, *, sockets: str) -> dict[str, str]:
+        """Return what vLLM's processes see beside the user's own environment, which wins; their
+        sockets are in the folder `sockets`."""
         wanted = {
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_RPC_BASE_PATH": sockets,
         }
         found = {name: os.environ.get(name, value) for name, value in wanted.items()}
         if self.on_gpu and self.section.tensor_parallel_size == 1:

@@ -6,7 +6,9 @@ The engines of this module are started one after another, each once.
 
 import os
 import shutil
+import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -308,7 +310,16 @@ def children():
     return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
 
 
-def test_an_engine_says_how_it_started_and_leaves_no_process(ask):
+@pytest.fixture
+def temporary(monkeypatch):
+    """Return the folder of temporary files: a short name, as that of a socket has to be."""
+    folder = Path(tempfile.mkdtemp(prefix="t"))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_an_engine_says_how_it_started_and_leaves_nothing_behind(ask, temporary):
     before = {child.pid for child in children()}
     engine = start(settings())
     assert {child.pid for child in children()} > before
@@ -318,12 +329,13 @@ def test_an_engine_says_how_it_started_and_leaves_no_process(ask):
     engine.close()
     engine.close()
     assert {child.pid for child in children()} == before
+    assert list(temporary.iterdir()) == []
     with pytest.raises(EngineLost, match="closed"):
         list(engine.complete([ask("4+9=")]))
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "Worker"])
-def test_a_process_that_is_killed_is_one_error_with_the_way_out(ask, victim):
+def test_a_process_that_is_killed_is_one_error_with_the_way_out(ask, temporary, victim):
     before = set(children())
     with closing(start(settings())) as engine:
         groups = engine.complete([ask(p, max_new_tokens=2 + 200 * (p == "7+0=")) for p in PROMPTS])
@@ -337,6 +349,7 @@ def test_a_process_that_is_killed_is_one_error_with_the_way_out(ask, victim):
             list(engine.complete([ask("4+9=")]))
     assert "\n" not in str(lost.value)
     assert psutil.wait_procs(ours, timeout=30)[1] == []
+    assert [file for file in temporary.rglob("*") if file.is_socket()] == []
 
 
 def test_heads_that_vllm_cannot_run_are_refused_before_it_starts(base):

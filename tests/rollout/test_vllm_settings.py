@@ -59,15 +59,17 @@ def test_a_pass_has_room_for_a_token_of_every_row():
 
 def test_each_process_runs_vllm_on_its_own_gpu(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert settings(GPU).environment()["CUDA_VISIBLE_DEVICES"] == "1"
+    assert settings(GPU).environment(sockets="/tmp")["CUDA_VISIBLE_DEVICES"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert settings(GPU).environment()["CUDA_VISIBLE_DEVICES"] == "6"
-    assert "CUDA_VISIBLE_DEVICES" not in settings(GPU, tensor_parallel_size=2).environment()
-    assert "CUDA_VISIBLE_DEVICES" not in settings(CPU).environment()
+    assert settings(GPU).environment(sockets="/tmp")["CUDA_VISIBLE_DEVICES"] == "6"
+    assert "CUDA_VISIBLE_DEVICES" not in settings(GPU, tensor_parallel_size=2).environment(
+        sockets="/tmp"
+    )
+    assert "CUDA_VISIBLE_DEVICES" not in settings(CPU).environment(sockets="/tmp")
 
 
 def test_the_users_own_environment_wins(monkeypatch):
     monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
-    assert settings(CPU).environment()["VLLM_NO_USAGE_STATS"] == "1"
+    assert settings(CPU).environment(sockets="/tmp")["VLLM_NO_USAGE_STATS"] == "1"
     monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
-    assert settings(CPU).environment()["VLLM_NO_USAGE_STATS"] == "0"
+    assert settings(CPU).environment(sockets="/tmp")["VLLM_NO_USAGE_STATS"] == "0"
