@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 COLOURS = {
     "posterior": BLUE,
-    "posterior-refill": VIOLET,
+    "posterior-half": VIOLET,
     "dynamic": ORANGE,
     BASELINE: GREY,
     BEST: GREEN,

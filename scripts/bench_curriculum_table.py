@@ -29,7 +29,8 @@ Row = dict[str, Any]
 
 _KEPT = ("task", "arm", "seed", "settings", "commit", "budget", "lr")
 BASELINE, BEST = "uniform", "oracle"
-OPPONENTS = {"posterior": None, "posterior-refill": (BASELINE, "dynamic", "posterior", BEST)}
+_OTHERS = (BASELINE, "dynamic", "posterior", BEST)
+OPPONENTS = {"posterior": None, "posterior-half": None, "posterior-refill": _OTHERS}
 EASIER = 0.9  # Of the target: a second level, to see whether ratios hang on the first.
 
 
@@ -243,9 +244,9 @@ def learning_rates(runs: Sequence[Run]) -> dict[str, Row]:
     return found
 
 
-def decays(runs: Sequence[Run], levels: Mapping[str, float]) -> dict[str, Row]:
+def trial(runs: Sequence[Run], levels: Mapping[str, float]) -> dict[str, Row]:
     """Return by seeds (all, those for choosing, those measured) how many fewer rollouts each other
-    arm needs than the defaults."""
+    arm of a trial needs than `posterior`."""
     rows = rows_of(runs, levels)
     parts = {
         "all": rows,

@@ -1,5 +1,6 @@
 """The `curriculum` section of a recipe."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -37,11 +38,18 @@ class RefillSection(Section):
     max_rounds: NonNegativeInt = 0
     """How many times a step may draw again."""
 
+    enough: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of `rollout.problems_per_step` that a step draws again up to."""
+
     within: Literal["bucket", "pool"] = "bucket"
     """Draw from the same source and level as what was dropped, or from the whole pool."""
 
     when_dry: Literal["continue", "stop"] = "continue"
     """When a step ends with no group to learn from: go on to the next step, or stop the run."""
+
+    def num_enough(self, problems_per_step: int) -> int:
+        """Return with how many groups a step draws no further."""
+        return math.ceil(round(self.enough * problems_per_step, 6))
 
 
 class RetireSection(Section):

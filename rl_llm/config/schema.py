@@ -306,6 +306,12 @@ def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
             "curriculum.gates=[]: no group is dropped, so there is nothing to refill; use "
             "max_rounds 0, or name a gate"
         )
+    if recipe.curriculum.refill.enough < 1.0 and not recipe.curriculum.refill.max_rounds:
+        yield (
+            f"curriculum.refill.enough={recipe.curriculum.refill.enough:g} with "
+            "curriculum.refill.max_rounds=0: a step never draws again, so nothing reads it; set "
+            "max_rounds, such as 4, or leave enough out"
+        )
     defer = recipe.curriculum.defer
     if defer is not None and defer.most_steps < defer.first_steps:
         yield (

@@ -74,7 +74,9 @@ class Trainer:
             overlap=Overlap(
                 max_staleness=max_staleness, last_step=last_step, in_thread=self._overlaps
             ),
-            num_wanted=parts.recipe.rollout.problems_per_step,
+            num_wanted=parts.recipe.curriculum.refill.num_enough(
+                parts.recipe.rollout.problems_per_step
+            ),
             device=parts.ranks.device,
         )
 

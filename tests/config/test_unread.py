@@ -69,3 +69,11 @@ def test_a_refill_of_groups_that_nothing_drops_is_refused():
         "curriculum.refill.max_rounds=5 with curriculum.gates=[]: no group is dropped, so there is "
         "nothing to refill; use max_rounds 0, or name a gate"
     )
+
+
+def test_an_end_of_refills_that_never_begin_is_refused():
+    assert parse(curriculum={"refill": {"max_rounds": 1, "enough": 0.5}})
+    assert fault_of(curriculum={"refill": {"enough": 0.5}}) == (
+        "curriculum.refill.enough=0.5 with curriculum.refill.max_rounds=0: a step never draws "
+        "again, so nothing reads it; set max_rounds, such as 4, or leave enough out"
+    )
