@@ -3,6 +3,7 @@
 import pytest
 
 from rl_llm.config import parse_recipe
+from rl_llm.config.curriculum import RefillSection
 from rl_llm.errors import ConfigError
 
 SMALLEST = {
@@ -77,3 +78,11 @@ def test_an_end_of_refills_that_never_begin_is_refused():
         "curriculum.refill.enough=0.5 with curriculum.refill.max_rounds=0: a step never draws "
         "again, so nothing reads it; set max_rounds, such as 4, or leave enough out"
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "problems_per_step", "groups"),
+    [(1.0, 4, 4), (0.5, 4, 2), (0.5, 5, 3), (0.3, 10, 3), (0.55, 100, 55), (0.01, 4, 1)],
+)
+def test_what_is_enough_for_a_step_is_rounded_up_to_a_whole_group(share, problems_per_step, groups):
+    assert RefillSection(enough=share).num_enough(problems_per_step) == groups

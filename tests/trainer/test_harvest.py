@@ -107,6 +107,15 @@ def test_refill_goes_on_until_the_step_is_full(make_stage):
     assert_nothing_is_lost(harvest)
 
 
+def test_a_refill_draws_what_is_missing_of_the_groups_that_are_wanted(make_stage):
+    stage = make_stage([MIXED, WRONG, WRONG, WRONG] * 10, refill={"max_rounds": 50})
+    harvest = stage.step(1, num_wanted=2)
+    assert patterns(harvest.admitted) == [MIXED] * 2
+    assert [draw.round for draw in harvest.draws].count(0) == 4
+    assert all([draw.round for draw in harvest.draws].count(n) <= 2 for n in range(1, 50))
+    assert_nothing_is_lost(harvest)
+
+
 @pytest.mark.parametrize("number", [1, 100])
 def test_a_pool_that_ends_in_the_middle_of_a_refill_loses_no_admitted_group(make_stage, number):
     """Of 7 problems 3 teach; step 100 is the last."""

@@ -1,5 +1,6 @@
 """The loop with a real model: what an evaluation teaches, and what the watcher hears."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -228,3 +229,23 @@ def test_a_step_whose_admitted_groups_teach_nothing_says_so(prepare):
     solvable = prepare("run.steps=1", "rollout.group_size=16", "data.train.0.levels=[3]", name="b")
     Trainer(solvable).run()
     assert not any(text.startswith("nothing learnt") for _, text in solvable.watcher.said_at)
+
+
+def test_a_step_draws_again_until_the_share_of_its_groups_that_is_enough(prepare):
+    """Of 4 groups 2 are enough: a round comes only where fewer were admitted before it."""
+    parts = prepare(
+        "rollout={problems_per_step: 4, group_size: 8, max_new_tokens: 64}",
+        "data.train.0.levels=[3]",
+        "curriculum.refill={max_rounds: 9, enough: 0.5}",
+        "curriculum.sampler={name: uniform}",
+        "run.steps=6",
+    )
+    draws = Kept()
+    Trainer(replace(parts, draw_log=draws)).run()
+    admitted = {}  # By step, in each round so far.
+    for row in draws.rows:
+        admitted.setdefault(row["step"], Counter())[row["round"]] += row["admitted"]
+    assert any(len(rounds) > 1 for rounds in admitted.values())
+    for rounds in admitted.values():
+        assert rounds.total() >= 2
+        assert rounds.total() - rounds[max(rounds)] < 2 or len(rounds) == 1
