@@ -5,15 +5,14 @@ python scripts/bench_algorithms.py --table         # summarise the runs that the
 
 Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
 the runs that are missing, so it goes on where an earlier one was stopped. What is run is in
-`bench_algorithms_arms.py`. Exits with 1 when a run fails or a target is missed.
+`parts/algorithms/arms.py`. Exits with 1 when a run fails or a target is missed.
 """
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import bench_runs_docs
-from bench_algorithms_arms import (
+from parts.algorithms.arms import (
     ALGORITHMS,
     LEAST_EXPLAINED,
     LEAST_GAIN,
@@ -21,9 +20,10 @@ from bench_algorithms_arms import (
     WITH_CRITIC,
     Spec,
 )
-from bench_pictures import hang, links
-from bench_runs import (
-    ROOT,
+from parts.shared import docs as shared_docs
+from parts.shared.docs import BENCHMARKS, merge_result, origin, provenance, table, write_between
+from parts.shared.pictures import hang, links
+from parts.shared.runs import (
     add_run_options,
     check_settings,
     exit_code,
@@ -31,15 +31,13 @@ from bench_runs import (
     read_rows,
     run_all,
 )
-from bench_runs_docs import BENCHMARKS, merge_result, origin, provenance, table, write_between
-from bench_runs_stats import mean, standard_error
-
+from parts.shared.stats import mean, standard_error
 from rl_llm.errors import InputError
 
-CHILD = ROOT / "scripts" / "bench_algorithms_run.py"
+CHILD = "parts.algorithms.run"
 RUNS = BENCHMARKS / "algorithms-runs"  # Committed, so that work goes on elsewhere.
 RESULT = BENCHMARKS / "algorithms.json"
-DOCUMENT = bench_runs_docs.DOCUMENT
+DOCUMENT = shared_docs.DOCUMENT
 
 Tree = dict[str, Any]
 
@@ -90,7 +88,7 @@ def show(given: argparse.Namespace) -> list[str]:
         "arms": arm_figures(rows),
         "rows": rows,
     }
-    from bench_algorithms_plots import draw  # Matplotlib takes a second to import.
+    from parts.algorithms.plots import draw  # Matplotlib takes a second to import.
 
     merge_result(RESULT, tree)
     files = draw(rows, RESULT.parent)

@@ -12,8 +12,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from bench_runs_docs import ROOT, table, write_between
 
+from parts.shared.checkout import ROOT
+from parts.shared.docs import table, write_between
 from rl_llm.curriculum import PoolBelief, Posterior, Uniform
 from rl_llm.plugins import load_module
 

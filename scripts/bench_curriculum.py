@@ -9,7 +9,7 @@ Stages: `lr` tries learning rates for `uniform`, `freeze` tries all arms on seed
 many mixed groups a step needs, both on more seeds.
 Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
 the runs that are missing, seed by seed over all arms, so it goes on where an earlier one was
-stopped. What is run is in `bench_curriculum_arms.py`.
+stopped. What is run is in `parts/curriculum/arms.py`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from bench_curriculum_arms import (
+from parts.curriculum.arms import (
     ALL_ARMS,
     ARMS_OF_TASK,
     BINS,
@@ -38,7 +38,7 @@ from bench_curriculum_arms import (
     VARIANTS,
     Spec,
 )
-from bench_curriculum_docs import (
+from parts.curriculum.docs import (
     RESULT,
     markdown,
     merge_result,
@@ -46,7 +46,7 @@ from bench_curriculum_docs import (
     read_result,
     write_between,
 )
-from bench_curriculum_table import (
+from parts.curriculum.table import (
     arm_figures,
     check_settings,
     learning_rates,
@@ -55,7 +55,7 @@ from bench_curriculum_table import (
     targets,
     trial,
 )
-from bench_runs import (
+from parts.shared.runs import (
     add_run_options,
     exit_code,
     missing_runs,
@@ -64,10 +64,9 @@ from bench_runs import (
     run_all,
     start,
 )
-
 from rl_llm.errors import InputError
 
-CHILD = ROOT / "scripts" / "bench_curriculum_run.py"
+CHILD = "parts.curriculum.run"
 STAGES = ("lr", "freeze", "measure", *TRIALS)
 
 RUNS = (
@@ -181,7 +180,7 @@ def show(given: argparse.Namespace) -> None:
     if "rows" not in tree:
         raise InputError(f"no runs of stage {given.stage} under {given.runs}; make some first")
     if given.stage == "measure":
-        from bench_curriculum_plots import draw  # Matplotlib takes a second to import.
+        from parts.curriculum.plots import draw  # Matplotlib takes a second to import.
 
         tree = merge_result(tree)
         pictures = [f"![{file.stem}](benchmarks/{file.name})" for file in draw(tree, RESULT.parent)]

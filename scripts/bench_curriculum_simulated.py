@@ -3,7 +3,7 @@ of knowledge would be worth to the posterior one.
 
 python scripts/bench_curriculum_simulated.py [--seeds 20] [--dry]
 
-The learner (`bench_curriculum_sums.py`) stands for the model of the pool task of
+The learner (`parts/curriculum/sums.py`) stands for the model of the pool task of
 `bench_curriculum.py`; recipe, scheduler and pool are the same. Imports no torch, takes minutes, and
 writes its table into docs/benchmarks.md.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-from bench_curriculum_arms import ALL_ARMS, BUDGET, RECIPE
-from bench_curriculum_sums import Curve, SumsLearner, World, play, pool_of, skills_of
-from bench_runs_docs import DOCUMENT, table, write_between
-from bench_runs_stats import estimate
 from numpy.typing import NDArray
 
+from parts.curriculum.arms import ALL_ARMS, BUDGET, RECIPE
+from parts.curriculum.sums import Curve, SumsLearner, World, play, pool_of, skills_of
+from parts.shared.docs import DOCUMENT, table, write_between
+from parts.shared.stats import estimate
 from rl_llm.config import load_recipe
 from rl_llm.curriculum import SAMPLERS, BetaBelief, PoolBelief, Posterior, informative_probability
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
@@ -83,7 +83,7 @@ class _Told:
 
 
 class Oracle:
-    """The oracle of `bench_curriculum_oracle.py`: of 4 times as many problems as a step needs, take
+    """The oracle of `parts/curriculum/oracle.py`: of 4 times as many problems as a step needs, take
     those whose groups are most probably mixed."""
 
     world: ClassVar[World]

@@ -7,15 +7,14 @@ python scripts/bench_kl.py --table                 # summarise the runs that the
 `freeze` tries all arms on seeds of its own, `measure` makes the runs that count. Each run is a
 process on a core of its own and leaves one file under --runs as it ends; a call makes the runs that
 are missing, seed by seed over all arms, so it goes on where an earlier one was stopped. What is run
-is in `bench_kl_arms.py`.
+is in `parts/kl/arms.py`.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import bench_runs_docs
-from bench_kl_arms import (
+from parts.kl.arms import (
     ARMS,
     CONTROL_ARMS,
     CONTROL_SEEDS,
@@ -25,18 +24,18 @@ from bench_kl_arms import (
     Spec,
     spec_of,
 )
-from bench_kl_docs import markdown
-from bench_kl_table import arm_figures, check_settings, control_rows, rows_of, summarise
-from bench_pictures import hang, links
-from bench_runs import ROOT, add_run_options, exit_code, missing_runs, read_rows, run_all
-from bench_runs_docs import BENCHMARKS, merge_result, provenance, write_between
-
+from parts.kl.docs import markdown
+from parts.kl.table import arm_figures, check_settings, control_rows, rows_of, summarise
+from parts.shared import docs as shared_docs
+from parts.shared.docs import BENCHMARKS, merge_result, provenance, write_between
+from parts.shared.pictures import hang, links
+from parts.shared.runs import add_run_options, exit_code, missing_runs, read_rows, run_all
 from rl_llm.errors import InputError
 
-CHILD = ROOT / "scripts" / "bench_kl_run.py"
+CHILD = "parts.kl.run"
 RUNS = BENCHMARKS / "kl-runs"  # Committed, so that work goes on elsewhere.
 RESULT = BENCHMARKS / "kl.json"
-DOCUMENT = bench_runs_docs.DOCUMENT
+DOCUMENT = shared_docs.DOCUMENT
 
 SEEDS = {"freeze": FREEZE_SEEDS, "measure": MEASURED_SEEDS, "control": CONTROL_SEEDS}
 
@@ -89,7 +88,7 @@ def show(given: argparse.Namespace) -> None:
     if given.stage == "freeze":
         print(markdown(tree))
         return
-    from bench_kl_plots import draw  # Matplotlib takes a second to import.
+    from parts.kl.plots import draw  # Matplotlib takes a second to import.
 
     tree = merge_result(RESULT, tree)
     measured, control = read_rows(given.runs / "measure"), read_rows(given.runs / "control")

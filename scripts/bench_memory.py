@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_runs import ROOT
-from bench_runs_docs import DOCUMENT, provenance, write_between
 from torch import Tensor, nn
 
+from parts.shared.checkout import ROOT
+from parts.shared.docs import DOCUMENT, provenance, write_between
 from rl_llm.algorithms import ppo
 from rl_llm.config import KLSection, OptimSection, RolloutSection
 from rl_llm.config.schema import LoraSection

@@ -22,21 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench_rollout_table import markdown, summarise
-from bench_runs_docs import (
+from parts.rollout.table import markdown, summarise
+from parts.shared.checkout import ROOT, environment, program
+from parts.shared.docs import (
     BENCHMARKS,
     DOCUMENT,
-    ROOT,
     merge_result,
     provenance,
     read_result,
     write_between,
 )
-
 from rl_llm.errors import RlLlmError, RunError
 
 RESULT = BENCHMARKS / "rollout.json"
-SCRIPTS = ROOT / "scripts"
 SMOLLM2 = ROOT / ".cache" / "smollm2-135m-instruct"
 CHAIN_SUM = "recipes/smollm2-135m/grpo-chain-sum.yaml"
 PARTS = ("generation", "publish", "step", "overlap")
@@ -108,7 +106,7 @@ def cases() -> Iterator[Case]:
 
 
 def both_sides(cores: list[int]) -> Row:
-    """Return the task that both sides of a step get, as `bench_vs_trl_work.Task`."""
+    """Return the task that both sides of a step get, as `parts.vs_trl.work.Task`."""
     return {"cores": cores, "warm_up": 1, "steps": 3, "threads": len(cores)}
 
 
@@ -130,7 +128,7 @@ def child(case: Case, repeat: int, scratch: Path) -> Row:
         **case.task.get("settings", {}),
     }
     task = {**case.task, "settings": settings}
-    return _call(["bench_rollout_child.py", case.part], task, scratch)
+    return _call(["parts.rollout.child", case.part], task, scratch)
 
 
 def step(case: Case, repeat: int, scratch: Path) -> Row:
@@ -138,7 +136,7 @@ def step(case: Case, repeat: int, scratch: Path) -> Row:
     task = {key: value for key, value in case.task.items() if key != "cores"}
     task |= {"model": "smollm2", "groups": "as-drawn", "pair": repeat, "engine": "vllm"}
     task |= {"rows_per_micro_batch": 32, "scratch": str(scratch)}
-    sides = {"trl": ["bench_vs_trl_peer.py"], "rl_llm": ["bench_vs_trl_own.py", "run"]}
+    sides = {"trl": ["parts.vs_trl.peer"], "rl_llm": ["parts.vs_trl.own", "run"]}
     order = sides if repeat % 2 == 0 else dict(reversed(sides.items()))
     cores = case.task["cores"]
     return {side: _call(command, task, scratch, cores=cores) for side, command in order.items()}
@@ -147,16 +145,20 @@ def step(case: Case, repeat: int, scratch: Path) -> Row:
 def _call(command: list[str], task: Row, scratch: Path, cores: list[int] | None = None) -> Row:
     task_file, out_file = scratch / "task.json", scratch / "out.json"
     task_file.write_text(json.dumps(task), encoding="utf-8")
-    script, *mode = command
-    words = [sys.executable, str(SCRIPTS / script), *mode, str(task_file), str(out_file)]
+    part, *mode = command
+    words = [*program(part), *mode, str(task_file), str(out_file)]
     if cores:
         words = ["taskset", "--cpu-list", ",".join(map(str, cores)), *words]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        words,
+        env=environment(OMP_WAIT_POLICY="PASSIVE"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        raise RunError(f"{script} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+        raise RunError(f"{part} ended with {done.returncode}:\n{done.stderr[-4000:]}")
     found: Row = json.loads(out_file.read_text(encoding="utf-8"))
     return found
 

@@ -28,8 +28,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from bench_curriculum_docs import merge_result, provenance, scale_markdown, write_between
 
+from parts.curriculum.docs import merge_result, provenance, scale_markdown, write_between
 from rl_llm.config import NamedPart
 from rl_llm.config.curriculum import CurriculumSection, RefillSection
 from rl_llm.curriculum import SAMPLERS, Outcomes, PoolBelief, PoolIndex, Scheduler, store

@@ -6,7 +6,7 @@ python scripts/bench_scaling.py [--parts processes host] [--repeats 3] [--fresh]
 core each, plain and under ZeRO-2 and ZeRO-3, in turns. Before anything counts, the first step of
 all arms must have drawn the same tokens and found the same gradient norm. `host`: what a step costs
 on CPUs by the number of completions, on GPUs too: passing them between processes, scoring,
-arithmetic on rewards, packing, writing adapters. From these, `bench_scaling_model.py` works out a
+arithmetic on rewards, packing, writing adapters. From these, `parts/scaling/model.py` works out a
 step on 8, 64 and 512 GPUs. Rows are written as they end, and a later call goes on behind them:
 docs/benchmarks/scaling.json, and tables in docs/benchmarks.md and docs/distributed.md.
 """
@@ -22,24 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_runs_docs import (
+from parts.scaling.model import model_markdown
+from parts.scaling.table import ALONE, check_same_work, host_markdown, processes_markdown
+from parts.shared.checkout import ROOT, environment, program
+from parts.shared.docs import (
     BENCHMARKS,
     DOCUMENT,
-    ROOT,
     merge_result,
     origin,
     provenance,
     read_result,
     write_between,
 )
-from bench_scaling_model import model_markdown
-from bench_scaling_table import ALONE, check_same_work, host_markdown, processes_markdown
-
 from rl_llm.errors import RlLlmError, RunError
 
 RESULT = BENCHMARKS / "scaling.json"
 DISTRIBUTED = ROOT / "docs" / "distributed.md"
-SCRIPTS = ROOT / "scripts"
 PARTS = ("processes", "host")
 Row = dict[str, Any]
 
@@ -124,29 +122,31 @@ def processes(arm: Arm, work: Row, repeat: int, scratch: Path) -> Row:
     task = {**work, "settings": settings, "threads": threads}
     task_file, stem = scratch / "task.json", scratch / "out"
     task_file.write_text(json.dumps(task), encoding="utf-8")
-    child = [str(SCRIPTS / "bench_scaling_child.py"), str(task_file), str(stem)]
-    _run([*_launcher(arm), *child], cores=arm.num_cores, threads=threads)
+    command = [*_launched(arm, "parts.scaling.child"), str(task_file), str(stem)]
+    _run(command, cores=arm.num_cores, threads=threads)
     found = [json.loads(Path(f"{stem}-{r}.json").read_text()) for r in range(arm.num_processes)]
     steps = [each["steps"] for each in found]
     return {"first": steps[0][0], "ranks": [each[work["warm_up"] :] for each in steps]}
 
 
-def _launcher(arm: Arm) -> list[str]:
+def _launched(arm: Arm, part: str) -> list[str]:
     if arm.file is None:
-        return [sys.executable]
+        return program(part)
     file = ROOT / "recipes" / "accelerate" / f"{arm.file}.yaml"
-    words = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={file}"]
     return [
-        *words,
+        *program("accelerate.commands.launch"),
+        f"--config_file={file}",
         f"--num_processes={arm.num_processes}",
         "--num_machines=1",
         "--main_process_port=0",
+        "--module",
+        part,
     ]
 
 
 def _host(scratch: Path) -> Row:
     out = scratch / "host.json"
-    _run([sys.executable, str(SCRIPTS / "bench_scaling_host.py"), str(out)], cores=1, threads=1)
+    _run([*program("parts.scaling.host"), str(out)], cores=1, threads=1)
     found: Row = json.loads(out.read_text(encoding="utf-8"))
     return found
 
@@ -154,15 +154,11 @@ def _host(scratch: Path) -> Row:
 def _run(command: Sequence[str], *, cores: int, threads: int) -> None:
     """Run a program on the first cores that this one may use."""
     mine = sorted(os.sched_getaffinity(0))[:cores]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "DS_ACCELERATOR": "cpu",
-    }
     done = subprocess.run(
         ["taskset", "--cpu-list", ",".join(map(str, mine)), *command],
-        env=environment,
+        env=environment(
+            OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", DS_ACCELERATOR="cpu"
+        ),
         cwd=ROOT,
         capture_output=True,
         text=True,

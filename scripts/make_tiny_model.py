@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from make_tiny_model_warm_ups import LEVELS, WARM_UPS, WarmUp, arithmetic, draw_examples
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
@@ -28,6 +27,7 @@ from tokenizers.pre_tokenizers import Split
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from parts.tiny_model.warm_ups import LEVELS, WARM_UPS, WarmUp, arithmetic, draw_examples
 from rl_llm.records import Problem
 from rl_llm.seeds import derive_seed
 
@@ -36,7 +36,7 @@ SYMBOLS = (*"0123456789+= ", "<think>", "</think>", "<answer>", "</answer>")
 BATCH_ROWS, ROWS_AT_ONCE = 64, 16
 PEAK_LR, LR_WARMUP_STEPS = 2e-3, 50
 SAMPLES_PER_PROBLEM, PROBLEMS_PER_LEVEL, GROUP_SIZE = 64, 40, 8
-CARD_TEMPLATE = Path(__file__).with_name("tiny_model_card.md")
+CARD_TEMPLATE = Path(__file__).parent / "parts" / "tiny_model" / "card.md"
 HISTOGRAM_EDGES = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 
 

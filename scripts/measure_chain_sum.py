@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_pictures import links, mark_target
-from bench_runs_docs import (
+from measure_quickstart import measure
+from parts.shared.checkout import ROOT
+from parts.shared.docs import (
     BENCHMARKS,
     DOCUMENT,
-    ROOT,
     merge_result,
     origin,
     provenance,
@@ -29,8 +29,7 @@ from bench_runs_docs import (
     table,
     write_between,
 )
-from measure_quickstart import measure
-
+from parts.shared.pictures import links, mark_target
 from rl_llm.report.canvas import BLUE, GREY, PALETTE, canvas, legend_above, percent_axis
 from rl_llm.trainer.metrics import read_rows
 

@@ -44,6 +44,8 @@ HOMES = {
     "peft": ["rl_llm/policy/", "rl_llm/rollout/"],
     "vllm": ["rl_llm/rollout/vllm_engine.py"],
 }
+# What a person runs; what these are made of lies in scripts/parts, which they import as `parts`.
+PROGRAMS = {file.stem for file in (ROOT / "scripts").glob("*.py")}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -97,8 +99,10 @@ def layer_faults(path, imports):
         top, *rest = name.split(".")
         if top == "rl_llm" and rest[0] in LEVEL_OF and rest[0] not in allowed:
             yield f"{line}: {unit} imports {rest[0]}"
-        if top in ("scripts", "rewards", "data", "tests"):
+        if top in ("scripts", "rewards", "data", "tests") or (top == "parts" and unit != "scripts"):
             yield f"{line}: {unit} imports the folder {top}"
+        if top in PROGRAMS and path.startswith("scripts/parts/"):
+            yield f"{line}: a part imports the program {top}"
 
 
 def dependency_faults(path, imports):
@@ -145,14 +149,27 @@ def test_a_file_keeps_to_the_architecture(path):
     assert faults(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
-def test_no_modules_import_each_other_in_a_circle():
-    files = sorted((ROOT / "rl_llm").rglob("*.py"))
-    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_what_lies_in_scripts_itself_can_be_run(program):
+    source = (ROOT / "scripts" / f"{program}.py").read_text(encoding="utf-8")
+    assert 'if __name__ == "__main__":' in source, "what is only imported belongs in scripts/parts"
+
+
+@pytest.mark.parametrize(
+    ("root", "folder", "module", "imported"),
+    [
+        (ROOT, "rl_llm", "rl_llm.cli.session", "rl_llm.cli.parts"),
+        (ROOT / "scripts", "parts", "parts.kl.arms", "parts.shared.runs"),
+    ],
+)
+def test_no_modules_import_each_other_in_a_circle(root, folder, module, imported):
+    files = sorted((root / folder).rglob("*.py"))
+    modules = {".".join(file.relative_to(root).with_suffix("").parts): file for file in files}
     graph = {}
-    for module, file in modules.items():
-        names = {name for _, name, _ in imports_of(ast.parse(file.read_text(encoding="utf-8")))}
-        graph[module] = (names | {name.rpartition(".")[0] for name in names}) & {*modules}
-    assert "rl_llm.cli.parts" in graph["rl_llm.cli.session"]
+    for name, file in modules.items():
+        names = {found for _, found, _ in imports_of(ast.parse(file.read_text(encoding="utf-8")))}
+        graph[name] = (names | {found.rpartition(".")[0] for found in names}) & {*modules}
+    assert imported in graph[module]
     TopologicalSorter(graph).prepare()  # Its error names the circle.
 
 
@@ -178,6 +195,8 @@ LONG = "def long():\n" + "    x = 1\n" * 60
         ("rl_llm/algorithms/x.py", "from rl_llm.config import f", "1: algorithms imports config"),
         ("rl_llm/errors.py", "def f():\n  import rl_llm.cli.main", "2: errors imports cli"),
         ("rl_llm/cli/x.py", "import scripts.train", "1: cli imports the folder scripts"),
+        ("rl_llm/cli/x.py", "from parts.kl import run", "1: cli imports the folder parts"),
+        ("scripts/parts/kl/x.py", "import bench_kl", "1: a part imports the program bench_kl"),
         ("rewards/x.py", "import rewards.y", "1: rewards imports the folder rewards"),
         ("rl_llm/novel/x.py", "", "1: novel has no place among the levels"),
         ("rl_llm/kl/x.py", "import torch.nn", "1: kl imports torch at run time"),
@@ -191,6 +210,7 @@ LONG = "def long():\n" + "    x = 1\n" * 60
         ("rl_llm/kl/x.py", "print(1)", "1: print outside cli and scripts"),
         ("rl_llm/kl/x.py", LONG, "1: long has 61 lines, at most 60 in a function"),
         ("scripts/x.py", "\n" * 401, "401: 401 lines, at most 400 in a file"),
+        ("scripts/parts/kl/x.py", LONG, "1: long has 61 lines, at most 60 in a function"),
     ],
 )
 def test_a_violation_is_caught(path, source, fault):
@@ -205,6 +225,8 @@ def test_a_violation_is_caught(path, source, fault):
         ("rl_llm/kl/x.py", "from rl_llm.kl.controllers import f"),
         ("rl_llm/cli/x.py", "from rl_llm import __version__\nprint(__version__)"),
         ("scripts/x.py", "import accelerate, rl_llm.cli.main"),
+        ("scripts/x.py", "from parts.kl.arms import Spec"),
+        ("scripts/parts/kl/x.py", "import vllm, rl_llm.cli.main\nfrom parts.shared import runs"),
         ("scripts/x.py", LONG.removesuffix("    x = 1\n") + "\n" * 340),
     ],
 )

@@ -1,6 +1,5 @@
 """The benchmark against TRL: its proof runs as a user runs it, its arithmetic by hand."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from rl_llm.errors import InputError
+from rl_llm.plugins import load_module
 
 ROOT = Path(__file__).parents[2]
+PARTS = ROOT / "scripts" / "parts"
 
 
 @pytest.fixture(scope="module")
 def table():
-    file = ROOT / "scripts" / "bench_vs_trl_table.py"
-    spec = importlib.util.spec_from_file_location("bench_vs_trl_table", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(PARTS / "vs_trl" / "table.py")
+
+
+@pytest.fixture(scope="module")
+def checkout():
+    return load_module(PARTS / "shared" / "checkout.py")
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +147,20 @@ def test_a_document_without_markers_is_refused_and_left_as_it_is(table, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", ["as-drawn", "informative"])
-def test_the_own_side_measures_every_kind_of_work(tmp_path, groups):
+def test_the_own_side_measures_every_kind_of_work(checkout, tmp_path, groups):
     task = {"model": "embedded", "groups": groups, "pair": 0, "warm_up": 1, "steps": 1}
     task |= {"threads": 1, "rows_per_micro_batch": 256, "scratch": str(tmp_path)}
     task_file, out = tmp_path / "task.json", tmp_path / "out.json"
     task_file.write_text(json.dumps(task), encoding="utf-8")
     for mode in ["draw", "run"] if groups == "informative" else ["run"]:
-        words = [str(ROOT / "scripts" / "bench_vs_trl_own.py"), mode, str(task_file), str(out)]
+        command = [*checkout.program("parts.vs_trl.own"), mode, str(task_file), str(out)]
         done = subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, timeout=300, check=False
+            command,
+            env=checkout.environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
     (step,) = json.loads(out.read_text(encoding="utf-8"))["steps"]

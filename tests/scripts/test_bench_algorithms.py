@@ -2,8 +2,8 @@
 
 import importlib
 import json
+import os
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,8 +35,9 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         modules = {
-            name: importlib.import_module(f"bench_algorithms_{name}") for name in ("arms", "run")
+            name: importlib.import_module(f"parts.algorithms.{name}") for name in ("arms", "run")
         }
+        modules["checkout"] = importlib.import_module("parts.shared.checkout")
         yield SimpleNamespace(main=importlib.import_module("bench_algorithms"), **modules)
 
 
@@ -47,7 +48,8 @@ def sandbox(scripts, tmp_path, monkeypatch):
     child.write_text(CHILD, encoding="utf-8")
     document = tmp_path / "benchmarks.md"
     document.write_text("head\n<!-- algorithms:begin -->\nold\n<!-- algorithms:end -->\ntail\n")
-    monkeypatch.setattr(scripts.main, "CHILD", child)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(scripts.main, "CHILD", child.stem)
     monkeypatch.setattr(scripts.main, "RESULT", tmp_path / "algorithms.json")
     monkeypatch.setattr(scripts.main, "DOCUMENT", document)
     monkeypatch.setattr(scripts.arms.Spec, "settings", "x")
@@ -182,10 +184,16 @@ def test_all_targets_met_is_an_exit_code_of_zero(sandbox):
 def test_a_run_of_ppo_says_what_its_critic_explains_of_held_out_rewards(scripts, tmp_path):
     small = scripts.arms.Spec(arm="ppo", seed=0, steps=1)
     out = tmp_path / "row.json"
-    script = SCRIPTS / "bench_algorithms_run.py"
-    command = [sys.executable, str(script), "run", json.dumps(asdict(small)), str(out)]
+    words = ["run", json.dumps(asdict(small)), str(out)]
+    command = [*scripts.checkout.program("parts.algorithms.run"), *words]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, cwd=SCRIPTS.parent
+        command,
+        env=scripts.checkout.environment(),
+        cwd=SCRIPTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     row = json.loads(out.read_text(encoding="utf-8"))

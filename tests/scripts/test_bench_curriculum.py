@@ -2,8 +2,8 @@
 
 import importlib
 import json
+import os
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +39,8 @@ def scripts():
     names = ("arms", "docs", "oracle", "run", "table")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        modules = {name: importlib.import_module(f"bench_curriculum_{name}") for name in names}
+        modules = {name: importlib.import_module(f"parts.curriculum.{name}") for name in names}
+        modules["checkout"] = importlib.import_module("parts.shared.checkout")
         yield SimpleNamespace(main=importlib.import_module("bench_curriculum"), **modules)
 
 
@@ -50,7 +51,8 @@ def sandbox(scripts, tmp_path, monkeypatch):
     child.write_text(CHILD, encoding="utf-8")
     document = tmp_path / "benchmarks.md"
     document.write_text("head\n<!-- curriculum:begin -->\nold\n<!-- curriculum:end -->\ntail\n")
-    monkeypatch.setattr(scripts.main, "CHILD", child)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(scripts.main, "CHILD", child.stem)
     monkeypatch.setattr(scripts.main, "RESULT", tmp_path / "curriculum.json")
     monkeypatch.setattr(scripts.docs, "RESULT", tmp_path / "curriculum.json")
     monkeypatch.setattr(scripts.docs, "DOCUMENT", document)
@@ -241,9 +243,16 @@ def test_a_run_spends_its_budget_and_evaluates_past_every_multiple(scripts, tmp_
         stage="quick", task="pool", arm=arm, seed=0, budget=512, evaluate_every=256
     )
     out = tmp_path / "row.json"
-    script = SCRIPTS / "bench_curriculum_run.py"
-    command = [sys.executable, str(script), "run", json.dumps(asdict(spec)), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    words = ["run", json.dumps(asdict(spec)), str(out)]
+    command = [*scripts.checkout.program("parts.curriculum.run"), *words]
+    done = subprocess.run(
+        command,
+        env=scripts.checkout.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     row = json.loads(out.read_text(encoding="utf-8"))
     curve = row["curve"]

@@ -15,10 +15,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 @pytest.fixture
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("sums", "simulated")
-    return SimpleNamespace(
-        **{name: load_module(SCRIPTS / f"bench_curriculum_{name}.py") for name in names}
-    )
+    files = {"sums": "parts/curriculum/sums.py", "simulated": "bench_curriculum_simulated.py"}
+    return SimpleNamespace(**{name: load_module(SCRIPTS / file) for name, file in files.items()})
 
 
 def problem(prompt):

@@ -2,8 +2,8 @@
 
 import importlib
 import json
+import os
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,8 @@ def scripts():
     names = ("arms", "docs", "plots", "reversed", "run", "table")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        modules = {name: importlib.import_module(f"bench_kl_{name}") for name in names}
+        modules = {name: importlib.import_module(f"parts.kl.{name}") for name in names}
+        modules["checkout"] = importlib.import_module("parts.shared.checkout")
         yield SimpleNamespace(main=importlib.import_module("bench_kl"), **modules)
 
 
@@ -48,7 +49,8 @@ def sandbox(scripts, tmp_path, monkeypatch):
     child.write_text(CHILD, encoding="utf-8")
     document = tmp_path / "benchmarks.md"
     document.write_text("head\n<!-- kl:begin -->\nold\n<!-- kl:end -->\ntail\n")
-    monkeypatch.setattr(scripts.main, "CHILD", child)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(scripts.main, "CHILD", child.stem)
     monkeypatch.setattr(scripts.main, "RESULT", tmp_path / "kl.json")
     monkeypatch.setattr(scripts.main, "DOCUMENT", document)
     (tmp_path / "kl.md").write_text("<!-- kl-curves:begin -->\nold\n<!-- kl-curves:end -->\n")
@@ -312,10 +314,16 @@ def test_a_run_leaves_every_step_and_both_tasks_with_the_divergence_of_each(scri
         stage="measure", arm="grpo_d-reversed", seed=0, steps=3, evaluate_every=2
     )
     out = tmp_path / "row.json"
-    script = SCRIPTS / "bench_kl_run.py"
-    command = [sys.executable, str(script), "run", json.dumps(asdict(small)), str(out)]
+    words = ["run", json.dumps(asdict(small)), str(out)]
+    command = [*scripts.checkout.program("parts.kl.run"), *words]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, cwd=SCRIPTS.parent
+        command,
+        env=scripts.checkout.environment(),
+        cwd=SCRIPTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     row = json.loads(out.read_text(encoding="utf-8"))

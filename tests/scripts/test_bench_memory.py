@@ -1,6 +1,5 @@
 """What counts as memory: every storage once."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 @pytest.fixture
 def memory(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield load_module(SCRIPTS / "bench_memory.py")
-    for name in ("bench_runs", "bench_runs_docs"):
-        sys.modules.pop(name, None)
+    return load_module(SCRIPTS / "bench_memory.py")
 
 
 def test_tied_and_viewed_tensors_count_once(memory):

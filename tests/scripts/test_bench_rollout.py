@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        names = {"bench": "bench_rollout", "table": "bench_rollout_table"}
+        names = {"bench": "bench_rollout", "table": "parts.rollout.table"}
         names["chain"] = "measure_chain_sum"
         yield SimpleNamespace(**{k: importlib.import_module(v) for k, v in names.items()})
 

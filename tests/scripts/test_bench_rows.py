@@ -15,7 +15,7 @@ KEPT = {"curriculum": "*/*/*.json", "kl": "*/*.json", "algorithms": "*.json"}
 @pytest.mark.parametrize("name", KEPT)
 def test_kept_rows_are_of_todays_settings(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    arms = importlib.import_module(f"bench_{name}_arms")
+    arms = importlib.import_module(f"parts.{name}.arms")
     names = {field.name for field in fields(arms.Spec)}
     files = sorted((ROOT / "docs" / "benchmarks" / f"{name}-runs").glob(KEPT[name]))
     if not files:

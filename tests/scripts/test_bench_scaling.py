@@ -3,7 +3,6 @@
 import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ HOST = {
 
 @pytest.fixture(scope="module")
 def scaling():
-    """Return the modules of the tables and of the model."""
+    """Return the modules of the tables, of the model, and of how a part is run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts"))
-        names = ("bench_scaling_table", "bench_scaling_model")
+        names = ("parts.scaling.table", "parts.scaling.model", "parts.shared.checkout")
         yield tuple(importlib.import_module(name) for name in names)
 
 
@@ -43,7 +42,7 @@ def _row(arm, **first):
 
 
 def test_arms_that_drew_other_tokens_are_refused(scaling):
-    tables, _ = scaling
+    tables, *_ = scaling
     tables.check_same_work([_row("a"), _row("b", grad_norm=1.0005, tokens=101)])
     with pytest.raises(Exception, match=r"the first step of 'b' was .*'tokens': 103"):
         tables.check_same_work([_row("a"), _row("b", tokens=103)])
@@ -52,13 +51,13 @@ def test_arms_that_drew_other_tokens_are_refused(scaling):
 
 
 def test_arms_with_another_gradient_are_refused(scaling):
-    tables, _ = scaling
+    tables, *_ = scaling
     with pytest.raises(Exception, match="do not do the same work"):
         tables.check_same_work([_row("a"), _row("b", grad_norm=1.01)])
 
 
 def test_the_share_in_collectives_is_the_mean_over_ranks(scaling):
-    tables, _ = scaling
+    tables, *_ = scaling
     step = {"step_s": 2.0, "generate_s": 1.0, "update_s": 0.5, "publish_s": 0.1, "call_s": 2.0}
     ranks = [[{**step, "collective_s": 0.2}], [{**step, "collective_s": 0.6}]]
     figures = tables.arm_figures([{"ranks": ranks}])
@@ -67,7 +66,7 @@ def test_the_share_in_collectives_is_the_mean_over_ranks(scaling):
 
 
 def test_a_modelled_step_is_worked_out_by_hand(scaling):
-    _, model = scaling
+    _, model, _ = scaling
     work = model.Work(
         parameters=10.0,
         trained=1e6,
@@ -90,7 +89,8 @@ def test_a_modelled_step_is_worked_out_by_hand(scaling):
 
 
 @pytest.mark.slow
-def test_a_process_reports_its_steps_and_waits_in_no_collective_alone(tmp_path):
+def test_a_process_reports_its_steps_and_waits_in_no_collective_alone(scaling, tmp_path):
+    *_, checkout = scaling
     task = {
         "recipe": "recipes/quickstart.yaml",
         "warm_up": 0,
@@ -104,9 +104,9 @@ def test_a_process_reports_its_steps_and_waits_in_no_collective_alone(tmp_path):
         },
     }
     (tmp_path / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    child = ROOT / "scripts" / "bench_scaling_child.py"
-    command = [sys.executable, str(child), str(tmp_path / "task.json"), str(tmp_path / "out")]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    words = [str(tmp_path / "task.json"), str(tmp_path / "out")]
+    command = [*checkout.program("parts.scaling.child"), *words]
+    subprocess.run(command, check=True, env=checkout.environment(), capture_output=True)
     [step] = json.loads((tmp_path / "out-0.json").read_text(encoding="utf-8"))["steps"]
     assert step["collective_s"] == 0.0
     assert 0 < step["update_s"] < step["step_s"] < step["call_s"]

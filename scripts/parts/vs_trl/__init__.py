@@ -1,0 +1,1 @@
+"""Parts of `bench_vs_trl.py`; `bench_rollout.py` measures with them too."""
