@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
-from rl_llm.curriculum.probe import MostCompletions, most_completions
+from rl_llm.curriculum.probe import most_completions
 from rl_llm.policy.imagined import Shape
 
 
@@ -112,8 +112,8 @@ def groups_of_an_update(recipe: Recipe) -> Share:
     return Share.of(recipe.rollout.problems_per_step, recipe.optim.updates_per_batch)
 
 
-def most_of_step(recipe: Recipe) -> MostCompletions:
-    """Return what a call and a step generate at most, refills or probes included."""
+def most_of_step(recipe: Recipe) -> int:
+    """Return how many completions a step generates at most, refills or probes included."""
     rollout, probe = recipe.rollout, recipe.curriculum.probe
     if probe is not None:
         return most_completions(
@@ -123,7 +123,7 @@ def most_of_step(recipe: Recipe) -> MostCompletions:
             num_probes=probe.problems,
         )
     whole = rollout.problems_per_step * rollout.group_size
-    return MostCompletions(call=whole, step=whole * (1 + recipe.curriculum.refill.max_rounds))
+    return whole * (1 + recipe.curriculum.refill.max_rounds)
 
 
 def remarks(recipe: Recipe, plan: Plan) -> Iterator[str]:

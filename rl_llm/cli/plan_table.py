@@ -21,7 +21,7 @@ def step_table(recipe: Recipe, plan: Plan) -> Table:
     """Return what a step comes to, of all processes and of one."""
     table = Table(title=f"one step of {recipe.run.name}", show_header=False)
     included = "refills" if recipe.curriculum.probe is None else "probes"
-    most = most_of_step(recipe).step
+    most = most_of_step(recipe)
     table.add_row(f"completions, {included} included, at most", f"{most:,}")
     table.add_row("sampled tokens, at most", f"{most * recipe.rollout.max_new_tokens:,}")
     table.add_row("updates, at most", f"{plan.updates:,}")

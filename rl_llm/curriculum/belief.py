@@ -258,14 +258,14 @@ class PoolBelief:
 
     def _observe_buckets(self, outcomes: Outcomes) -> None:
         """Move the buckets of a round by what surprised; those that this step shows for the first
-        time are discounted before."""
+        time are discounted before. An evaluation may be of a step before those generated ahead."""
         bucket_ids = self._index.bucket_ids[outcomes.indices]
         num_K = self._index.num_buckets
         counted_K: Floats = np.bincount(bucket_ids, outcomes.num_counted, num_K).astype(np.float64)
         correct_K = np.bincount(bucket_ids, outcomes.num_correct, minlength=num_K)
         believed = self.beta(outcomes.indices)
         logits = np.log(np.asarray(believed.a, np.float64)) - np.log(np.asarray(believed.b))
-        new_K = (counted_K > 0) & (self._step_K != outcomes.step)
+        new_K = (counted_K > 0) & (self._step_K < outcomes.step)
         self._counted_K[new_K] *= self._bucket_decay
         self._step_K[new_K] = outcomes.step
         # What is known of a bucket weighs like one completion more than were counted, at its rate.

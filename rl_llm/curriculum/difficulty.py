@@ -4,7 +4,7 @@ Legend: N problems of the training pool, K buckets, S sources.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,6 @@ class DifficultySlopes:
         return cls(index, np.array(difficulty_N, np.float32), prior_strength=prior_strength)
 
     @property
-    def slopes(self) -> Mapping[str, float]:
-        """Logits of pass rate for each standard deviation of difficulty, by source."""
-        return dict(zip(self._sources, self._slope_S.tolist(), strict=True))
-
-    @property
     def z_N(self) -> NDArray[np.float32]:
         """The difficulty (N) as it is regressed on: z above. With `slope_K` it is what
         `PoolBelief.set_offsets` takes."""
@@ -87,7 +82,8 @@ class DifficultySlopes:
 
     @property
     def slope_K(self) -> Floats:
-        """The slope (K) of each bucket, which is its source's."""
+        """The slope (K) of each bucket, which is its source's: logits of pass rate for each
+        standard deviation of difficulty."""
         return self._slope_S[self._source_ids_K]
 
     def observe(self, outcomes: Outcomes, *, bucket_logits_K: Floats) -> None:

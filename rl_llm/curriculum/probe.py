@@ -32,18 +32,9 @@ class Concluded:
     dropped: tuple[ScoredGroup, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class MostCompletions:
-    """The most completions that one engine call asks for, and that all calls of one step do."""
-
-    call: int
-    step: int
-
-
-def most_completions(
-    *, num_init: int, num_rest: int, max_finished: int, num_probes: int
-) -> MostCompletions:
-    """Return what `ProbeThenFinish` with these arguments never exceeds, whatever comes out mixed.
+def most_completions(*, num_init: int, num_rest: int, max_finished: int, num_probes: int) -> int:
+    """Return how many completions all calls of one step of `ProbeThenFinish` with these arguments
+    ask for at most, whatever comes out mixed.
 
     A step that finishes nothing in its first call probes in both. Before a last step, up to
     `max_finished - 1` groups that were left waiting may stand beside as many new probes.
@@ -52,10 +43,7 @@ def most_completions(
     num_left = max_finished - 1 if num_probes > max_finished else 0
     probing, whole = num_probes * num_init, num_probes * (num_init + num_rest)
     last_call = (num_left + num_probes) * num_rest
-    return MostCompletions(
-        call=max(probing + num_finished * num_rest, last_call),
-        step=max(2 * probing + num_finished * num_rest, last_call, whole),
-    )
+    return max(2 * probing + num_finished * num_rest, last_call, whole)
 
 
 class ProbeThenFinish:

@@ -101,11 +101,6 @@ class Standing:
         self._last_visit_N = np.zeros(index.num_problems, np.int32)
         self._alarm_until_K = np.zeros(index.num_buckets, np.int64)
 
-    @property
-    def last_visit_N(self) -> NDArray[np.int32]:
-        """The step (N) of the last visit, 0 for a problem that had none; not a copy."""
-        return self._last_visit_N
-
     def observe(self, outcomes: Outcomes) -> None:
         """Take note of one round, from which the belief has learnt already."""
         own = outcomes.where(

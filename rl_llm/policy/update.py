@@ -61,11 +61,11 @@ class UpdateFacts:
     `effective_sample_share` is (sum w)^2 / (n sum w^2) of w = old / mu, uncut, over all n tokens:
     1 where the two agree, 1 / n where one token outweighs all others.
 
-    `num_updates` optimiser steps were taken, and `num_left_out` were not, because the policy had
-    gone too far from where it started: the first of these is then the last update that `old_nats_*`
-    speak of, though nothing else counts its tokens. Where not `policy_learns`, the critic alone
-    did. `critic` is None without one. Where `reference_refreshed`, the policy behind the updates is
-    the reference from now on, so that the next `ref_nats_*` start from 0.
+    `num_left_out` optimiser steps were not taken, because the policy had gone too far from where it
+    started: the first of these is then the last update that `old_nats_*` speak of, though nothing
+    else counts its tokens. Where not `policy_learns`, the critic alone did. `critic` is None
+    without one. Where `reference_refreshed`, the policy behind the updates is the reference from
+    now on, so that the next `ref_nats_*` start from 0.
     """
 
     policy_loss: float
@@ -83,7 +83,6 @@ class UpdateFacts:
     effective_sample_share: float
     corrected_share: float | None
     trained_tokens: int
-    num_updates: int
     num_left_out: int
     policy_learns: bool
     critic: CriticFacts | None
@@ -213,7 +212,6 @@ class TokenSums:
             effective_sample_share=_quotient(sums["ratio"] ** 2, tokens * sums["ratio_square"]),
             corrected_share=sums["cut"] / num_tokens if is_corrected else None,
             trained_tokens=int(tokens),
-            num_updates=len(grad_norms),
             num_left_out=num_left_out,
             policy_learns=policy_learns,
             critic=critic,

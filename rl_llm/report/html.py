@@ -159,7 +159,8 @@ _SECTIONS: dict[str, Sequence[Card]] = {
     "Cost": (
         Card(
             title="Time per stage",
-            caption="Seconds of each step, with each stage's share of the whole run.",
+            caption="Seconds of each step, with each stage's share of the whole run. Of what is "
+            "generated ahead, the time that steps waited for it.",
             plot=plots.time_per_stage,
             wide=True,
         ),

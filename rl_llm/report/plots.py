@@ -48,6 +48,7 @@ Plot = Callable[[RunRecord], str]
 _MOST_NUMBERED_BARS = 12
 _MOST_LEVEL_NAMES = 24
 _STAGES = {
+    "wait": BLUE,
     "generate": BLUE,
     "score": GREEN,
     "update": ORANGE,
@@ -302,8 +303,13 @@ def throughput(run: RunRecord) -> str:
 
 
 def time_per_stage(run: RunRecord) -> str:
-    """Seconds a step by stage, stacked; long runs show means over stretches of steps."""
+    """Seconds a step by stage, stacked; long runs show means over stretches of steps.
+
+    Of what was generated ahead, while steps learnt, the time that they waited for it.
+    """
     stages = {name: run.series(f"time/{name}_s") for name in _STAGES}
+    if stages["wait"]:
+        del stages["generate"], stages["score"]
     stages = {name: series for name, series in stages.items() if series and series.total > 0}
     if not stages:
         return ""

@@ -161,11 +161,14 @@ class ServerClient:
     async def base_model(self) -> BaseModel:
         """Return the model that is served under its first name."""
         answer = await self._json("GET", "/v1/models", timeout_s=CONTROL_TIMEOUT_S)
-        cards = answer.get("data")
-        bases = [card for card in cards or () if not card.get("parent")]
-        if not bases:
-            raise ServerRefusal("/v1/models names no model; is it a vLLM server?")
-        return BaseModel(name=bases[0]["id"], max_model_len=bases[0].get("max_model_len"))
+        try:
+            first = next(card for card in answer["data"] if not card.get("parent"))
+            longest = first.get("max_model_len")
+            return BaseModel(
+                name=str(first["id"]), max_model_len=None if longest is None else int(longest)
+            )
+        except (StopIteration, AttributeError, KeyError, TypeError, ValueError):
+            raise ServerRefusal("/v1/models names no model; is it a vLLM server?") from None
 
     async def load(self, name: str, folder: Path) -> None:
         """Load the adapter in `folder`; one that is loaded already stays."""
@@ -237,7 +240,7 @@ class ServerClient:
             raise ServerDown(
                 f"no answer to {path} within {timeout_s:g} s", may_pass=False
             ) from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             words = self._key.redact(str(error)) or "the connection was lost"
             if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
                 words += "; it does not speak https: write http:// in rollout.servers.urls"

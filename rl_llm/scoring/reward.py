@@ -91,7 +91,7 @@ def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
         return call()
     except Stopped:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
 
 
@@ -117,8 +117,14 @@ async def _gather(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 async def _awaited(call: Callable[[], Any]) -> Any:
-    """Await a call whose making may raise, too."""
-    return await call()
+    """Await a call whose making may raise, too; a `SystemExit`, which would leave the loop, is its
+    result."""
+    try:
+        return await call()
+    except Stopped:
+        raise
+    except SystemExit as error:
+        return error
 
 
 def _unwrap(result: Any) -> Any:

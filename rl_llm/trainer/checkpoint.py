@@ -64,7 +64,8 @@ def load(checkpoint: Path, state: Mapping[str, Any], parts: Stateful) -> None:
     """Put every part into the state that it was saved in."""
     optimizer, adapter = checkpoint / "trainer" / "policy.pt", checkpoint / "adapter"
     with _reading(optimizer):
-        policy = torch.load(optimizer, weights_only=True)
+        # Not to the GPU of rank 0, which wrote it: each part puts its own where it belongs.
+        policy = torch.load(optimizer, map_location="cpu", weights_only=True)
     with _reading(adapter / "adapter_model.safetensors"):
         parts.policy.load(adapter, policy)
     parts.scheduler.load_state_dict(

@@ -90,14 +90,10 @@ class Evaluator:
         refuse_unscored(groups)
         scored, scored_train = groups[: len(self._problems)], groups[len(self._problems) :]
         rates_N = _rates(scored)
-        levels = [group.group.problem.level for group in scored]
         completions = [c for group in scored for c in group.group.completions]
         return Evaluation(
             overall=pass_rate(rates_N),
-            by_level={
-                level: pass_rate(rates_N[[own == level for own in levels]])
-                for level in sorted(set(levels), key=lambda level: (str(type(level)), level))
-            },
+            by_level=_by_level(scored, rates_N),
             completion_tokens_mean=float(np.mean([len(c.token_ids) for c in completions])),
             truncated_share=float(np.mean([c.finish_reason == "length" for c in completions])),
             num_masked=sum(s.error is not None for group in scored for s in group.scores),
@@ -150,6 +146,15 @@ def sample_problems(problems: Sequence[Problem], num: int, *, seed: int) -> list
 def _rates(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
     """Return the share of correct completions of every group."""
     return np.array([np.mean([s.correct for s in group.scores]) for group in scored])
+
+
+def _by_level(scored: Sequence[ScoredGroup], rates_N: NDArray[np.float64]) -> dict[Level, PassRate]:
+    """Return the pass rate of each level, numbers before names; a number that one source writes as
+    text is the same level."""
+    names = [str(group.group.problem.level) for group in scored]
+    levels = {name: g.group.problem.level for name, g in zip(names, scored, strict=True)}
+    in_order = sorted(levels.items(), key=lambda item: (str(type(item[1])), item[1]))
+    return {level: pass_rate(rates_N[[own == name for own in names]]) for name, level in in_order}
 
 
 def pass_rate(rates_N: NDArray[np.float64]) -> PassRate:

@@ -143,6 +143,15 @@ def test_buckets_fade_once_a_step_however_many_rounds_it_has():
     assert belief.bucket_rates()[0] == pytest.approx(12.5 / 17 * 9 / 17)
 
 
+def test_an_evaluation_of_a_step_before_what_was_generated_ahead_discounts_nothing():
+    belief = pool_belief([0, 0, 0], bucket_decay=0.5)
+    for step, problem in ((2, "p0"), (1, "p1"), (2, "p2")):
+        observe(belief, step, **{problem: 4})
+    believed = belief.bucket_beta()
+    # Three groups of 8; 8 completions of a problem count for 8 / ((2 + 8) / (2 + 1)) = 2.4.
+    assert believed.a[0] + believed.b[0] == pytest.approx(3 * 2.4 + 1)
+
+
 def test_a_waiting_problem_moves_with_the_odds_of_its_bucket_and_keeps_its_strength():
     belief = pool_belief([0, 0, 0], bucket_decay=0.0, max_drift=10.0)
     observe(belief, 0, p0=4, p1=4)

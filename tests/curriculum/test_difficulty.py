@@ -74,14 +74,14 @@ class Simulated:
 
 @pytest.mark.parametrize("slope", [-1.5, -0.7, 0.0, 0.8])
 def test_the_slope_is_recovered_within_a_fifth_after_2000_completions(slope):
-    assert Simulated(slope).learn(10).slopes.slopes["s"] == pytest.approx(slope, abs=0.2)
+    assert Simulated(slope).learn(10).slopes.slope_K[0] == pytest.approx(slope, abs=0.2)
 
 
 def test_a_slope_of_zero_stays_near_zero_over_a_long_run():
     simulated = Simulated(0.0)
     for _ in range(5):
         simulated.learn(20)
-        assert abs(simulated.slopes.slopes["s"]) < 0.15
+        assert abs(simulated.slopes.slope_K[0]) < 0.15
 
 
 def test_problems_that_were_never_drawn_are_believed_closer_to_the_truth():
@@ -188,7 +188,7 @@ def test_a_round_that_does_not_show_a_source_leaves_its_slope():
         indices=np.array([0, 1]), num_correct=np.array([1, 7]), num_counted=np.array([8, 8]), step=0
     )
     slopes.observe(outcomes, bucket_logits_K=np.zeros(2))
-    assert slopes.slopes["s"] > 0.5
+    assert slopes.slope_K[0] > 0.5
     assert slopes.state_dict()["rest"]["slopes"]["t"] == (0.0, 1.0)
 
 

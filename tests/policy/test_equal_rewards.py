@@ -89,7 +89,7 @@ def test_groups_of_equal_rewards_alone_are_no_pull_towards_the_reference(
 ):
     gradient, facts = gradient_of(tiny_llama, EQUAL, "grpo", kl, monkeypatch)
     assert gradient == {}
-    assert facts.trained_tokens == 0 and facts.num_updates == 0
+    assert facts.trained_tokens == 0
 
 
 @pytest.mark.parametrize("name", ["reinforce", "reinforce_pp", "a2c", "ppo"])

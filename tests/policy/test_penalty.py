@@ -70,9 +70,9 @@ def test_later_updates_are_left_out_once_the_policy_has_gone_too_far(tiny_llama,
         return engines.update(engine, uneven_groups, lr=1e-2)
 
     free, held, two = taken(None), taken(1e-3), taken(None, epochs=2)
-    assert (free.num_updates, free.num_left_out) == (4, 0)
-    assert (held.num_updates, held.num_left_out) == (1, 3)
-    assert held.trained_tokens == 46
+    # Each update has 46 tokens.
+    assert (free.trained_tokens, free.num_left_out) == (4 * 46, 0)
+    assert (held.trained_tokens, held.num_left_out) == (46, 3)
     # What the second update saw before it was left out is reported, as if it had been taken: a
     # controller must not take a policy that went too far for one that stood still. It is the number
     # that the stop was decided by, not its mean with the first update's 0.
@@ -90,7 +90,7 @@ def test_an_update_that_was_left_out_leaves_nothing_behind(tiny_llama, uneven_gr
     def weights_after(**settings):
         engine = engines.engine_for(copy.deepcopy(tiny_llama), **settings)
         facts = [engines.update(engine, uneven_groups, lr=1e-2) for _ in range(2)]
-        assert [each.num_updates for each in facts] == [1, 1]
+        assert [each.trained_tokens for each in facts] == [46, 46]  # One update of each.
         return [p.detach().clone() for p in engine.parameters()]
 
     stopped = weights_after(kl={"stop_at_old": 1e-9}, epochs=2)
@@ -114,7 +114,8 @@ def test_where_one_group_alone_is_left_a_penalty_against_old_is_0(tiny_llama, un
         kl = {"against": "old"}
         engine = engines.engine_for(copy.deepcopy(tiny_llama), kl=kl, updates_per_batch=2)
         facts = engines.update(engine, uneven_groups[:1], beta=beta, lr=1e-2)
-        assert facts.num_updates == 1 and math.isnan(facts.old_nats_per_token)
+        # One update of 3 + 9 + 1 tokens.
+        assert facts.trained_tokens == 13 and math.isnan(facts.old_nats_per_token)
         return [p.detach().clone() for p in engine.parameters()]
 
     assert all(map(torch.equal, weights_after(0.0), weights_after(5.0)))

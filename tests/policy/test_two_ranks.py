@@ -91,8 +91,9 @@ def test_policy_and_critic_get_from_two_ranks_what_one_gives_them_and_all_stop_a
         assert facts_of(two[name]) == close, name
     several = two["several updates"]["facts"]
     stopped = two["one rank alone has gone too far"]["facts"]
-    assert (several["num_updates"], several["num_left_out"]) == (4, 0)
-    assert (stopped["num_updates"], stopped["num_left_out"]) == (1, 1)
+    # Two epochs of 46 tokens, and one of 13.
+    assert (several["trained_tokens"], several["num_left_out"]) == (2 * 46, 0)
+    assert (stopped["trained_tokens"], stopped["num_left_out"]) == (13, 1)
     corrected = two["corrected"]["facts"]
     assert 0 < corrected["corrected_share"] < 1 and 0 < corrected["effective_sample_share"] < 1
 

@@ -64,6 +64,15 @@ def test_stages_name_their_share_of_the_run(make_run):
     assert not any(word.startswith("score") for word in seen)
 
 
+def test_what_is_generated_ahead_takes_the_time_that_steps_waited_for_it(make_run):
+    """A step of 4 s, in which the next one's completions took 3.9 s beside the update."""
+    ahead = {"time/generate_s": 3.5, "time/score_s": 0.4}
+    rows = [{"step": n, **ahead, "time/wait_s": 1.0, "time/update_s": 3.0} for n in (1, 2)]
+    seen = words(plots.time_per_stage(read_run(make_run(rows))))
+    assert {"wait  25 %", "update  75 %"} <= set(seen)
+    assert not any(word.startswith(("generate", "score")) for word in seen)
+
+
 def test_a_reward_is_drawn_under_its_own_name(make_run):
     rows = [{"step": 1, "reward/my_reward_mean": 0.5, "train/reward_mean": 0.5}]
     assert {"my_reward", "total"} <= set(words(plots.rewards(read_run(make_run(rows)))))

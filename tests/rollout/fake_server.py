@@ -26,8 +26,8 @@ class FakeServer:
     """Starts at once, and again after `stop`, at the same address and without adapters.
 
     `script` may be set to a function of a completion's body: None lets the server answer as usual,
-    a pair of status and JSON is its answer, and "hang up" closes the connection. `scripts` holds
-    such functions for other paths.
+    a pair of status and JSON is its answer, "hang up" closes the connection, and "garbled" says of
+    plain text that it is packed. `scripts` holds such functions for other paths.
     """
 
     def __init__(self, *, max_model_len=256, logprobs_mode="processed", key=None, max_rank=16):
@@ -161,10 +161,12 @@ def _handler(fake):
             answer = fake.answer(method, self.path, body, self.headers)
             if answer == "hang up":
                 return
-            status, said = answer
+            status, said = (200, "{}") if answer == "garbled" else answer
             text = (said if isinstance(said, str) else json.dumps(said)).encode()
             try:
                 self.send_response(status)
+                if answer == "garbled":
+                    self.send_header("Content-Encoding", "gzip")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)

@@ -57,9 +57,17 @@ def test_one_message_says_what_is_wrong_with_which_server(start_server, connect)
     assert "vllm serve my/model --enable-lora" in lines[-1]
 
 
-def test_what_answers_but_is_no_vllm_server_is_named(start_server, connect, monkeypatch):
+@pytest.mark.parametrize(
+    "models",
+    [
+        {"hello": "world"},
+        *({"data": data} for data in ([], None, ["base"], {"id": "base"}, [{"object": "model"}])),
+        {"data": [{"id": "base", "max_model_len": "long"}]},
+    ],
+)
+def test_what_answers_but_is_no_vllm_server_is_named(start_server, connect, monkeypatch, models):
     server = start_server()
-    monkeypatch.setattr(server, "_models", lambda: (200, {"hello": "world"}))
+    monkeypatch.setattr(server, "_models", lambda: (200, models))
     with pytest.raises(ConfigError, match=r"names no model; is it a vLLM server\?"):
         connect(server.url)
 

@@ -77,8 +77,17 @@ def test_a_server_that_fails_and_recovers_at_once_is_not_lost(start_server, conn
     assert engine.take_messages() == []
 
 
-@pytest.mark.parametrize("fault", ["hang up", fake.error(500, "EngineCore died")])
-def test_the_work_of_a_lost_server_is_done_by_the_others_exactly_once(start_server, connect, fault):
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("hang up", "RemoteProtocolError"),
+        ("garbled", "DecodingError"),
+        (fake.error(500, "EngineCore died"), "EngineCore died"),
+    ],
+)
+def test_the_work_of_a_lost_server_is_done_by_the_others_exactly_once(
+    start_server, connect, fault, words
+):
     bad, good = start_server(), start_server()
     engine = connect(bad, good, max_in_flight=16)
     bad.script = lambda body: fault
@@ -88,7 +97,6 @@ def test_the_work_of_a_lost_server_is_done_by_the_others_exactly_once(start_serv
         "abcdefghij", 1
     )
     (lost, *_) = engine.take_messages()
-    words = "EngineCore died" if fault != "hang up" else "RemoteProtocolError"
     assert bad.url in lost and "lost" in lost and words in lost
     assert "4 requests of it are asked of others; 1 of 2 servers are left" in lost
 

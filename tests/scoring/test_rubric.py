@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from rl_llm.config import RewardUse
-from rl_llm.errors import ConfigError, PluginError, RunError
+from rl_llm.errors import ConfigError, PluginError, RunError, Stopped
 from rl_llm.records import Problem
 from rl_llm.scoring import Failure, build_rubric, call_reward, common_columns
 
@@ -264,6 +264,49 @@ def test_an_async_reward_that_raises_fails_alone(use_reward, make_group):
         None,
         "reward 'r' failed on problem k1: ValueError: cannot read it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("leaving", "error"),
+    [("sys.exit(3)", "SystemExit: 3"), ("await cancelled()", "CancelledError: ")],
+)
+def test_an_async_reward_that_leaves_or_is_cancelled_fails_alone(
+    use_reward, make_group, leaving, error
+):
+    source = f"""
+import asyncio, sys
+async def cancelled():
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+async def r(completion):
+    if completion == "bad":
+        {leaving}
+    return 1.0
+"""
+    _, [scores] = score([use_reward(source)], make_group("7", "bad", "8"))
+    failed = f"reward 'r' failed on problem k1: {error}"
+    assert [each.error for each in scores] == [None, failed, None]
+
+
+def test_a_reward_whose_own_loop_is_cancelled_fails(use_reward, make_group):
+    source = """
+import asyncio
+def r(completion):
+    raise asyncio.CancelledError("took too long")
+"""
+    _, [scores] = score([use_reward(source)], make_group("7"))
+    assert scores[0].error == "reward 'r' failed on problem k1: CancelledError: took too long"
+
+
+def test_a_signal_goes_through_an_async_reward(use_reward, make_group):
+    source = """
+from rl_llm.errors import Stopped
+async def r(completion):
+    raise Stopped(143)
+"""
+    with pytest.raises(Stopped):
+        score([use_reward(source)], make_group("7"))
 
 
 def test_an_async_group_level_reward_is_awaited_once(use_reward, make_group):

@@ -18,6 +18,7 @@ from rl_llm.records import (
     content_key,
 )
 from rl_llm.trainer.evaluate import Evaluator, pass_rate, sample_problems
+from rl_llm.trainer.metrics import evaluation_row
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=4)
 
@@ -100,6 +101,13 @@ def test_training_problems_are_measured_apart_from_held_out_ones():
 def test_lengths_and_masked_completions_are_those_of_held_out_problems():
     found = evaluator(Scripted(), [problem("h:00")], [problem("t:1111")])()
     assert found.completion_tokens_mean == 2.0
+
+
+def test_a_level_that_sources_write_as_a_number_and_as_text_is_one():
+    held_out = [problem("a:11"), problem("b:00", level="1", source="t"), problem("c:10", level=2)]
+    row = evaluation_row(evaluator(Scripted(), held_out)())
+    rates = {key: value for key, value in row.items() if "level=" in key}
+    assert rates == {"eval/pass_rate/level=1": 0.5, "eval/pass_rate/level=2": 0.5}
 
 
 def test_without_training_problems_there_is_no_training_pass_rate():

@@ -27,7 +27,7 @@ ROW = {"train/pass_rate": 0.5, "step": 3}
 def step(**changes):
     """Return the facts of a step that trained the policy, all divergences 0."""
     blank = dict.fromkeys((field.name for field in fields(UpdateFacts)), 0)
-    given = {"trained_tokens": 100, "num_updates": 1, "policy_learns": True, "critic": None}
+    given = {"trained_tokens": 100, "policy_learns": True, "critic": None}
     return UpdateFacts(**(blank | given | changes))
 
 

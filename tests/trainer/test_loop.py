@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import torch
 
 from rl_llm.cli.inputs import load_data, load_model
 from rl_llm.cli.parts import build_parts
@@ -169,6 +170,23 @@ def test_what_the_scheduler_and_a_dry_step_have_to_say_is_heard_once_also_over_a
     (step, full), *rest = resumed.watcher.said_at
     assert (step, full.partition(":")[0]) == (2, dry[0][1].partition(":")[0])
     assert rest == whole.watcher.said_at[3:]
+
+
+def test_a_checkpoint_that_was_written_on_a_gpu_is_read_without_that_gpu(prepare, monkeypatch):
+    """On a GPU torch notes beside each tensor where it was, and puts it there again."""
+    some = ["run.steps=1", "data.train.0.levels=[3]", "rollout.group_size=8", "data.eval=[]"]
+    settings = [*some, "eval.train_problems=0"]
+    written = prepare(*settings)
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    assert Trainer(written).run()
+    monkeypatch.undo()
+    read = prepare(*settings)
+    [saved] = checkpoint.list_checkpoints(read.folder.checkpoints)
+    checkpoint.load(saved, checkpoint.read_state(saved), read.stateful)
+    moments = [each.policy.state_dict()["optimizer"]["state"] for each in (written, read)]
+    assert moments[0] and moments[0].keys() == moments[1].keys()
+    for number, moment in moments[0].items():
+        assert torch.equal(moment["exp_avg"], moments[1][number]["exp_avg"])
 
 
 @dataclass
