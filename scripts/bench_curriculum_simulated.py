@@ -29,7 +29,7 @@ FIRST_SEED = 200
 TARGET = 0.79  # About what `uniform` comes to.
 CERTAIN = 1e4  # Completions that a known pass rate is worth.
 
-Knows = Literal["all", "drawn", "undrawn"]
+Knows = Literal["all", "drawn", "undrawn", "levels"]
 
 _PLAIN = ("curriculum.retire=null", "curriculum.defer=null")
 ARMS: dict[str, tuple[str, ...]] = {
@@ -44,6 +44,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "knows all pass rates": ("curriculum.sampler={name: knowing, knows: all}",),
     "knows those drawn before": ("curriculum.sampler={name: knowing, knows: drawn}",),
     "knows those not yet drawn": ("curriculum.sampler={name: knowing, knows: undrawn}",),
+    "knows how each level does on average": ("curriculum.sampler={name: knowing, knows: levels}",),
 }
 
 
@@ -62,23 +63,32 @@ class Knowing(Posterior):
         knows: Knows,
     ) -> None:
         """Take what is told for sure, and the belief for the rest."""
-        told = _Told(belief, type(self).world, knows)
+        told = _Told(belief, type(self).world, knows, index.bucket_ids)
         super().__init__(index=index, seed=seed, group_size=group_size, belief=told)  # type: ignore[arg-type]
 
 
 class _Told:
-    """Beliefs as a sampler reads them, some of them replaced by the truth."""
+    """Beliefs as a sampler reads them, some of them replaced by the truth: by a problem's own pass
+    rate or, of a problem that was never drawn, by the mean of its level, a bucket of `ids_N`."""
 
-    def __init__(self, belief: PoolBelief, world: World, knows: Knows) -> None:
-        self._belief, self._world, self._knows = belief, world, knows
+    def __init__(
+        self, belief: PoolBelief, world: World, knows: Knows, ids_N: NDArray[np.integer]
+    ) -> None:
+        self._belief, self._world, self._knows, self._ids_N = belief, world, knows, ids_N
 
     def beta(self, where: Indices | slice) -> BetaBelief:
         believed, drawn = self._belief.beta(where), self._belief.has_evidence(where)
-        told = {"all": np.ones_like(drawn), "drawn": drawn, "undrawn": ~drawn}[self._knows]
-        rates = np.clip(self._world.rates_N()[where], 1e-6, 1.0 - 1e-6)
+        told = drawn if self._knows == "drawn" else ~drawn
+        if self._knows == "all":
+            told = np.ones_like(drawn)
+        rates_N, strength = self._world.rates_N(), CERTAIN
+        if self._knows == "levels":
+            means_K = np.bincount(self._ids_N, rates_N) / np.bincount(self._ids_N)
+            rates_N, strength = means_K[self._ids_N], self._belief.prior_strength
+        rates = np.clip(rates_N[where], 1e-6, 1.0 - 1e-6)
         return BetaBelief(
-            np.where(told, CERTAIN * rates, believed.a),
-            np.where(told, CERTAIN * (1.0 - rates), believed.b),
+            np.where(told, strength * rates, believed.a),
+            np.where(told, strength * (1.0 - rates), believed.b),
         )
 
 

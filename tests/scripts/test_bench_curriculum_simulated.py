@@ -61,13 +61,20 @@ def test_what_is_told_replaces_the_belief_and_no_more(scripts):
     belief = SimpleNamespace(
         beta=lambda where: SimpleNamespace(a=np.array([1.0, 2.0]), b=np.array([3.0, 2.0])),
         has_evidence=lambda where: np.array([True, False]),
+        prior_strength=4.0,
     )
-    world = SimpleNamespace(rates_N=lambda: np.array([0.9, 0.75]))
-    means = {
-        knows: scripts.simulated._Told(belief, world, knows).beta(slice(None)).mean.tolist()
-        for knows in ("all", "drawn", "undrawn")
+    world, one_level = SimpleNamespace(rates_N=lambda: np.array([0.9, 0.7])), np.array([0, 0])
+    told = {
+        knows: scripts.simulated._Told(belief, world, knows, one_level).beta(slice(None))
+        for knows in ("all", "drawn", "undrawn", "levels")
     }
-    assert means == {"all": [0.9, 0.75], "drawn": [0.9, 0.5], "undrawn": [0.25, 0.75]}
+    assert {knows: belief.mean.tolist() for knows, belief in told.items()} == {
+        "all": pytest.approx([0.9, 0.7]),
+        "drawn": pytest.approx([0.9, 0.5]),
+        "undrawn": pytest.approx([0.25, 0.7]),
+        "levels": pytest.approx([0.25, 0.8]),
+    }
+    assert told["levels"].a.tolist() == pytest.approx([1.0, 3.2])
 
 
 def test_the_target_is_crossed_between_two_points_and_shares_weigh_by_completions(scripts):
