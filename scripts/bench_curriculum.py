@@ -5,8 +5,7 @@ python scripts/bench_curriculum.py --quick          # posterior against uniform,
 python scripts/bench_curriculum.py --table          # summarise the runs that there are
 
 Stages: `lr` tries learning rates for `uniform`, `freeze` tries all arms on seeds of its own,
-`measure` makes the runs that count; `decays` tries beliefs that forget faster, and `enough` how
-many mixed groups a step needs, both on more seeds.
+`measure` makes the runs that count, and `decays` tries beliefs that forget faster on more seeds.
 Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
 the runs that are missing, seed by seed over all arms, so it goes on where an earlier one was
 stopped. What is run is in `parts/curriculum/arms.py`.
@@ -25,6 +24,9 @@ from parts.curriculum.arms import (
     ARMS_OF_TASK,
     BINS,
     BUDGET,
+    DECAYS,
+    DECAYS_BUDGET,
+    DECAYS_SEEDS,
     EVALUATE_EVERY,
     FREEZE_SEEDS,
     LEARNING_RATE,
@@ -33,8 +35,6 @@ from parts.curriculum.arms import (
     QUICK_BUDGET,
     ROOT,
     TASKS,
-    TRIAL_BUDGET,
-    TRIALS,
     VARIANTS,
     Spec,
 )
@@ -49,11 +49,11 @@ from parts.curriculum.docs import (
 from parts.curriculum.table import (
     arm_figures,
     check_settings,
+    decays,
     learning_rates,
     rows_of,
     summarise,
     targets,
-    trial,
 )
 from parts.shared.runs import (
     add_run_options,
@@ -67,7 +67,7 @@ from parts.shared.runs import (
 from rl_llm.errors import InputError
 
 CHILD = "parts.curriculum.run"
-STAGES = ("lr", "freeze", "measure", *TRIALS)
+STAGES = ("lr", "freeze", "measure", "decays")
 
 RUNS = (
     ROOT / "docs" / "benchmarks" / "curriculum-runs"
@@ -117,10 +117,9 @@ def planned(given: argparse.Namespace) -> Iterator[Spec]:
     elif given.stage == "lr":
         for seed, lr in product(given.seeds or FREEZE_SEEDS, LEARNING_RATES):
             yield Spec(stage="lr", task="pool", arm="uniform", seed=seed, lr=lr)
-    elif given.stage in TRIALS:
-        arms, seeds = TRIALS[given.stage]
-        for seed, arm in product(given.seeds or seeds, given.arms or arms):
-            yield Spec(stage=given.stage, task="pool", arm=arm, seed=seed, budget=TRIAL_BUDGET)
+    elif given.stage == "decays":
+        for seed, arm in product(given.seeds or DECAYS_SEEDS, given.arms or DECAYS):
+            yield Spec(stage="decays", task="pool", arm=arm, seed=seed, budget=DECAYS_BUDGET)
     else:
         yield from _comparison(given)
 
@@ -163,10 +162,10 @@ def show(given: argparse.Namespace) -> None:
         print(json.dumps(found, indent=1))
         merge_result({"learning_rates": found})
         return
-    if given.stage in TRIALS:
-        found = trial(runs, read_result()["targets"])
+    if given.stage == "decays":
+        found = decays(runs, read_result()["targets"])
         print(json.dumps(found, indent=1))
-        merge_result({given.stage: found})
+        merge_result({"decays": found})
         return
     tree = read_result() if given.stage == "measure" else {}
     if runs:

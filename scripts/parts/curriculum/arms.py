@@ -20,7 +20,7 @@ LEARNING_RATE = 5e-4  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS
 BUDGET = 12_288  # Completions of a run: what `uniform` generates in 384 steps.
 EVALUATE_EVERY = 1_024  # Completions from one evaluation to the next.
 QUICK_BUDGET = 6_144
-TRIAL_BUDGET = 9_216
+DECAYS_BUDGET = 9_216
 POOL_SEED = 1_000  # Added to a run's seed: the training pool differs from seed to seed.
 BINS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)  # Of the histogram of pass rates.
 
@@ -83,19 +83,8 @@ DECAYS: dict[str, tuple[str, ...]] = {
         "curriculum.belief.bucket_decay=0.8",
     ),
 }
-# How many mixed groups are enough for a step, on seeds for choosing alone.
-ENOUGH: dict[str, tuple[str, ...]] = {
-    "posterior": (),
-    "posterior-half": ARMS["posterior-half"],
-    "posterior, enough .75": ("curriculum.refill={max_rounds: 12, enough: 0.75, within: bucket}",),
-}
-CHOOSING_SEEDS = tuple(range(100, 108))
-# By stage: arms that are tried against `posterior`, and the seeds.
-TRIALS = {
-    "decays": (DECAYS, (*MEASURED_SEEDS, *CHOOSING_SEEDS)),
-    "enough": (ENOUGH, CHOOSING_SEEDS),
-}
-ALL_ARMS = ARMS | VARIANTS | DECAYS | ENOUGH
+DECAYS_SEEDS = (*MEASURED_SEEDS, *range(100, 108))
+ALL_ARMS = ARMS | VARIANTS | DECAYS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
     "stream": ("uniform", "dynamic", "ladder", "posterior", "posterior-half", "posterior-refill"),

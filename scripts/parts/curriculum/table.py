@@ -244,9 +244,9 @@ def learning_rates(runs: Sequence[Run]) -> dict[str, Row]:
     return found
 
 
-def trial(runs: Sequence[Run], levels: Mapping[str, float]) -> dict[str, Row]:
+def decays(runs: Sequence[Run], levels: Mapping[str, float]) -> dict[str, Row]:
     """Return by seeds (all, those for choosing, those measured) how many fewer rollouts each other
-    arm of a trial needs than `posterior`."""
+    arm needs than the defaults."""
     rows = rows_of(runs, levels)
     parts = {
         "all": rows,
