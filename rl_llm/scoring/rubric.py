@@ -205,7 +205,7 @@ def bind_reward(use: RewardUse, *, path: str, columns: Collection[str]) -> Rewar
     says_inline = bool(getattr(plugin.module, "INLINE", False)) and use.memory_gib is None
     return Reward(
         name=plugin.name,
-        reference=_absolute(use.use),
+        reference=absolute_reference(use.use),
         style=read_signature(plugin).style,
         inputs=inputs,
         options=check_options(
@@ -235,7 +235,7 @@ def _token_rewards(
     return tuple(map(sum, zip(*weighted, strict=True)))
 
 
-def _absolute(reference: str) -> str:
+def absolute_reference(reference: str) -> str:
     """Return a reference that means the same in a process that runs in another folder."""
     file, colon, name = reference.rpartition(":")
     return f"{Path(file).expanduser().resolve()}:{name}" if colon else reference
