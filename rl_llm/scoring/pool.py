@@ -123,6 +123,8 @@ class _Caller:
         """Ask the worker, and a second one where the first may be to blame."""
         for _ in range(2):
             worker = self._ready()
+            if self._is_stopped:  # And did not see the worker that has just been started.
+                raise CancelledError
             was_fresh = worker.num_calls == 0
             outcomes = worker.call(reward, group)
             if worker.has_ended:

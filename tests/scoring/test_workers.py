@@ -13,6 +13,7 @@ import uuid
 import psutil
 import pytest
 
+from rl_llm.config import RewardUse
 from rl_llm.errors import Stopped
 from rl_llm.scoring import build_rubric
 
@@ -300,6 +301,17 @@ def r({signature}):
     hung, well = scores_of(rubric, make_group("a", "hang"), make_group("a", "bb"))
     assert [each.failures for each in hung] == [{"r": "timeout"}] * 2
     assert [each.total for each in well] == [1.0, 2.0]
+
+
+def test_512_completions_with_exact_answer_cost_at_most_50_ms(make_group):
+    rubric = build_rubric([RewardUse(use="exact_answer")], columns=())
+    groups = [make_group(*["<answer>7</answer>"] * 8, num_tokens=200) for _ in range(64)]
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        scores_of(rubric, *groups)
+        times.append(time.perf_counter() - started)
+    assert min(times) <= 0.05
 
 
 PID = "import os\ndef r(completion):\n    return float(os.getpid())\n"
