@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 
+from rl_llm.errors import RunError
 from rl_llm.records import Group
 from rl_llm.scoring.process import WorkerProcess
 from rl_llm.scoring.reward import Failure, Outcome, Reward
@@ -41,8 +42,8 @@ class WorkerPool:
     def submit(self, reward: Reward, group: Group) -> list["Future[list[Outcome]]"]:
         """Have a reward called on a group; the outcomes of all futures in a row are the group's.
 
-        A future raises `RunError` where no process can be started, and `CancelledError` where the
-        pool is closed before.
+        A future raises `RunError` where no process can be started or the reward cannot be loaded
+        in one, and `CancelledError` where the pool is closed before.
         """
         return [self._submit(reward, part) for part in _parts(reward, group)]
 
@@ -135,8 +136,10 @@ class _Caller:
             if outcomes is not None and (was_fresh or not _was_killed(outcomes)):
                 return outcomes
         if outcomes is None:
-            failure = Failure("ended its process while its file was loaded", kind="killed")
-            return [failure] * len(group.completions)
+            raise RunError(
+                f"reward {reward.name!r} cannot be loaded in a worker: {worker.load_error}; "
+                "mend it, or have it called in the run's own process by inline: true"
+            )
         return outcomes
 
     def _ready(self) -> WorkerProcess:

@@ -27,6 +27,8 @@ _LOOK_EVERY_S = 0.05
 _MAX_KEPT_BYTES = 4096
 _MAX_QUOTED_CHARS = 200
 
+_NOT_SENT = "the problem cannot be sent to a worker"
+
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # What a launcher tells its processes: a worker is none of them, and would wait for the others.
 _LAUNCHERS = re.compile(
@@ -48,6 +50,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         """Start it; raises `RunError` where that is not possible."""
         self.num_calls = 0
+        self.load_error = ""
         self._job = 0
         self._loaded: set[str] = set()
         self._received = bytearray()
@@ -79,17 +82,26 @@ class WorkerProcess:
         """Return what a reward gives for the completions of a group.
 
         The process is ended, and each outcome a `Failure`, where the call does not come to its end
-        by itself. None where the process ended before the call began.
+        by itself. None where the reward could not be loaded; the process is ended, and `load_error`
+        says why.
         """
         self._job += 1
         self._printed = b""
         try:
-            body = pickle.dumps((reward, group), protocol=pickle.HIGHEST_PROTOCOL)
+            body = pickle.dumps((reward, pickle.dumps(group)))
         except Exception as error:  # Columns hold whatever a prompt source put there.
-            return _all_failed(group, f"cannot be sent to a worker: {error}; set inline: true")
+            return _all_failed(group, f"{_NOT_SENT}: {error}; set inline: true")
         if not self._send(self._job.to_bytes(8, "big") + body):
+            self.load_error = "the process takes no questions"
             return None
-        return self._outcomes(reward, group)
+        try:
+            if reward.reference not in self._loaded and not self._has_loaded(reward):
+                self.end()
+                return None
+            return self._outcomes(reward, group)
+        except _Ended as ended:
+            self.end()
+            return _all_failed(group, f"{ended}{self._trace()}", "killed")
 
     def end(self) -> None:
         """End the process, and those that rewards have started in it."""
@@ -115,33 +127,38 @@ class WorkerProcess:
         said = _quoted(self._printed) or "it said nothing"
         raise RunError(f"a process for rewards did not start: {said}")
 
-    def _outcomes(self, reward: Reward, group: Group) -> list[Outcome] | None:
-        is_loaded = reward.reference in self._loaded
+    def _has_loaded(self, reward: Reward) -> bool:
+        """Wait until the reward's file is loaded, or `load_error` says why it cannot be."""
         try:
-            if not is_loaded:
-                said = self._answer(LOAD_LIMIT_S)
-                if said is None:
-                    return self._late(group, f"{LOAD_LIMIT_S:g} s to load its file")
-                if "error" in said:
-                    return _all_failed(group, f"cannot be called in a worker: {said['error']}")
-                is_loaded = True
-                self._loaded.add(reward.reference)
-            said = self._answer(hard_limit_s(reward))
-            if said is None:
-                return self._late(group, f"timeout_s={reward.timeout_s:g}")
-            return self._read(said, group)
+            said = self._answer(LOAD_LIMIT_S)
         except _Ended as ended:
-            self.end()
-            return _all_failed(group, f"{ended}{self._trace()}", "killed") if is_loaded else None
+            self.load_error = f"{ended}{self._trace()}"
+            return False
+        if said is None:
+            self.load_error = f"took longer than {LOAD_LIMIT_S:g} s"
+        elif "error" in said:
+            self.load_error = str(said["error"])
+        else:
+            self._loaded.add(reward.reference)
+        return not self.load_error
 
-    def _late(self, group: Group, limit: str) -> list[Outcome]:
+    def _outcomes(self, reward: Reward, group: Group) -> list[Outcome]:
+        said = self._answer(hard_limit_s(reward))
+        if said is None:
+            return self._late(reward, group)
+        if "error" in said:
+            return _all_failed(group, f"{_NOT_SENT}: {said['error']}; set inline: true")
+        return self._read(said, group)
+
+    def _late(self, reward: Reward, group: Group) -> list[Outcome]:
         """End a call that is too long, and say where it was."""
         self._printed = b""
         with suppress(ProcessLookupError, _Ended):
             self._process.send_signal(TRACE_SIGNAL)
             self._answer(_TRACE_S)
         self.end()
-        return _all_failed(group, f"took longer than {limit}{_place(self._printed)}", "timeout")
+        what = f"took longer than timeout_s={reward.timeout_s:g}{_place(self._printed)}"
+        return _all_failed(group, what, "timeout")
 
     def _read(self, said: Mapping[str, Any], group: Group) -> list[Outcome]:
         try:
@@ -190,6 +207,8 @@ class WorkerProcess:
         for descriptor, _ in self._poll.poll(wait_s * 1000):
             try:
                 data = os.read(descriptor, 1 << 16)
+            except BlockingIOError:
+                continue
             except OSError:
                 data = b""
             if not data:

@@ -26,10 +26,11 @@ _Result = TypeVar("_Result")
 class Reward:
     """A plugin bound to its place in a recipe.
 
-    `reference` finds the function in any process; `inputs` are the names it is passed; `options`
-    are checked and complete. An `inline` reward is called in the process that trains, without
-    limits; any other in a worker, for at most `timeout_s` a call and with at most `memory_gib` of
-    address space. The rest is what the rubric does with what comes back.
+    `reference` finds the function in any process, in its `file` as that was when `source` was read;
+    `inputs` are the names it is passed; `options` are checked and complete. An `inline` reward is
+    called in the process that trains, without limits; any other in a worker, for at most
+    `timeout_s` a call and with at most `memory_gib` of address space. The rest is what the rubric
+    does with what comes back.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Reward:
     style: Style
     inputs: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    source: bytes | None = None
     is_async: bool = False
     inline: bool = False
     timeout_s: float = 30.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rl_llm.config import RewardUse
 from rl_llm.errors import ConfigError, PluginError, RunError
-from rl_llm.plugins import check_options, resolve
+from rl_llm.plugins import Plugin, check_options, resolve
 from rl_llm.records import Group, Problem, Score, ScoredGroup
 from rl_llm.scoring.conditions import check_conditions, held_back
 from rl_llm.scoring.pool import WorkerPool
@@ -211,6 +211,8 @@ def bind_reward(use: RewardUse, *, path: str, columns: Collection[str]) -> Rewar
         options=check_options(
             callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields
         ),
+        file=str(Path(plugin.origin).resolve()),
+        source=_source(plugin),
         is_async=inspect.iscoroutinefunction(callable_of(plugin)),
         inline=says_inline if use.inline is None else use.inline,
         timeout_s=use.timeout_s,
@@ -221,6 +223,12 @@ def bind_reward(use: RewardUse, *, path: str, columns: Collection[str]) -> Rewar
         on_error=use.on_error,
         only_if=use.only_if,
     )
+
+
+def _source(plugin: Plugin) -> bytes | None:
+    """Return what a reward's file holds; None for one of an installed package."""
+    file = Path(plugin.origin)
+    return file.read_bytes() if file.is_file() else None
 
 
 def _token_rewards(

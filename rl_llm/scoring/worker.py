@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from rl_llm.plugins import keep
 from rl_llm.records import Group
 from rl_llm.scoring.frames import answer, outcomes_to_json, wait_for_frame
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward, described, load_reward
@@ -59,14 +60,15 @@ def _serve_one(channel: socket.socket, body: bytes, loaded: set[str]) -> None:
     """Load the reward, say so where it was not loaded before, and answer with what it gave."""
     owner = os.getpid()
     job = int.from_bytes(body[:8], "big")
+    reward, problem = pickle.loads(body[8:])
     _limit_cpu(LOAD_LIMIT_S)
     try:
-        reward, group = pickle.loads(body[8:])
         if reward.reference not in loaded:
-            load_reward(reward.reference)
+            _load(reward)
             loaded.add(reward.reference)
             channel.sendall(answer(job=job))
-    except Exception as error:  # Reading the problem and the file runs somebody else's code.
+        group = pickle.loads(problem)
+    except Exception as error:  # The file and the problem's columns are somebody else's code.
         channel.sendall(answer(job=job, error=described(error)))
         return
     _limit_cpu(hard_limit_s(reward))
@@ -82,6 +84,12 @@ def _serve_one(channel: socket.socket, body: bytes, loaded: set[str]) -> None:
             is_spent=is_spent or _num_children() > _MAX_CHILDREN,
         )
     )
+
+
+def _load(reward: Reward) -> None:
+    if reward.source is not None:
+        keep(Path(reward.file), reward.source)
+    load_reward(reward.reference)
 
 
 def _limit_cpu(limit_s: float) -> None:
@@ -104,15 +112,15 @@ def _call(reward: Reward, group: Group) -> list[Outcome]:
 
 @contextmanager
 def _memory_limited(gib: float) -> Iterator[None]:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = int(gib * 2**30)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _blame_the_limit(outcome: Outcome, gib: float) -> Outcome:
@@ -122,13 +130,19 @@ def _blame_the_limit(outcome: Outcome, gib: float) -> Outcome:
 
 
 def _num_children() -> int:
-    """Return how many processes that rewards have started are there still."""
+    """Return how many processes that rewards have started are there still, where the system is
+    Linux."""
+    if sys.platform != "linux":
+        return 0
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return 0
-    found = Path("/proc/self/task").glob("*/children")
-    return sum(len(file.read_text(encoding="ascii").split()) for file in found)
+    count = 0
+    for file in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # The thread has just ended.
+            count += len(file.read_text(encoding="ascii").split())
+    return count
 
 
 def _stay_through_signals(owner: int) -> None:

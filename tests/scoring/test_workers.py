@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from rl_llm.config import RewardUse
-from rl_llm.errors import Stopped
+from rl_llm.errors import RunError, Stopped
 from rl_llm.scoring import build_rubric
 
 TIMEOUT_S = 2.0
@@ -183,6 +183,14 @@ def test_a_hostile_completion_ends_within_its_limit_and_others_are_scored_as_if_
     time.sleep(0.1)
     (scores,) = scores_of(rubric, make_group("7", "8", "7", "8"))
     assert [each.total for each in scores] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_call_whose_worker_an_earlier_call_broke_is_made_once_more(build, make_group):
+    rubric = build(HOSTILE, num_workers=1)
+    (scores,) = scores_of(rubric, make_group("7", "goes wrong later", "sleeps", "7"))
+    assert [(each.total, each.error) for each in scores] == [
+        *((1.0, None), (0.0, None), (0.0, None), (1.0, None))
+    ]
 
 
 @pytest.mark.slow
@@ -354,19 +362,58 @@ def test_what_a_reward_prints_is_not_the_runs(build, make_group, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_file_that_ends_the_worker_as_it_loads_is_a_failure(build, make_group):
-    source = f"import os\nif os.getpid() != {os.getpid()}:\n    os._exit(1)\n"
-    rubric = build(source + "def r(completion):\n    return 1.0\n")
-    ((score,),) = scores_of(rubric, make_group("a"))
-    assert score.failures == {"r": "killed"}
-    assert "ended its process while its file was loaded" in score.error
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        ("os._exit(1)", "ended its process with exit code 1"),
+        ("raise ImportError('no')", "r.py cannot be loaded: ImportError: no"),
+    ],
+)
+def test_a_file_that_loads_in_no_worker_ends_the_run_with_the_reason(
+    build, make_group, breaks, said
+):
+    source = f"import os\nif os.getpid() != {os.getpid()}:\n    {breaks}\n"
+    rubric = build(source + "def r(completion):\n    return 1.0\n", on_error="zero")
+    with pytest.raises(RunError, match="reward 'r' cannot be loaded in a worker: ") as raised:
+        scores_of(rubric, make_group("a"))
+    assert said in str(raised.value) and "inline: true" in str(raised.value)
+
+
+def test_a_worker_that_is_replaced_takes_the_file_that_the_run_began_with(
+    build, make_group, tmp_path
+):
+    rubric = build("import os\ndef r(completion):\n    return 1.0 if completion else os._exit(1)\n")
+    first = scores_of(rubric, make_group("a", ""))[0]
+    (tmp_path / "r.py").write_text("def r(completion): half a sentence")
+    (tmp_path / "r.py").unlink()
+    again = scores_of(rubric, make_group("a", "a"))[0]
+    assert [each.total for each in (*first, *again)] == [1.0, 0.0, 1.0, 1.0]
 
 
 def test_columns_that_cannot_be_sent_are_a_failure_that_names_the_way_out(build, make_group):
     rubric = build("def r(odd):\n    return 1.0\n", columns=["odd"])
     ((score,),) = scores_of(rubric, make_group("a", odd=lambda: 1))
     assert score.failures == {"r": "raised"}
-    assert "cannot be sent to a worker" in score.error and "set inline: true" in score.error
+    assert "the problem cannot be sent to a worker" in score.error
+    assert "set inline: true" in score.error
+
+
+def test_a_column_that_a_worker_cannot_read_fails_its_own_problem(build, make_group):
+    rubric = build("def r(completion):\n    return 1.0\n", num_workers=1)
+    odd, well = scores_of(rubric, make_group("a", odd=Odd()), make_group("a"))
+    assert "the problem cannot be sent to a worker: ModuleNotFoundError" in odd[0].error
+    assert well[0].total == 1.0
+
+
+class Odd:
+    """What a worker knows nothing of."""
+
+    def __reduce__(self):
+        return _find, ("no_such_module_anywhere",)
+
+
+def _find(name):
+    return __import__(name)
 
 
 HANG = "import time\ndef r(completion):\n    time.sleep(100)\n"
