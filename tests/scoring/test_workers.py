@@ -193,6 +193,15 @@ def test_a_call_whose_worker_an_earlier_call_broke_is_made_once_more(build, make
     ]
 
 
+def test_a_process_that_a_reward_forked_and_that_comes_back_ends_there(build, make_group, marked):
+    rubric = build(HOSTILE, num_workers=1)
+    scores_of(rubric, make_group("comes back twice"))
+    deadline = time.monotonic() + 10
+    while len(marked()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(marked()) == 1
+
+
 @pytest.mark.slow
 def test_of_two_thousand_calls_none_is_lost_and_neither_processes_nor_files_grow(
     build, make_group, marked
