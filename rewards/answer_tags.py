@@ -1,5 +1,7 @@
 """The format `...<answer>...</answer>`, whatever the answer is."""
 
+INLINE = True  # Linear in the text, and no completion makes it raise.
+
 EXAMPLES = [
     ("<think>1+1</think><answer>2</answer>", "2", 1.0),
     ("<answer>wrong but well formed</answer>\n", "2", 1.0),

@@ -2,6 +2,8 @@
 
 from rl_llm.scoring import between_tags
 
+INLINE = True  # Linear in the text, and no completion makes it raise.
+
 EXAMPLES = [
     ("<think>7+8+0=15 4+3+1=8</think><answer>85</answer>", "85", 1.0),
     ("<answer> 85\n</answer>", "85", 1.0),

@@ -1,5 +1,7 @@
 """The soft overlong penalty of DAPO (https://arxiv.org/abs/2503.14476, equation 13)."""
 
+INLINE = True  # A comparison and a division.
+
 EXAMPLES = [
     ({"token_count": 80, "limit": 100, "cache": 20}, 0.0),
     ({"token_count": 85, "limit": 100, "cache": 20}, -0.25),

@@ -3,6 +3,8 @@ written."""
 
 from rl_llm.scoring import final_answer, numbers_equal
 
+INLINE = True  # Linear in the text, and no completion makes it raise.
+
 EXAMPLES = [
     ("She sold 72 clips.", "72", 1.0),
     ("That makes 1,000.0", "1000", 1.0),

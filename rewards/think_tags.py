@@ -1,5 +1,7 @@
 """The format `<think>...</think>` and then an answer, whatever either says."""
 
+INLINE = True  # Linear in the text, and no completion makes it raise.
+
 EXAMPLES = [
     ("<think>1+1</think><answer>2</answer>", "2", 1.0),
     ("\n<think>\n1+1\n</think>\nIt is 2.", "2", 1.0),

@@ -26,6 +26,7 @@ from rl_llm.errors import ConfigError, InputError, PluginError, nearest
 Kind = Literal["rewards", "data"]
 
 _PACKAGE = Path(__file__).resolve().parent
+_KEPT: dict[Path, bytes] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,10 +316,17 @@ def _from_file(reference: str, file: Path, name: str) -> Plugin:
     return Plugin(reference=reference, name=name, target=target, module=module, origin=str(file))
 
 
+def keep(file: Path, source: bytes) -> None:
+    """From now on, load a file as it was, whatever has become of it: a process that begins in the
+    middle of a run takes what the run began with."""
+    _KEPT[file.resolve()] = source
+
+
 def load_module(file: Path, *, reference: str = "") -> ModuleType:
     """Load a Python file by path under a private module name, once per process and version of the
     file."""
-    if not file.is_file():
+    kept = _KEPT.get(file.resolve())
+    if kept is None and not file.is_file():
         raise PluginError(
             f"{reference or file}: there is no file {str(file)!r} (looked from {Path.cwd()})"
         )
@@ -327,17 +335,17 @@ def load_module(file: Path, *, reference: str = "") -> ModuleType:
             f"{reference or file}: {str(file)!r} is no Python file; point at one, as "
             "path/to/file.py:name"
         )
-    source = file.read_bytes()
+    source = file.read_bytes() if kept is None else kept
     tag = hashlib.sha256(str(file.resolve()).encode() + source).hexdigest()[:16]
     module_name = f"rl_llm_plugin_{file.stem}_{tag}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except Exception as error:  # A plugin is somebody else's code: any failure becomes one message.
         del sys.modules[module_name]
         raise PluginError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error

@@ -111,7 +111,8 @@ class Score:
     which `total` includes; it is () where no reward is per token. `correct` is True when every
     reward on channel `correctness` reaches its `correct_at`; beliefs learn from nothing else.
     `error` is the message of a reward that failed under `on_error: mask`: such a completion counts
-    in neither the successes nor the size of its group.
+    in neither the successes nor the size of its group. `failures` says, by reward, how those that
+    failed did: `raised`, `timeout`, `killed` or `wrong_value`.
     """
 
     total: float
@@ -120,6 +121,7 @@ class Score:
     error: str | None = None
     token_rewards: tuple[float, ...] = ()
     held_back: tuple[str, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         console.print(choice.line, highlight=False, markup=False, soft_wrap=True)
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
-        with closing(build_engine(recipe, model, ranks, folder=folder)) as engine:
+        with (
+            closing(build_engine(recipe, model, ranks, folder=folder)) as engine,
+            closing(data.rubric),
+        ):
             if is_run and not args.base:
                 adapter = _newest_adapter(folder)
                 console.print(f"adapter {adapter}", highlight=False, soft_wrap=True)

@@ -65,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
         identity = _identity(recipe, model, samples=args.samples, adapter=args.adapter)
         measured = MeasuredFile(_checked(args.out), identity=identity)
         pool = data.train if args.split == "train" else data.held_out
-        with closing(_engine(recipe, model, ranks, adapter=args.adapter, out=args.out)) as engine:
+        with (
+            closing(_engine(recipe, model, ranks, adapter=args.adapter, out=args.out)) as engine,
+            closing(data.rubric),
+        ):
             measurement = _Measurement(
                 recipe=recipe,
                 pool=pool,

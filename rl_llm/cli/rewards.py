@@ -1,4 +1,4 @@
-"""`rl-llm rewards`: what there is to score completions with."""
+"""`rl-llm rewards`: what there is to score completions with, and whether it can be relied on."""
 
 import argparse
 import inspect
@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rl_llm.cli import reward_check, reward_score
 from rl_llm.errors import PluginError
 from rl_llm.plugins import Plugin, names, resolve, shipped_folder
 from rl_llm.scoring import read_signature
 
 NAME = "rewards"
-HELP = "list the rewards that a recipe can use"
+HELP = "list the rewards that a recipe can use; check one, or score completions with it"
 
 _HEADINGS = ("name", "what it gives", "inputs", "options", "origin")
 
@@ -33,12 +34,25 @@ class _Row:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `rl-llm rewards`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    actions.add_parser("list", help="every reward by name, with its inputs and options")
+    listed = actions.add_parser("list", help="every reward by name, with its inputs and options")
+    listed.set_defaults(run_action=_list)
+    checked = actions.add_parser(
+        "check", help="try a reward on its EXAMPLES and on odd completions, as a run would call it"
+    )
+    reward_check.configure(checked)
+    checked.set_defaults(run_action=reward_check.run)
+    scored = actions.add_parser("score", help="score the completions of a file with a reward")
+    reward_score.configure(scored)
+    scored.set_defaults(run_action=reward_score.run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the chosen subcommand; `list` is the only one."""
-    assert args.action == "list"
+    """Run the chosen subcommand."""
+    code: int = args.run_action(args)
+    return code
+
+
+def _list(_args: argparse.Namespace) -> int:
     rows = [_describe(name) for name in sorted(names("rewards"))]
     console = Console()
     if console.is_terminal:

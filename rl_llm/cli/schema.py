@@ -60,7 +60,7 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], *, path: str) ->
             meaning = " ".join(field["description"].split())
             value = _value(field, definitions)
             yield f"| `{path}{key}` | {value} | {default} | {meaning} |"
-        if inner is not None and len(inner["properties"]) > 1:
+        if inner is not None and inner["properties"].keys() != {"name"}:
             place = f"{path}{key}[]." if "items" in field else f"{path}{key}."
             yield from _rows(inner, definitions, path=place)
 

@@ -69,7 +69,7 @@ def train(
             tag_warnings(f"rank {ranks.rank}: ")
         print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
-        with closing(parts.engine):
+        with closing(parts.engine), closing(data.rubric):
             code = _go_on(parts, model, console, resume_from, source, interrupt)
         if ranks.is_main and code == 0:
             show_outcome(parts, console, source=folder.resolved if is_overridden else source)

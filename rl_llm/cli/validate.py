@@ -101,7 +101,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                 folder=RunFolder(Path(scratch)),
                 watcher=SilentWatcher(),
             )
-            with closing(parts.engine):
+            with closing(parts.engine), closing(data.rubric):
                 _print_data(console, data)
                 print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)

@@ -60,8 +60,20 @@ class RewardUse(OpenSection):
     """Counts only in completions in which the reward of this name reaches its `correct_at`; else it
     adds 0."""
 
-    on_error: Literal["mask", "raise"] = "mask"
-    """When the reward fails: leave the completion out of its group, or stop the run."""
+    on_error: Literal["mask", "zero", "raise"] = "mask"
+    """When the reward fails: leave the completion out of its group, count it as wrong and the
+    reward as 0, or stop the run."""
+
+    timeout_s: PositiveFloat = 30.0
+    """How long one call may take before its worker process is ended; nothing limits a reward that
+    runs inline."""
+
+    memory_gib: PositiveFloat | None = None
+    """The address space that its worker may have during a call; null sets no limit."""
+
+    inline: bool | None = None
+    """Call it in the process that trains: quicker, but what hangs or crashes takes the run along;
+    null does so where its file says `INLINE = True` and `memory_gib` is null."""
 
 
 _NAME = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -137,6 +149,13 @@ class DataSection(Section):
     """A longer prompt is dropped and counted, or stops the run before it starts."""
 
 
+class ScoringSection(Section):
+    """Where rewards run that are not inline."""
+
+    workers: PositiveInt | None = None
+    """Processes that call rewards, on each rank; null takes the number of cores, at most 4."""
+
+
 class OptimSection(Section):
     """AdamW over the adapter, and how a step's groups are cut into updates and micro-batches."""
 
@@ -204,6 +223,7 @@ class Recipe(Section):
     data: DataSection
     rewards: Annotated[list[RewardUse], Field(min_length=1)]
     """What a completion is worth: the weighted sum of these."""
+    scoring: ScoringSection = ScoringSection()
     curriculum: CurriculumSection = CurriculumSection()
     rollout: RolloutSection = RolloutSection()
     algorithm: NamedPart = NamedPart(name="grpo")
@@ -270,6 +290,12 @@ def _reward_faults(recipe: Recipe) -> Iterator[str]:
             "rewards: none is on channel 'correctness', from which pass rates and beliefs are "
             "learnt; give the reward that checks the answer `channel: correctness`"
         )
+    for index, reward in enumerate(recipe.rewards):
+        if reward.inline and reward.memory_gib is not None:
+            yield (
+                f"rewards.{index}.memory_gib={reward.memory_gib:g} with inline: true: only "
+                "a worker can be limited; leave one of the two out"
+            )
 
 
 def _kl_faults(recipe: Recipe) -> Iterator[str]:

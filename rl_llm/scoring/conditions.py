@@ -35,16 +35,21 @@ def check_conditions(rewards: Sequence[Reward]) -> None:
             )
 
 
-def held_back(rewards: Sequence[Reward], parts: Mapping[str, float]) -> tuple[str, ...]:
+def held_back(
+    rewards: Sequence[Reward], parts: Mapping[str, float], *, failed: Collection[str] = ()
+) -> tuple[str, ...]:
     """Return the names of the rewards that gave something for a completion and do not count in it.
 
     These are the ones under an `only_if` whose reward gave less than its `correct_at`, or nothing.
-    What that reward gave decides, whether or not it counts itself.
+    What that reward gave decides, whether or not it counts itself; one that `failed` reached
+    nothing.
     """
     reached = {
         reward.name
         for reward in rewards
-        if reward.name in parts and parts[reward.name] >= reward.correct_at
+        if reward.name in parts
+        and reward.name not in failed
+        and parts[reward.name] >= reward.correct_at
     }
     return tuple(
         reward.name

@@ -1,5 +1,6 @@
 """The `EXAMPLES` of a reward: what it should give, beside the code that gives it."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,9 +55,18 @@ def read_examples(plugin: Plugin) -> list[Example]:
 
 def run_example(plugin: Plugin, example: Example) -> Outcome | list[Outcome]:
     """Return what a reward gives for an example: a list where the example has `completions`."""
+    outcomes = call_reward(*bind_example(plugin, example))
+    return outcomes if "completions" in example.inputs else outcomes[0]
+
+
+def bind_example(
+    plugin: Plugin, example: Example, *, options: Mapping[str, Any] | None = None
+) -> tuple[Reward, Group]:
+    """Return a reward with the options of an example, or of `options` where those are given, and
+    the group that the example describes."""
     signature = read_signature(plugin)
-    options = {name: v for name, v in example.inputs.items() if name in signature.options}
-    given = {name: v for name, v in example.inputs.items() if name not in options}
+    own = {name: v for name, v in example.inputs.items() if name in signature.options}
+    given = {name: v for name, v in example.inputs.items() if name not in own}
     inputs = _GIVEN - _COLUMNS_IN_TRL if signature.style == "trl" else _GIVEN
     meta = {name: value for name, value in given.items() if name not in inputs}
     reward = Reward(
@@ -64,13 +74,17 @@ def run_example(plugin: Plugin, example: Example) -> Outcome | list[Outcome]:
         reference=plugin.reference,
         style=signature.style,
         inputs=check_inputs(plugin, columns=meta),
-        options=check_options(callable_of(plugin), options, path=f"EXAMPLES of {plugin.name}"),
+        options=check_options(
+            callable_of(plugin), {**own, **(options or {})}, path=f"EXAMPLES of {plugin.name}"
+        ),
+        is_async=inspect.iscoroutinefunction(callable_of(plugin)),
     )
-    outcomes = call_reward(reward, _group(given, meta))
-    return outcomes if "completions" in given else outcomes[0]
+    return reward, group_of(given, meta)
 
 
-def _group(given: Mapping[str, Any], meta: Mapping[str, Any]) -> Group:
+def group_of(given: Mapping[str, Any], meta: Mapping[str, Any]) -> Group:
+    """Return the group of a problem with columns `meta`, from inputs by name; what is not given is
+    empty."""
     prompt, answer = given.get("prompt", ""), given.get("answer", "")
     problem = Problem(key=content_key(prompt, answer), prompt=prompt, answer=answer, meta=meta)
     truncated = given.get("truncated", False)

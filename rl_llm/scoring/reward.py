@@ -1,7 +1,7 @@
 """One reward, and the one place where it is called.
 
-`call_reward` is what a worker runs: its arguments and results are plain records that can be
-pickled, and it loads the function from its reference.
+`call_reward` runs in the trainer's process for rewards that are `inline`, and in a worker for all
+others: its arguments and results are plain records, and it loads the function from its reference.
 """
 
 import asyncio
@@ -26,8 +26,11 @@ _Result = TypeVar("_Result")
 class Reward:
     """A plugin bound to its place in a recipe.
 
-    `reference` finds the function in any process; `inputs` are the names it is passed; `options`
-    are checked and complete. The rest is what the rubric does with what comes back.
+    `reference` finds the function in any process, in its `file` as that was when `source` was read;
+    `inputs` are the names it is passed; `options` are checked and complete. An `inline` reward is
+    called in the process that trains, without limits; any other in a worker, for at most
+    `timeout_s` a call and with at most `memory_gib` of address space. The rest is what the rubric
+    does with what comes back.
     """
 
     name: str
@@ -35,21 +38,36 @@ class Reward:
     style: Style
     inputs: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    source: bytes | None = None
+    is_async: bool = False
+    inline: bool = False
+    timeout_s: float = 30.0
+    memory_gib: float | None = None
     weight: float = 1.0
     channel: str = "correctness"
     correct_at: float = 1.0
-    on_error: Literal["mask", "raise"] = "mask"
+    on_error: Literal["mask", "zero", "raise"] = "mask"
     only_if: str | None = None
+
+
+FailureKind = Literal["raised", "timeout", "killed", "wrong_value"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A reward raised, or gave something that is neither a finite number nor one for each token."""
+    """A reward gave nothing that counts: it raised; it took too long; its process ended, or had to
+    be ended, under it; or it gave neither a finite number nor one for each token."""
 
     message: str
+    kind: FailureKind = "raised"
 
 
 Outcome = Value | None | Failure
+
+
+class _TookTooLong(Exception):
+    """An asynchronous call was cancelled at its limit."""
 
 
 def call_reward(reward: Reward, group: Group) -> list[Outcome]:
@@ -57,24 +75,28 @@ def call_reward(reward: Reward, group: Group) -> list[Outcome]:
 
     An outcome is a number for the whole completion, or a tuple with one for each of its tokens;
     None means that the reward does not apply. An `async` reward is awaited for all completions of
-    the group at once. A failure concerns its own completion, and the whole group only where the
-    reward is called once a group.
+    the group at once, each for at most `timeout_s` unless it is `inline`. A failure concerns its
+    own completion, and the whole group only where the reward is called once a group.
     """
     function = load_reward(reward.reference)
     calls = [partial(_ask, function, reward, read) for read in _readers(reward, group)]
     if inspect.iscoroutinefunction(function):
-        calls = [partial(_unwrap, result) for result in asyncio.run(_gather(calls))]
+        limit_s = None if reward.inline else reward.timeout_s
+        calls = [partial(_unwrap, result) for result in asyncio.run(_gather(calls, limit_s))]
     if reward.style == "completion":
         return [
-            _attempt(partial(_call_one, call, len(each.token_ids)))
+            _read(_attempt(call), num_tokens=len(each.token_ids))
             for call, each in zip(calls, group.completions, strict=True)
         ]
     (call,) = calls
-    values = _attempt(partial(_call_group, call, len(group.completions)))
+    num_completions = len(group.completions)
+    values = _attempt(call)
+    if not isinstance(values, Failure):
+        values = _attempt(partial(_listed, values, num_completions), kind="wrong_value")
     if isinstance(values, Failure):
-        return [values] * len(group.completions)
+        return [values] * num_completions
     return [
-        _attempt(partial(read_value, value, num_tokens=len(each.token_ids)))
+        _read(value, num_tokens=len(each.token_ids))
         for value, each in zip(values, group.completions, strict=True)
     ]
 
@@ -85,14 +107,24 @@ def load_reward(reference: str) -> Callable[..., Any]:
     return callable_of(resolve(reference, kind="rewards"))
 
 
-def _attempt(call: Callable[[], _Result]) -> _Result | Failure:
+def _attempt(call: Callable[[], _Result], *, kind: FailureKind = "raised") -> _Result | Failure:
     """Run somebody else's code: whatever it raises becomes a `Failure`; a signal goes through."""
     try:
         return call()
     except Stopped:
         raise
+    except _TookTooLong as error:
+        return Failure(str(error), kind="timeout")
     except (Exception, SystemExit, asyncio.CancelledError) as error:
-        return Failure(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS])
+        return Failure(described(error), kind=kind)
+
+
+def described(error: BaseException) -> str:
+    """Return an error's type and message, also where its message cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
+    except Exception:  # The error is somebody else's code, too.
+        return type(error).__name__
 
 
 def _ask(function: Callable[..., Any], reward: Reward, read: Callable[[str], Any]) -> Any:
@@ -100,31 +132,38 @@ def _ask(function: Callable[..., Any], reward: Reward, read: Callable[[str], Any
     return function(**{name: read(name) for name in reward.inputs}, **reward.options)
 
 
-def _call_one(call: Callable[[], Any], num_tokens: int) -> Value | None:
-    return read_value(call(), num_tokens=num_tokens)
+def _read(given: Any, *, num_tokens: int) -> Outcome:
+    if isinstance(given, Failure):
+        return given
+    return _attempt(partial(read_value, given, num_tokens=num_tokens), kind="wrong_value")
 
 
-def _call_group(call: Callable[[], Any], num_completions: int) -> Sequence[Any]:
-    values = list(call())
+def _listed(given: Any, num_completions: int) -> Sequence[Any]:
+    values = list(given)
     if len(values) != num_completions:
         raise ValueError(f"gave {len(values)} values for {num_completions} completions")
     return values
 
 
-async def _gather(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+async def _gather(calls: Sequence[Callable[[], Any]], limit_s: float | None) -> list[Any]:
     """Await all calls at once; an exception becomes the result of its call."""
-    return await asyncio.gather(*map(_awaited, calls), return_exceptions=True)
+    awaited = [_awaited(call, limit_s) for call in calls]
+    return await asyncio.gather(*awaited, return_exceptions=True)
 
 
-async def _awaited(call: Callable[[], Any]) -> Any:
-    """Await a call whose making may raise, too; a `SystemExit`, which would leave the loop, is its
-    result."""
+async def _awaited(call: Callable[[], Any], limit_s: float | None) -> Any:
+    """Await a call whose making may raise, too, for so long."""
     try:
-        return await call()
+        async with asyncio.timeout(limit_s) as limit:
+            return await call()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise _TookTooLong(f"took longer than timeout_s={limit_s:g}") from None
     except Stopped:
         raise
-    except SystemExit as error:
-        return error
+    except SystemExit as error:  # It would end the loop, and all calls with it.
+        return Failure(described(error))
 
 
 def _unwrap(result: Any) -> Any:

@@ -105,10 +105,11 @@ class Generation:
         return list(dict.fromkeys(self._ranks.gather(self._engine.take_messages())))
 
     def cut(self) -> None:
-        """From another thread: end what is being generated, at its next group at the latest, for
-        good."""
+        """From another thread: end what is being scored, and what is being generated at its next
+        group at the latest, for good."""
         self._is_cut.set()
         self._engine.cut()
+        self._rubric.close()
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:

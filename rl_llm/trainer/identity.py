@@ -24,12 +24,19 @@ class Identity:
 def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
     """Refuse to resume another recipe or another model, and show the difference.
 
-    Only `run.name`, `run.output_dir`, `run.timeout_s`, `tracking`, where servers are found
-    (`rollout.servers`), what memory vLLM takes (`rollout.vllm.memory_fraction`, `kv_cache_gib`,
-    `sleep` and `compile`), and, where nothing is scheduled over it, `run.steps` may differ. Keys
-    that the checkpoint was written before count with their defaults.
+    Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, where servers
+    are found (`rollout.servers`), what memory vLLM takes (`rollout.vllm.memory_fraction`,
+    `kv_cache_gib`, `sleep` and `compile`), and, where nothing is scheduled over it, `run.steps` may
+    differ. Keys that the checkpoint was written before count with their defaults.
     """
-    may_differ = {"run.name", "run.output_dir", "run.timeout_s", "tracking", *_MEMORY_OF_VLLM}
+    may_differ = {
+        "run.name",
+        "run.output_dir",
+        "run.timeout_s",
+        "tracking",
+        "scoring.workers",
+        *_MEMORY_OF_VLLM,
+    }
     needs_length = _needs_length(identity.recipe)
     if not needs_length:
         may_differ.add("run.steps")

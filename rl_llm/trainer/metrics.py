@@ -75,6 +75,7 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
         "train/truncated_share": _mean([c.finish_reason == "length" for c in completions]),
         "train/completion_tokens_mean": _mean([len(c.token_ids) for c in completions]),
         **_part_means(counted),
+        **_failure_counts(scores),
         "rollout/completions": counters.completions,
         "rollout/tokens": counters.tokens,
         "rollout/dropped_completions": counters.dropped_completions,
@@ -179,6 +180,11 @@ def _part_means(counted: Sequence[Score]) -> Row:
         f"reward/{name}_mean": _mean([s.parts[name] for s in counted if name in s.parts])
         for name in names
     }
+
+
+def _failure_counts(scores: Sequence[Score]) -> Row:
+    failures = Counter(failure for score in scores for failure in score.failures.items())
+    return {f"reward/{name}_failures/{kind}": n for (name, kind), n in sorted(failures.items())}
 
 
 def _informative_share(harvest: Harvest) -> float:

@@ -102,7 +102,7 @@ def score_signalled(tmp_path):
     )
     problem = Problem(key="k", prompt="", answer="")
     group = Group(problem=problem, prompt_ids=(1,), completions=(answer, answer))
-    rubric = build_rubric([RewardUse(use=f"{file}:slow")], columns=set())
+    rubric = build_rubric([RewardUse(use=f"{file}:slow", inline=True)], columns=set())
     return lambda: list(rubric.score([group]))
 
 

@@ -118,9 +118,10 @@ def test_every_key_of_a_row_is_documented_and_every_documented_key_is_written(
     absent = {
         name for name, p in patterns.items() if not any(re.fullmatch(p, key) for key in written)
     }
-    # Neither run has probes, a reference that moves, a correction, or generates ahead.
+    # Neither run has probes, a reference that moves, a correction or a reward that fails, or
+    # generates ahead.
     elsewhere = {"curriculum/probes_waiting", "kl/reference_refreshes"}
-    elsewhere |= {"rollout/corrected_share", "time/wait_s"}
+    elsewhere |= {"rollout/corrected_share", "time/wait_s", "reward/<name>_failures/<kind>"}
     assert (unknown, absent) == (set(), elsewhere)
 
 

@@ -195,6 +195,55 @@ def test_every_scalar_that_is_a_number_counts(use_reward, make_group, value):
     assert only.correct
 
 
+def test_under_zero_a_failure_counts_as_wrong_and_as_reward_0(use_reward, make_group, caplog):
+    uses = [
+        use_reward(FAILS_ON_BAD, weight=2.0, on_error="zero", correct_at=0.0),
+        use_reward(HALF, "half", channel="format"),
+    ]
+    rubric, [(right, bad)] = score(uses, make_group("7", "bad"))
+    assert (right.total, right.correct, right.failures) == (2.5, True, {})
+    assert (bad.total, bad.correct, bad.error) == (0.5, False, None)
+    assert bad.parts == {"r": 0.0, "half": 0.5}
+    assert bad.failures == {"r": "raised"}
+    assert rubric.num_failures == {"r": 1}
+    assert "reward 'r' failed on problem k1: ValueError: cannot read it" in caplog.text
+
+
+def test_under_zero_a_failure_on_another_channel_leaves_a_right_completion_right(
+    use_reward, make_group
+):
+    uses = [
+        use_reward(CORRECT, "right"),
+        use_reward(FAILS_ON_BAD, channel="format", on_error="zero"),
+    ]
+    _, [(only,)] = score(uses, make_group("bad", answer="bad"))
+    assert (only.total, only.correct, only.error) == (1.0, True, None)
+
+
+def test_what_waits_for_a_reward_that_fails_under_zero_does_not_count(use_reward, make_group):
+    uses = [
+        use_reward(FAILS_ON_BAD, on_error="zero", correct_at=0.0),
+        use_reward(HALF, "half", channel="format", only_if="r"),
+    ]
+    _, [(bad,)] = score(uses, make_group("bad"))
+    assert (bad.total, bad.held_back) == (0.0, ("half",))
+
+
+def test_each_kind_of_failure_is_logged_once_with_an_example(use_reward, make_group, caplog):
+    source = FAILS_ON_BAD.replace("return float", "return 'x' if completion == 'odd' else float")
+    texts = ["bad", "odd", "bad", "7", "odd"]
+    rubric, _ = score([use_reward(source, inline=True)], make_group(*texts), make_group(*texts))
+    assert rubric.failures == {("r", "raised"): 4, ("r", "wrong_value"): 4}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"reward 'r' failed on problem k1: {said}; further failures of this kind ({kind}) of this "
+        "reward are only counted"
+        for kind, said in [
+            ("raised", "ValueError: cannot read it"),
+            ("wrong_value", "TypeError: gave 'x', which is not a number"),
+        ]
+    ]
+
+
 def test_none_means_that_a_reward_does_not_apply(use_reward, make_group):
     uses = [
         use_reward(CORRECT, "right"),
@@ -306,7 +355,7 @@ async def r(completion):
     raise Stopped(143)
 """
     with pytest.raises(Stopped):
-        score([use_reward(source)], make_group("7"))
+        score([use_reward(source, inline=True)], make_group("7"))
 
 
 def test_an_async_group_level_reward_is_awaited_once(use_reward, make_group):

@@ -55,6 +55,22 @@ def harvest(*groups, admitted=(), dropped=None, whys=None):
     )
 
 
+def test_failures_of_rewards_are_counted_by_reward_and_kind():
+    def failed(**failures):
+        return Score(total=0.0, parts={}, correct=False, error="boom", failures=failures)
+
+    groups = [
+        scored_group("p", RIGHT, failed(exact="timeout"), failed(exact="timeout", format="killed")),
+        scored_group("q", failed(exact="raised"), WRONG),
+    ]
+    row = harvest_row(harvest(*groups), Counters())
+    assert {key: value for key, value in row.items() if "failures" in key} == {
+        "reward/exact_failures/raised": 1,
+        "reward/exact_failures/timeout": 2,
+        "reward/format_failures/killed": 1,
+    }
+
+
 def test_a_harvest_counts_dropped_groups_and_leaves_failed_rewards_out_of_means():
     informative = scored_group("p", RIGHT, WRONG)
     dropped = scored_group("q", WRONG, WRONG)

@@ -23,7 +23,9 @@ COMPLETION = Completion(
     policy_version=3,
 )
 SCORE = Score(total=1 / 3, parts={"r": 0.1}, correct=True, token_rewards=(0.1, -0.2))
-FAILED = Score(total=0.0, parts={}, correct=False, error="boom", held_back=("r",))
+FAILED = Score(
+    total=0.0, parts={}, correct=False, error="boom", held_back=("r",), failures={"r": "timeout"}
+)
 
 
 def group_of(prompt, *scores, **columns):

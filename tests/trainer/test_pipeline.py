@@ -102,6 +102,9 @@ class MarksRubric:
             scores = tuple(Score(total=float(r), parts={"r": 1.0 * r}, correct=r) for r in right)
             yield ScoredGroup(group=group, scores=scores)
 
+    def close(self):
+        """Hold nothing that could be closed."""
+
 
 @dataclass
 class Stage:

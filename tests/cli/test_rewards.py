@@ -1,0 +1,183 @@
+"""`rl-llm rewards check` and `score`, with real workers."""
+
+import json
+
+import pytest
+
+from rl_llm.cli.main import main
+from rl_llm.plugins import shipped_folder
+from rl_llm.scoring.trials import ODD_COMPLETIONS
+
+HONEST = """
+EXAMPLES = [("7", "7", 1.0), ("8", "7", 0.0)]
+
+def r(completion, answer, *, gain: float = 1.0):
+    return gain * (completion == answer)
+"""
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """Write a reward, check it, and return the exit code and what was printed and said."""
+
+    def run(source, *overrides):
+        file = tmp_path / "r.py"
+        file.write_text(source, encoding="utf-8")
+        code = main(["rewards", "check", f"{file}:r", *overrides])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name", sorted(file.stem for file in shipped_folder("rewards").glob("[!_]*.py"))
+)
+def test_every_shipped_reward_passes_its_check(name, capsys):
+    assert main(["rewards", "check", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"odd completions: {len(ODD_COMPLETIONS)} of {len(ODD_COMPLETIONS)} scored" in lines
+    assert "no fault was found" in lines
+
+
+def test_an_honest_reward_passes(check):
+    code, printed, _ = check(HONEST)
+    assert code == 0
+    assert "examples: 2 of 2 as expected\n" in printed
+    assert f"the same when asked again: {2 + len(ODD_COMPLETIONS)} of" in printed
+    assert "no fault was found\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (('("8", "7", 0.0)', '("8", "7", 1.0)'), "EXAMPLES[1] gives 0.0 where 1.0 is expected"),
+        (("EXAMPLES", "OTHERS"), "there are no EXAMPLES; write some beside the function"),
+        (("    return", "    assert completion\n    return"), "empty: raised: AssertionError: "),
+        (
+            (
+                "    return",
+                "    if len(completion) == 10**6: import time; time.sleep(9)\n    return",
+            ),
+            "a million digits: timeout: took longer than timeout_s=0.5, in r.py line 5, r",
+        ),
+        (
+            ("    return", "    if '_exit' in completion: eval(completion)\n    return"),
+            "code that exits: killed: ended its process with exit code 1",
+        ),
+        (
+            ("    return", "    import time\n    return time.perf_counter() +"),
+            ", and asked again ",
+        ),
+    ],
+)
+def test_a_check_finds(check, change, fault):
+    code, printed, _ = check(HONEST.replace(*change), "timeout_s=0.5")
+    assert code == 1
+    assert [line for line in printed.splitlines() if line.startswith("fault: ") and fault in line]
+
+
+def test_a_check_finds_a_slow_reward_that_says_inline(check):
+    slow = HONEST.replace(
+        "    return", "    import time; time.sleep(1.1 * (not completion))\n    return"
+    )
+    code, printed, _ = check("INLINE = True\n" + slow)
+    assert code == 1
+    assert "fault: its file says INLINE = True, and a call took 1.1" in printed
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "said"),
+    [
+        (HONEST, ["gain=x"], "gain='x': input should be a valid number"),
+        (HONEST, ["gian=1"], "gian: unknown option (did you mean 'gain'?)"),
+        (HONEST, ["timeout_s=0"], "timeout_s=0: input should be greater than 0"),
+        (HONEST, ["gain"], "'gain' sets nothing; write name=value"),
+        ("def r(completion, unit): return 1.0", [], "asks for 'unit', which is no input and"),
+        ("def r(completion, *, k: int): return 1.0", [], "k: required, and missing"),
+        ("x = 1", [], "defines no callable 'r'"),
+    ],
+)
+def test_what_cannot_be_tried_is_wrong_input(check, source, overrides, said):
+    code, _, error = check(source, *overrides)
+    assert code == 2
+    assert error.startswith("error: ") and said in error
+
+
+def test_an_option_of_the_command_line_is_used_where_an_example_has_none(check):
+    code, printed, _ = check(HONEST, "gain=2.0")
+    assert code == 1
+    assert "fault: EXAMPLES[0] gives 2.0 where 1.0 is expected" in printed
+
+
+ROWS = [
+    {"completion": "7", "answer": "7", "unit": "cm"},
+    {"text": "8", "answer": "7", "unit": "cm"},
+    {"completions": ["7", "exit", "bad"], "answer": "7", "unit": "m"},
+]
+SCORES = """
+import os
+
+def r(completion, answer, unit):
+    if completion == "exit":
+        os._exit(1)
+    if completion == "bad":
+        raise ValueError("odd")
+    return float(completion == answer and unit in ("cm", "m"))
+"""
+
+
+@pytest.fixture
+def score(tmp_path, capsys):
+    def run(source, rows, *arguments):
+        (tmp_path / "r.py").write_text(source, encoding="utf-8")
+        data = tmp_path / "rows.jsonl"
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        data.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        code = main(["rewards", "score", f"{tmp_path / 'r.py'}:r", str(data), *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_score_adds_the_score_or_the_failure_to_every_line_in_order(score):
+    code, printed, said = score(SCORES, ROWS)
+    assert code == 1
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert [row["score"] for row in found] == [1.0, 0.0, [1.0, None, None]]
+    assert found[0] == {**ROWS[0], "score": 1.0}
+    assert found[2]["error"] == [
+        None,
+        "killed: ended its process with exit code 1",
+        "raised: ValueError: odd",
+    ]
+    assert said == "3 of 5 scored, mean 0.6667, 1 killed, 1 raised\n"
+
+
+def test_score_writes_to_a_file_and_ends_with_0_where_all_are_scored(score, tmp_path):
+    out = tmp_path / "new" / "scores.jsonl"
+    code, printed, said = score(SCORES, ROWS[:2], "--out", str(out))
+    assert (code, printed, said) == (0, "", "2 of 2 scored, mean 0.5\n")
+    assert [json.loads(line)["score"] for line in out.read_text().splitlines()] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("source", "rows", "said"),
+    [
+        (SCORES, ["{"], "rows.jsonl line 1 is no JSON"),
+        (SCORES, [ROWS[0], {"answer": "7"}], "rows.jsonl line 2 is no JSON object with a text"),
+        (SCORES, [ROWS[0], {"completion": "7"}], "asks for 'unit', which is neither"),
+        (SCORES, [], "holds no completions"),
+        ("def r(token_count): return 1.0", ROWS, "line 1 has neither 'token_ids' nor"),
+    ],
+)
+def test_completions_that_cannot_be_scored_are_wrong_input(score, source, rows, said):
+    code, _, error = score(source, rows)
+    assert code == 2
+    assert error.startswith("error: ") and said in error
+
+
+def test_score_reads_what_a_run_keeps_of_its_completions(score):
+    row = {"split": "eval", "text": "7", "answer": "7", "token_count": 3, "finish_reason": "length"}
+    source = "def r(token_count, truncated, split):\n    return token_count + truncated\n"
+    code, printed, _ = score(source, [row])
+    assert (code, json.loads(printed)["score"]) == (0, 4.0)

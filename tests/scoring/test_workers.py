@@ -1,0 +1,509 @@
+"""Rewards in worker processes: what hangs, crashes or leaves something behind harms its own call
+alone, and nothing is left running."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+
+import psutil
+import pytest
+
+from rl_llm.config import RewardUse
+from rl_llm.errors import RunError, Stopped
+from rl_llm.scoring import build_rubric
+
+TIMEOUT_S = 2.0
+MARK = "RL_LLM_TEST_MARK"
+
+HOSTILE = """
+import ctypes, os, signal, sys, threading, time
+
+KEPT = []
+
+def again():
+    return again()
+
+def r(completion, answer):
+    match completion:
+        case "loops":
+            while True:
+                pass
+        case "holds the interpreter":
+            return 10 ** 10 ** 9
+        case "ignores signals":
+            for number in {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_IGN)
+            time.sleep(100)
+        case "exits":
+            os._exit(3)
+        case "exits as if all were well":
+            os._exit(0)
+        case "crashes":
+            ctypes.string_at(0)
+        case "fills the memory":
+            while True:
+                KEPT.append(bytearray(1 << 24))
+        case "recurses":
+            return again()
+        case "raises":
+            raise ValueError("no")
+        case "leaves by sys.exit":
+            sys.exit(0)
+        case "is interrupted":
+            raise KeyboardInterrupt
+        case "gives NaN":
+            return float("nan")
+        case "gives text":
+            return "1.0"
+        case "gives a list":
+            return [1.0]
+        case "reads":
+            return float(input())
+        case "closes all files":
+            os.closerange(0, 256)
+            time.sleep(100)
+        case "writes over the channel":
+            for number in range(3, 64):
+                try:
+                    os.write(number, b"x" * 64)
+                except OSError:
+                    pass
+        case "prints 10 MB":
+            print("x" * 10_000_000)
+            os.write(2, b"y" * 100_000)
+        case "sleeps":
+            time.sleep(1.6)
+        case "forks":
+            if os.fork() == 0:
+                time.sleep(600)
+        case "comes back twice":
+            os.fork()
+        case "goes wrong later":
+            threading.Timer(0.05, os._exit, [7]).start()
+        case "is told to end":
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+    return float(completion == answer)
+"""
+# What each ends as: how it fails, and a part of what is said; None where it does not fail.
+ENDS = {
+    "loops": ("timeout", "took longer than timeout_s=2, in r.py line "),
+    "holds the interpreter": ("timeout", "took longer than timeout_s=2"),
+    "ignores signals": ("timeout", "took longer than timeout_s=2"),
+    "exits": ("killed", "ended its process with exit code 3"),
+    "exits as if all were well": ("killed", "ended its process with exit code 0"),
+    "crashes": ("killed", "its process was ended by SIGSEGV, in __init__.py line "),
+    "fills the memory": ("killed", "went past memory_gib=1 (MemoryError: )"),
+    "recurses": ("raised", "RecursionError: maximum recursion depth exceeded"),
+    "raises": ("raised", "ValueError: no"),
+    "leaves by sys.exit": ("raised", "SystemExit: 0"),
+    "is interrupted": ("killed", "its process was ended by SIGINT; it said last: KeyboardInterr"),
+    "gives NaN": ("wrong_value", "ValueError: gave nan, which is not finite"),
+    "gives text": ("wrong_value", "TypeError: gave '1.0', which is not a number"),
+    "gives a list": ("wrong_value", "ValueError: gave 1 numbers for 3 tokens"),
+    "reads": ("raised", "EOFError: EOF when reading a line"),
+    "closes all files": ("timeout", "took longer than timeout_s=2"),
+    "writes over the channel": ("killed", "answered"),
+    "prints 10 MB": None,
+    "sleeps": None,
+    "forks": None,
+    "comes back twice": None,
+    "goes wrong later": None,
+    "is told to end": None,
+}
+
+
+@pytest.fixture(scope="module")
+def marked():
+    """Mark the processes that are started from here on, and return a function that finds them."""
+    mark = uuid.uuid4().hex
+    os.environ[MARK] = mark
+
+    def find():
+        found = []
+        for process in psutil.process_iter():
+            try:
+                is_ours = process.environ().get(MARK) == mark
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    yield find
+    del os.environ[MARK]
+
+
+@pytest.fixture
+def build(use_reward, marked):
+    """Build a rubric of one reward `r`; it is closed behind the test, and nothing is left."""
+    rubrics = []
+
+    def build(source, *, num_workers=2, columns=(), **settings):
+        settings = {"timeout_s": TIMEOUT_S, **settings}
+        rubrics.append(
+            build_rubric([use_reward(source, **settings)], columns=columns, num_workers=num_workers)
+        )
+        return rubrics[-1]
+
+    yield build
+    for rubric in rubrics:
+        rubric.close()
+    assert marked() == []
+
+
+def scores_of(rubric, *groups):
+    return [scored.scores for scored in rubric.score(groups)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hostile", ENDS)
+def test_a_hostile_completion_ends_within_its_limit_and_others_are_scored_as_if_alone(
+    build, make_group, hostile
+):
+    rubric = build(HOSTILE, memory_gib=1)
+    scores_of(rubric, make_group("7", "7"))
+    started = time.monotonic()
+    (scores,) = scores_of(rubric, make_group("7", hostile, "8", "7"))
+    assert time.monotonic() - started < TIMEOUT_S + 1.5
+    assert [each.total for each in scores] == [1.0, 0.0, 0.0, 1.0]
+    assert [each.error for each in scores if each is not scores[1]] == [None] * 3
+    if ENDS[hostile] is None:
+        assert (scores[1].error, scores[1].failures) == (None, {})
+    else:
+        kind, said = ENDS[hostile]
+        assert scores[1].failures == {"r": kind}
+        assert f"reward 'r' failed on problem k1: {said}" in scores[1].error
+        assert rubric.failures == {("r", kind): 1}
+    time.sleep(0.1)
+    (scores,) = scores_of(rubric, make_group("7", "8", "7", "8"))
+    assert [each.total for each in scores] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_call_whose_worker_an_earlier_call_broke_is_made_once_more(build, make_group):
+    rubric = build(HOSTILE, num_workers=1)
+    (scores,) = scores_of(rubric, make_group("7", "goes wrong later", "sleeps", "7"))
+    assert [(each.total, each.error) for each in scores] == [
+        *((1.0, None), (0.0, None), (0.0, None), (1.0, None))
+    ]
+
+
+def test_a_process_that_a_reward_forked_and_that_comes_back_ends_there(build, make_group, marked):
+    rubric = build(HOSTILE, num_workers=1)
+    scores_of(rubric, make_group("comes back twice"))
+    deadline = time.monotonic() + 10
+    while len(marked()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(marked()) == 1
+
+
+@pytest.mark.slow
+def test_of_two_thousand_calls_none_is_lost_and_neither_processes_nor_files_grow(
+    build, make_group, marked
+):
+    rubric = build(HOSTILE, timeout_s=0.3, num_workers=3)
+    hostile = ["exits", "raises", "loops", "forks", "gives NaN", "goes wrong later", "crashes"]
+    texts = [
+        hostile[number // 20 % len(hostile)] if number % 20 == 0 else str(number % 3 + 6)
+        for number in range(2000)
+    ]
+    this = psutil.Process()
+    scores, files, processes = [], [], []
+    for start in range(0, 2000, 100):
+        groups = [make_group(*texts[row : row + 10]) for row in range(start, start + 100, 10)]
+        scores += [score for each in scores_of(rubric, *groups) for score in each]
+        files.append(this.num_fds())
+        processes.append(len(marked()))
+    assert [score.total for score in scores] == [float(text == "7") for text in texts]
+    failed = {"exits", "raises", "loops", "gives NaN", "crashes"}
+    assert [score.error is not None for score in scores] == [text in failed for text in texts]
+    assert rubric.num_failures["r"] == sum(text in failed for text in texts)
+    assert max(files) - files[0] <= 3 and files[-1] - files[0] <= 1
+    assert max(processes) <= 3 * (1 + 9)  # A worker with more than 8 children is replaced.
+    rubric.close()
+    assert marked() == []
+    assert [t.name for t in threading.enumerate() if t.name.startswith("rewards-")] == []
+
+
+def test_workers_begin_while_the_next_group_is_waited_for(build, make_group, tmp_path):
+    source = (
+        "import pathlib\ndef r(completion):\n    pathlib.Path(completion).touch()\n    return 1"
+    )
+    seen = tmp_path / "seen"
+
+    def groups():
+        yield make_group(str(seen))
+        deadline = time.monotonic() + 30
+        while not seen.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert seen.exists()
+        yield make_group(str(seen))
+
+    assert len(list(build(source).score(groups()))) == 2
+
+
+def test_scores_come_in_the_order_of_groups_and_completions_whoever_is_faster(build, make_group):
+    source = "import time\ndef r(completion):\n    time.sleep(float(completion))\n    return 1.5\n"
+    rubric = build(source.replace("1.5", "float(completion)"), num_workers=3, correct_at=0.0)
+    delays = [["0.2", "0.0"], ["0.1", "0.3"], ["0.0", "0.05"]]
+    scores = scores_of(rubric, *(make_group(*each) for each in delays))
+    assert [[str(score.total) for score in each] for each in scores] == delays
+
+
+def test_values_come_back_from_a_worker_exactly(build, make_group):
+    rubric = build("def r(completion):\n    return eval(completion)\n")
+    values = ["0.1 + 0.2", "-0.0", "5e-324", "1e308", "None", "True", "(0.1, 1/3, 2.0)"]
+    (scores,) = scores_of(rubric, make_group(*values))
+    given = [each.parts.get("r") for each in scores[:6]]
+    assert repr(given) == "[0.30000000000000004, -0.0, 5e-324, 1e+308, None, 1.0]"
+    assert scores[6].token_rewards == (0.1, 1 / 3, 2.0)
+
+
+STATE = """
+class Counts:
+    def __init__(self):
+        self.calls = 0
+    def __call__(self, completion):
+        self.calls += 1
+        return float(self.calls)
+r = Counts()
+"""
+
+
+def test_an_object_keeps_its_state_in_its_worker(build, make_group):
+    (scores,) = scores_of(build(STATE, num_workers=1), make_group("a", "b", "c"))
+    assert [each.total for each in scores] == [1.0, 2.0, 3.0]
+
+
+ASYNC = """
+import asyncio, time
+waiting = set()
+async def r(completion):
+    if completion == "blocks":
+        time.sleep(100)
+    if completion == "waits":
+        await asyncio.sleep(100)
+    if completion == "cancels":
+        raise asyncio.CancelledError
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("hostile", "kind"), [("waits", "timeout"), ("blocks", "timeout"), ("cancels", "raised")]
+)
+def test_an_asynchronous_call_that_takes_too_long_fails_alone(build, make_group, hostile, kind):
+    (scores,) = scores_of(build(ASYNC, timeout_s=0.5), make_group("a", hostile, "b"))
+    assert [each.failures for each in scores] == [{}, {"r": kind}, {}]
+    assert [each.total for each in scores] == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("signature", ["completions", "completions, **columns"])
+def test_a_call_for_a_group_that_hangs_fails_that_group_alone(build, make_group, signature):
+    rubric = build(
+        f"""
+import time
+def r({signature}):
+    if "hang" in completions:
+        time.sleep(100)
+    return [float(len(each)) for each in completions]
+""".replace("{signature}", signature),
+        timeout_s=0.5,
+    )
+    hung, well = scores_of(rubric, make_group("a", "hang"), make_group("a", "bb"))
+    assert [each.failures for each in hung] == [{"r": "timeout"}] * 2
+    assert [each.total for each in well] == [1.0, 2.0]
+
+
+def test_512_completions_with_exact_answer_cost_at_most_50_ms(make_group):
+    rubric = build_rubric([RewardUse(use="exact_answer")], columns=())
+    groups = [make_group(*["<answer>7</answer>"] * 8, num_tokens=200) for _ in range(64)]
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        scores_of(rubric, *groups)
+        times.append(time.perf_counter() - started)
+    assert min(times) <= 0.05
+
+
+PID = "import os\ndef r(completion):\n    return float(os.getpid())\n"
+
+
+def test_a_reward_runs_where_its_file_or_the_recipe_says(build, make_group):
+    def runs_here(source, **settings):
+        ((score,),) = scores_of(build(source, **settings), make_group("a"))
+        return score.total == os.getpid()
+
+    assert not runs_here(PID)
+    assert runs_here("INLINE = True\n" + PID)
+    assert runs_here(PID, inline=True)
+    assert not runs_here("INLINE = True\n" + PID, inline=False)
+    assert not runs_here("INLINE = True\n" + PID, memory_gib=2)
+
+
+def test_a_worker_has_the_environment_of_the_run_but_one_thread_and_no_ranks(
+    build, make_group, monkeypatch
+):
+    monkeypatch.setenv("SOME_KEY", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "3")
+    rubric = build("""
+import os, sys
+def r(completion):
+    assert "torch" not in sys.modules
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"} & {*os.environ}
+    return float(os.environ["SOME_KEY"]) + float(os.environ["OMP_NUM_THREADS"])
+""")
+    ((score,),) = scores_of(rubric, make_group("a"))
+    assert (score.error, score.total) == (None, 8.0)
+
+
+def test_what_a_reward_prints_is_not_the_runs(build, make_group, capfd):
+    source = "import os\ndef r(completion):\n    print('noise')\n    os.system('echo more')\n"
+    ((score,),) = scores_of(build(source + "    return 1.0\n"), make_group("a"))
+    assert score.total == 1.0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        ("os._exit(1)", "ended its process with exit code 1"),
+        ("raise ImportError('no')", "r.py cannot be loaded: ImportError: no"),
+    ],
+)
+def test_a_file_that_loads_in_no_worker_ends_the_run_with_the_reason(
+    build, make_group, breaks, said
+):
+    source = f"import os\nif os.getpid() != {os.getpid()}:\n    {breaks}\n"
+    rubric = build(source + "def r(completion):\n    return 1.0\n", on_error="zero")
+    with pytest.raises(RunError, match="reward 'r' cannot be loaded in a worker: ") as raised:
+        scores_of(rubric, make_group("a"))
+    assert said in str(raised.value) and "inline: true" in str(raised.value)
+
+
+def test_a_worker_that_is_replaced_takes_the_file_that_the_run_began_with(
+    build, make_group, tmp_path
+):
+    rubric = build("import os\ndef r(completion):\n    return 1.0 if completion else os._exit(1)\n")
+    first = scores_of(rubric, make_group("a", ""))[0]
+    (tmp_path / "r.py").write_text("def r(completion): half a sentence")
+    (tmp_path / "r.py").unlink()
+    again = scores_of(rubric, make_group("a", "a"))[0]
+    assert [each.total for each in (*first, *again)] == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_columns_that_cannot_be_sent_are_a_failure_that_names_the_way_out(build, make_group):
+    rubric = build("def r(odd):\n    return 1.0\n", columns=["odd"])
+    ((score,),) = scores_of(rubric, make_group("a", odd=lambda: 1))
+    assert score.failures == {"r": "raised"}
+    assert "the problem cannot be sent to a worker" in score.error
+    assert "set inline: true" in score.error
+
+
+def test_a_column_that_a_worker_cannot_read_fails_its_own_problem(build, make_group):
+    rubric = build("def r(completion):\n    return 1.0\n", num_workers=1)
+    odd, well = scores_of(rubric, make_group("a", odd=Odd()), make_group("a"))
+    assert "the problem cannot be sent to a worker: ModuleNotFoundError" in odd[0].error
+    assert well[0].total == 1.0
+
+
+class Odd:
+    """What a worker knows nothing of."""
+
+    def __reduce__(self):
+        return _find, ("no_such_module_anywhere",)
+
+
+def _find(name):
+    return __import__(name)
+
+
+HANG = "import time\ndef r(completion):\n    time.sleep(100)\n"
+
+
+def test_a_signal_ends_a_run_that_waits_for_a_reward_at_once(build, make_group):
+    def stop(number, frame):
+        raise Stopped(128 + number)
+
+    rubric = build(HANG, timeout_s=60)
+    before = signal.signal(signal.SIGTERM, stop)
+    timer = threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGTERM])
+    timer.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(Stopped):
+            scores_of(rubric, make_group("a", "b", "c"))
+        rubric.close()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert time.monotonic() - started < 5
+
+
+TRAINER = """
+import os, sys, threading
+from rl_llm.config import RewardUse
+from rl_llm.records import Completion, Group, Problem
+from rl_llm.scoring import build_rubric
+
+one = Completion(
+    token_ids=(), logprobs=(), text=sys.argv[2], finish_reason="stop", policy_version=0
+)
+group = Group(problem=Problem(key="k", prompt="", answer=""), prompt_ids=(), completions=(one,) * 2)
+rubric = build_rubric([RewardUse(use=f"{sys.argv[1]}:r", timeout_s=60)], columns=(), num_workers=2)
+if sys.argv[3] == "closes":
+    threading.Timer(1.0, rubric.close).start()
+list(rubric.score([group]))
+"""
+FORKS_AND_LOOPS = """
+import os, pathlib, time
+def r(completion):
+    if os.fork() == 0:
+        time.sleep(600)
+    pathlib.Path(completion, str(os.getpid())).touch()
+    while True:
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["is killed", "closes"])
+def test_when_the_trainer_is_gone_so_are_its_workers_and_what_they_started(
+    use_reward, marked, tmp_path, end
+):
+    use = use_reward(FORKS_AND_LOOPS)
+    script, begun = tmp_path / "trainer.py", tmp_path / "begun"
+    script.write_text(TRAINER)
+    begun.mkdir()
+    command = [sys.executable, script, use.use.removesuffix(":r"), begun, end]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as trainer:
+        deadline = time.monotonic() + 60
+        while len([*begun.iterdir()]) < 2 and end == "is killed" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if end == "is killed":
+            assert len(marked()) == 5
+            trainer.send_signal(signal.SIGKILL)
+        assert ("CancelledError" in trainer.communicate(timeout=60)[1]) == (end == "closes")
+    deadline = time.monotonic() + 10
+    while marked() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert marked() == []
+
+
+def test_the_system_ends_a_worker_that_holds_the_interpreter_without_a_trainer():
+    code = """
+        import os
+        os.cpu_count = lambda: 1
+        from rl_llm.scoring import worker
+        worker._limit_cpu(0.2)
+        10 ** 10 ** 9
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120)
+    assert done.returncode == -signal.SIGPROF
