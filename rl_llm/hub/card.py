@@ -220,11 +220,12 @@ def _results(evaluated: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
     empty without held-out problems."""
     if not evaluated:
         return ""
-    samples = recipe.eval.samples_per_problem
+    num_samples = recipe.eval.samples_per_problem
+    samples = f"{num_samples} sample{'s' * (num_samples > 1)}"
     lines = [
-        f"## Results on held-out problems\n\nThe share of completions that are correct, {samples} "
-        f"sample{'s' * (samples > 1)} a problem at temperature {recipe.rollout.temperature:g}, with "
-        "its standard error.\n",
+        "## Results on held-out problems\n",
+        f"The share of completions that are correct, {samples} a problem at "
+        f"temperature {recipe.rollout.temperature:g}, with its standard error.\n",
         "| step | held-out pass rate | standard error |",
         "| ---: | ---: | ---: |",
     ]

@@ -9,6 +9,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from rl_llm.errors import PushRefused
 from rl_llm.hub.access import LOG_IN, endpoint, redact, token_source
@@ -104,6 +105,10 @@ def _of_status(error: HfHubHTTPError, job: Job) -> Outcome:
 
 
 def _retry_after_s(response: Any) -> float:
+    """Return what the hub asks for, in its own way or in HTTP's; 0 where it asks for nothing."""
+    limit = parse_ratelimit_headers(response.headers)
+    if response.status_code == 429 and limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
     value = str(response.headers.get("Retry-After", "")).strip()
     return float(value) if value.isdigit() else 0.0
 

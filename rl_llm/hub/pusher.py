@@ -191,7 +191,10 @@ class Pusher:
         push.not_before_s = time.monotonic() + wait_s
         is_late = push.not_before_s >= self._end_at_s
         push.is_given_up = outcome.refused or is_late or push.num_failed >= tries
-        self._has_given_up |= push.is_given_up and not outcome.refused
+        if push.is_given_up and not outcome.refused:
+            self._has_given_up = True
+            for other in self._waiting:
+                other.is_given_up |= other.num_failed > 0
 
 
 def push_now(

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -214,55 +214,52 @@ def refuse(status, words, code=None):
 
 
 def _handler(hub):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    return type("Handler", (_Handler,), {"hub": hub, "lock": threading.Lock()})
 
-        def log_message(self, *words):
-            """Keep quiet."""
 
-        def _do(self):
-            path = unquote(urlsplit(self.path).path)
-            parse_qs(urlsplit(self.path).query)
-            with hub_lock:
-                hub.asked.append((self.command, path, time.monotonic()))
-                count = sum(asked[:2] == (self.command, path) for asked in hub.asked)
-                told = hub.script(self.command, path, count)
-            length = int(self.headers.get("Content-Length") or 0)
-            if told == "hang":
-                hub.released.wait(60)
-                told = "cut"
-            if told == "cut":
-                self.rfile.read(length // 2)
-                self.close_connection = True
-                return
-            body = self._read(length)
-            needs = self.command != "PUT"
-            if told is None and needs and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                told = refuse(401, "Invalid credentials in Authorization header")
-            with hub_lock:
-                self._send(*(told or hub.answer(self.command, path, body)))
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def _read(self, length):
-            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(length)
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
+    def log_message(self, *words):
+        """Keep quiet."""
+
+    def _do(self):
+        path = unquote(urlsplit(self.path).path)
+        with self.lock:
+            self.hub.asked.append((self.command, path, time.monotonic()))
+            count = sum(asked[:2] == (self.command, path) for asked in self.hub.asked)
+            told = self.hub.script(self.command, path, count)
+        if told == "hang":
+            self.hub.released.wait(60)
+        if told in ("cut", "hang"):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+            self.close_connection = True
+            return
+        body = self._read()
+        is_known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if told is None and self.command != "PUT" and not is_known:
+            told = refuse(401, "Invalid credentials in Authorization header")
+        with self.lock:
+            self._send(*(told or self.hub.answer(self.command, path, body)))
+
+    def _read(self):
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
             self.rfile.readline()
-            return body
+        self.rfile.readline()
+        return body
 
-        def _send(self, status, headers, body):
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
+    def _send(self, status, headers, body):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
-        do_GET = do_HEAD = do_POST = do_PUT = _do
-
-    hub_lock = threading.Lock()
-    return Handler
+    do_GET = do_HEAD = do_POST = do_PUT = _do
