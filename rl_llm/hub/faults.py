@@ -9,7 +9,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined] # lazy
 
 from rl_llm.errors import PushRefused
 from rl_llm.hub.access import LOG_IN, endpoint, redact, token_source

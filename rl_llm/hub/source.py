@@ -62,27 +62,40 @@ class Source:
 def find_source(target: Path) -> Source:
     """Return what a folder means: a run its final adapter, or that of its newest whole checkpoint;
     a checkpoint, or a folder of `unpushed/`, its own. Raises `InputError`."""
+    part = _part_of_a_run(target)
+    if part is not None:
+        return part
     run = RunFolder(target)
     if run.resolved.is_file():
-        if (run.adapter / _WEIGHTS).is_file():
-            return Source(run=run, adapter=run.adapter)
-        newest, _ = newest_whole(run.checkpoints)
-        if newest is None:
-            raise InputError(
-                f"{target} has neither a final adapter nor a whole checkpoint yet, so there is "
-                "nothing to push; wait for the first checkpoint"
-            )
-        return Source(run=run, adapter=newest / "adapter", step=step_of(newest))
-    above = RunFolder(target.absolute().parent.parent)
-    inside = target / "adapter" if (target / "adapter").is_dir() else target
-    is_part = target.absolute().parent.name in _INSIDE and above.resolved.is_file()
-    is_part = is_part and _STEP.fullmatch(target.name) is not None
-    if is_part and (inside / _WEIGHTS).is_file():
-        return Source(run=above, adapter=inside, step=step_of(target.absolute()))
+        return _whole_run(run)
     raise InputError(
         f"{str(target)!r} is not the folder of a run (it has no resolved.yaml), nor one of its "
         "checkpoints; name one, such as runs/NAME or runs/NAME/checkpoints/step-000050"
     )
+
+
+def _part_of_a_run(target: Path) -> Source | None:
+    """Return the adapter of a checkpoint, or one that waits to be pushed; None for another
+    folder."""
+    place = target.absolute()
+    run = RunFolder(place.parent.parent)
+    is_named_so = place.parent.name in _INSIDE and _STEP.fullmatch(place.name) is not None
+    inside = target / "adapter" if (target / "adapter").is_dir() else target
+    if is_named_so and run.resolved.is_file() and (inside / _WEIGHTS).is_file():
+        return Source(run=run, adapter=inside, step=step_of(place))
+    return None
+
+
+def _whole_run(run: RunFolder) -> Source:
+    if (run.adapter / _WEIGHTS).is_file():
+        return Source(run=run, adapter=run.adapter)
+    newest, _ = newest_whole(run.checkpoints)
+    if newest is None:
+        raise InputError(
+            f"{run.path} has neither a final adapter nor a whole checkpoint yet, so there is "
+            "nothing to push; wait for the first checkpoint"
+        )
+    return Source(run=run, adapter=newest / "adapter", step=step_of(newest))
 
 
 def command_line(command: str) -> str:
