@@ -19,6 +19,9 @@ from rl_llm.hub.pusher import Push
 from rl_llm.hub.source import Source, find_source
 from rl_llm.hub.staging import MOST_WAITING, folder_of, forget, forget_past, stage, waiting
 from rl_llm.trainer import RunFolder
+from rl_llm.trainer.shelf import step_of
+
+_FAULTS = (OSError, ValueError)  # Of the disk, or of a file of the run that somebody changed.
 
 
 def check_hub(recipe: Recipe) -> None:
@@ -99,9 +102,7 @@ class Pushing:
         """Push the adapter of a checkpoint, if that is asked for."""
         if "checkpoint" not in self._events:
             return
-        source = Source(
-            run=self._folder, adapter=checkpoint / "adapter", step=int(checkpoint.name[5:])
-        )
+        source = Source(run=self._folder, adapter=checkpoint / "adapter", step=step_of(checkpoint))
         try:
             staged = stage(
                 checkpoint,
@@ -110,9 +111,9 @@ class Pushing:
                 card=source.card(Place(repo_id=self._hub.repo_id, revision=checkpoint.name)),
                 resolved=self._folder.resolved.read_text(encoding="utf-8"),
             )
-        except OSError as error:
+        except _FAULTS as error:
             place = folder_of(self._folder.path)
-            self._lost.append(f"not pushed: {checkpoint.name}: {place}: {error.strerror}")
+            self._lost.append(f"not pushed: {checkpoint.name}: {place} cannot be written: {error}")
             return
         self._add_staged(staged)
         if len(self._pusher.left()) > MOST_WAITING and (dropped := self._pusher.drop_oldest()):
@@ -131,7 +132,7 @@ class Pushing:
         if "end" in self._events:
             try:
                 self._add_final()
-            except OSError as error:
+            except _FAULTS as error:
                 self._lost.append(f"not pushed: the final adapter: {error}")
         if self._pusher.left():
             what = f"pushing to {self._hub.repo_id}, for at most {self._hub.max_wait_s:g} s"
@@ -159,7 +160,7 @@ class Pushing:
 
     def _add_staged(self, staged: Path) -> None:
         files = {file.name: str(file) for file in staged.iterdir()}
-        message = f"Add the adapter after step {int(staged.name[5:])}"
+        message = f"Add the adapter after step {step_of(staged)}"
         self._pusher.add(
             Push(
                 name=staged.name,

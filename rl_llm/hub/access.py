@@ -18,7 +18,7 @@ LOG_IN = (
     "write"
 )
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_LOOKS_LIKE_A_TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
+_LOOKS_LIKE_A_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}")
 _HIDDEN = "[token]"
 
 

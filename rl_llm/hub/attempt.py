@@ -42,12 +42,13 @@ class Attempt:
     def outcome(self) -> Outcome:
         """Wait for it to end, and return what came of it."""
         wait_s = None if self._limit_s is None else self._limit_s + _GRACE_S
-        try:
-            printed, said = self._process.communicate(json.dumps(self._order), timeout=wait_s)
-        except subprocess.TimeoutExpired:
-            return Outcome(fault=self._too_long())
-        finally:
-            self.stop()
+        with self._process:
+            try:
+                printed, said = self._process.communicate(json.dumps(self._order), timeout=wait_s)
+            except subprocess.TimeoutExpired:
+                return Outcome(fault=self._too_long())
+            finally:
+                self.stop()
         try:
             return Outcome(**json.loads(printed))
         except (ValueError, TypeError):
@@ -66,4 +67,4 @@ class Attempt:
         return redact(f"the process that pushes ended with code {code}{last and f': {last}'}")
 
     def _too_long(self) -> str:
-        return f"not done within {self._limit_s:g} s"
+        return f"not done within {self._limit_s:.3g} s; hub.max_wait_s can give it more"

@@ -173,7 +173,7 @@ def _metadata(
         base_model=base if _is_hub_name(base) else None,
         eval_results=results or None,
         library_name="transformers" if place.is_merged else "peft",
-        model_name=recipe.run.name,
+        model_name=recipe.run.name if results else None,
         pipeline_tag="text-generation",
         tags=["rl-llm", "reinforcement-learning", recipe.algorithm.name, "lora"],
     )

@@ -53,8 +53,8 @@ class Source:
 
     def files(self) -> Mapping[str, str]:
         """Return the files of the adapter by their path in a repository, the recipe beside them;
-        the card is for `card`."""
-        found = [file for file in self.adapter.iterdir() if file.is_file()]
+        the card is for `card`, and hidden files are for nobody."""
+        found = [file for file in self.adapter.iterdir() if file.is_file() and file.name[0] != "."]
         named = {file.name: str(file) for file in found if file.name != "README.md"}
         return {"resolved.yaml": str(self.run.resolved)} | named
 

@@ -51,7 +51,10 @@ def forget(staged: Path) -> None:
 
 
 def forget_past(run_dir: Path, step: int) -> None:
-    """Delete what belongs to a branch of the run that is left: steps past this one."""
+    """Delete what belongs to a branch of the run that is left, steps past this one, and what a kill
+    left half done."""
+    for half_done in folder_of(run_dir).glob(".step-*"):
+        shutil.rmtree(half_done, ignore_errors=True)
     for staged in waiting(run_dir):
         if step_of(staged) > step:
             forget(staged)

@@ -31,7 +31,7 @@ def upload(job: Job) -> Outcome:
     repo_id = api.create_repo(job.repo_id, private=job.private, exist_ok=True).repo_id
     found = _revision(api, repo_id, job.revision)
     _check(job, repo_id, found)
-    commit = api.create_commit(
+    api.create_commit(
         repo_id,
         [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
@@ -40,7 +40,6 @@ def upload(job: Job) -> Outcome:
         commit_message=job.message,
         revision=job.revision,
     )
-    del commit  # Its address is that of one commit; people look for the branch.
     branch = "" if job.revision == MAIN else f"/tree/{job.revision}"
     return Outcome(url=f"{endpoint()}/{repo_id}{branch}", is_private=bool(found.private))
 

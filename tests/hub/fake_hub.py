@@ -77,7 +77,7 @@ class FakeHub:
         data = yaml.safe_load(found[1]) if found else None
         errors = [] if isinstance(data, dict) else [{"message": "no metadata"}]
         base = (data or {}).get("base_model", "a/b")
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", base):
             errors.append({"message": f'"base_model" with value "{base}" is not valid'})
         return 400 if errors else 200, {}, {"errors": errors, "warnings": []}
 
