@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.progress import print_lines
 from rl_llm.errors import PushRefused
@@ -104,6 +105,7 @@ def _merge(source: Source, folder: Path) -> None:
     from rl_llm.policy import load_base
     from rl_llm.rollout.merged import MergedCheckpoint
 
+    transformers_logging.disable_progress_bar()
     model = source.recipe().model
     base = load_base(model.path, dtype=model.dtype)
     MergedCheckpoint(base).write(source.adapter, folder)

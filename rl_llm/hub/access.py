@@ -20,6 +20,7 @@ LOG_IN = (
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _LOOKS_LIKE_A_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}")
 _HIDDEN = "[token]"
+_SHORTEST = 6  # Less is no token, and stands in many words.
 
 
 def check_repo_id(repo_id: str, *, where: str) -> None:
@@ -63,11 +64,11 @@ def token_source() -> str | None:
     return "the login of `hf auth login`" if _stored() else None
 
 
-def redact(text: str, *also: str | None) -> str:
-    """Return a text without any token that is known here, nor `also`."""
+def redact(text: str) -> str:
+    """Return a text without any token that is known here, or that looks like one."""
     known = [os.environ.get(variable, "").strip() for variable in _VARIABLES]
-    for token in (*known, _stored(), *(each or "" for each in also)):
-        if token:
+    for token in (*known, _stored()):
+        if len(token) >= _SHORTEST:
             text = text.replace(token, _HIDDEN)
     return _LOOKS_LIKE_A_TOKEN.sub(_HIDDEN, text)
 

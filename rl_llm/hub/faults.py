@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined] # lazy
 
 from rl_llm.errors import PushRefused
-from rl_llm.hub.access import LOG_IN, endpoint, redact, token_source
+from rl_llm.hub.access import endpoint, redact, token_source
 from rl_llm.hub.job import Job, Outcome
 
 # The base of all that the library's HTTP client raises; which client that is depends on its
@@ -60,7 +60,9 @@ def _explain(error: Exception, job: Job) -> Outcome:
             )
         case ValueError():
             return Outcome(fault=f"{job.repo_id}: {_clipped(str(error))}", refused=True)
-    return Outcome(fault=f"{job.repo_id}: {type(error).__name__}: {_clipped(str(error))}")
+    words = f"{type(error).__name__}: {_clipped(str(error))}"
+    hint = "; for a hub that speaks no xet set HF_HUB_DISABLE_XET=1" if "xet-" in words else ""
+    return Outcome(fault=words + hint)
 
 
 def _of_status(error: HfHubHTTPError, job: Job) -> Outcome:
@@ -78,7 +80,8 @@ def _of_status(error: HfHubHTTPError, job: Job) -> Outcome:
         case 401:
             reason = (
                 f"{head}: it does not take the token of {token_source()}{said}; make one that may "
-                f"write at {endpoint()}/settings/tokens, and {LOG_IN}"
+                f"write at {endpoint()}/settings/tokens, then log in with it (`hf auth login`) or "
+                "set HF_TOKEN to it"
             )
         case 403:
             reason = (

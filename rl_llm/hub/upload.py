@@ -4,6 +4,8 @@ Runs in a process of its own (`child.py`), since the settings of the hub's libra
 are those of a whole process.
 """
 
+from urllib.parse import quote
+
 from huggingface_hub import (
     CommitOperationAdd,
     HfApi,
@@ -40,7 +42,7 @@ def upload(job: Job) -> Outcome:
         commit_message=job.message,
         revision=job.revision,
     )
-    branch = "" if job.revision == MAIN else f"/tree/{job.revision}"
+    branch = "" if job.revision == MAIN else f"/tree/{quote(job.revision)}"
     return Outcome(url=f"{endpoint()}/{repo_id}{branch}", is_private=bool(found.private))
 
 
@@ -94,5 +96,6 @@ def _check(job: Job, repo_id: str, found: ModelInfo) -> None:
         )
     if not job.is_merged and not names.isdisjoint(_FULL):
         raise PushRefused(
-            f"{where} holds full weights, which an adapter beside them would hide; {way_out}"
+            f"{where} holds full weights, and transformers would load an adapter beside them in "
+            f"their place; {way_out}"
         )

@@ -191,6 +191,12 @@ def test_something_else_than_a_hub_is_a_failure_with_its_address(hub, job):
         push(job())
 
 
+def test_a_hub_without_xet_is_a_failure_with_the_variable_that_does_without(hub, job, monkeypatch):
+    monkeypatch.delenv("HF_HUB_DISABLE_XET")
+    with pytest.raises(PushFailed, match="for a hub that speaks no xet set HF_HUB_DISABLE_XET=1"):
+        push(job())
+
+
 def test_a_process_that_dies_is_a_failure_with_its_last_words(hub, job, monkeypatch):
     monkeypatch.setattr("rl_llm.hub.attempt._PROGRAM", "raise MemoryError('no room')")
     assert Attempt(job(), limit_s=9.0, is_behind=True).outcome().fault == (

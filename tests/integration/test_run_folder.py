@@ -190,7 +190,7 @@ def test_peft_loads_the_adapter_and_completes_as_the_engine_does(run_dir, reposi
 
 def test_the_card_names_the_base_and_what_was_gained(run_dir, rows):
     card = (run_dir / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "base_model: data/models/carry-adder" in card
+    assert "| base model | `data/models/carry-adder`, float32 |" in card
     for row in (rows[0], rows[-1]):
         assert f"| {row['step']} | {row['eval/pass_rate']:.3f} |" in card
 
