@@ -67,4 +67,5 @@ class Attempt:
         return redact(f"the process that pushes ended with code {code}{last and f': {last}'}")
 
     def _too_long(self) -> str:
-        return f"not done within {self._limit_s:.3g} s; hub.max_wait_s can give it more"
+        limit_s = round(self._limit_s or 0.0, 1)
+        return f"not done within {limit_s:g} s; hub.max_wait_s can give it more"

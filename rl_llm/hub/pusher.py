@@ -96,15 +96,14 @@ class Pusher:
         with self._changed:
             return list(self._waiting)
 
-    def finish(self, *, is_stopped: Callable[[], bool] = lambda: False) -> Sequence[Push]:
-        """Try what waits until it is pushed, given up, out of time or stopped; return what is
-        left."""
+    def finish(self) -> Sequence[Push]:
+        """Try what waits until it is pushed, given up or out of time; return what is left."""
         with self._changed:
             self._end_at_s = time.monotonic() + self._limit_s
             for push in self._waiting:
                 push.num_failed, push.not_before_s = 0, 0.0
             self._changed.notify_all()
-            while not is_stopped() and time.monotonic() < self._end_at_s:
+            while time.monotonic() < self._end_at_s:
                 if all(push.is_given_up for push in self._waiting):
                     break
                 self._changed.wait(_LOOK_EVERY_S)
@@ -138,16 +137,17 @@ class Pusher:
         return None
 
     def _try(self, push: Push) -> Outcome:
+        left_s = self._limit_s
+        if self._end_at_s is not None:
+            left_s = max(self._end_at_s - time.monotonic(), _LOOK_EVERY_S)
+        try:
+            attempt = Attempt(push.job, limit_s=left_s, is_behind=True)
+        except OSError as error:  # No room for another process, for one.
+            return Outcome(fault=f"no process could be started to push: {error}")
         with self._changed:
-            left_s = self._limit_s
-            if self._end_at_s is not None:
-                left_s = max(self._end_at_s - time.monotonic(), _LOOK_EVERY_S)
+            self._attempt = attempt
             if self._is_closed:
-                return push.outcome or Outcome(fault=push.fault)
-            try:
-                attempt = self._attempt = Attempt(push.job, limit_s=left_s, is_behind=True)
-            except OSError as error:  # No room for another process, for one.
-                return Outcome(fault=f"no process could be started to push: {error}")
+                attempt.stop()
         outcome = attempt.outcome()
         with self._changed:
             self._attempt = None
