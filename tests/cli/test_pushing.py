@@ -144,6 +144,18 @@ def test_only_what_is_asked_for_is_pushed(hub, tmp_path):
     assert ".secret" not in hub.files["me/adder"]["main"]
 
 
+def test_of_several_processes_the_others_push_nothing_not_even_what_waits(run):
+    staged = run.checkpoint(2).rename(run.folder.path / "waits")
+    (run.folder.path / "unpushed").mkdir()
+    staged.rename(run.folder.path / "unpushed" / "step-000002")
+    recipe = parse_recipe(RECIPE, where="test")
+    other = Pushing(recipe, run.folder, Console(file=run.out), is_main=False)
+    with other:
+        other.begin(Tokenizer(), step=0)
+        other.finish()
+    assert run.lines == [] and run.staged == ["step-000002"]
+
+
 def test_without_a_repository_nothing_happens(tmp_path):
     run = Run(tmp_path / "adder", repo_id=None)
     with run.pushing:

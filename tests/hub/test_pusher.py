@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_llm.hub import Pusher
+from rl_llm.hub import Outcome, Pusher
 from rl_llm.hub.pusher import Push
 from rl_llm.plugins import load_module
 
@@ -94,6 +94,17 @@ def test_at_the_end_a_dead_hub_costs_a_few_tries_and_the_command_is_left(leads_t
     assert all("no connection" in push.fault for push in left)
     tries = [push.num_failed for push in left]  # In turns, up to the third of one.
     assert max(tries) == 3 and min(tries) >= 1 and sum(tries) <= 7
+
+
+def test_once_one_is_given_up_the_others_are_not_tried_as_often(job, pusher):
+    a, b, c = (push_of(job(), name) for name in "abc")
+    pusher._waiting, pusher._end_at_s = [a, b, c], time.monotonic() + 30
+    for failing in (a, b, a, b, a):
+        assert not any(push.is_given_up for push in (a, b, c))
+        pusher._plan(failing, Outcome(fault="HTTP 500"))
+    assert (a.is_given_up, b.is_given_up, c.is_given_up) == (True, True, False)
+    pusher._plan(c, Outcome(fault="HTTP 500"))
+    assert c.is_given_up
 
 
 def test_at_the_end_a_hub_that_hangs_costs_the_limit_and_no_more(hub, job):

@@ -104,6 +104,12 @@ def test_a_token_that_is_no_header_is_refused_and_not_shown(hub, job, leads_to):
     assert "no HTTP header can carry" in message and "tök" not in message
 
 
+def test_a_token_that_the_hub_repeats_is_hidden(hub, job):
+    said = {"error": f"the token {TOKEN} is read only"}
+    hub.script = lambda method, path, count: (403, {}, said) if "/commit/" in path else None
+    assert "(the token [token] is read only)" in refused(job())
+
+
 def test_a_repository_of_others_is_refused(hub, job):
     message = refused(job(repo_id="they/adder"))
     assert f"HTTP 403 from {hub.url}" in message and "may not write to they/adder" in message
