@@ -63,3 +63,11 @@ class EngineLost(RunError):
 
 class StorageError(RunError):
     """A file of a run cannot be written: the disk or a quota is full, or something forbids it."""
+
+
+class PushRefused(InputError):
+    """The hub, or a rule of ours, says no to a push; trying again would not help."""
+
+
+class PushFailed(RunError):
+    """A push was tried and did not get through; it may later."""

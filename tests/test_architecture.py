@@ -39,6 +39,7 @@ WITHOUT_TORCH = {
 HOMES = {
     "accelerate": ["rl_llm/policy/ranks.py"],
     "deepspeed": ["rl_llm/policy/zero.py"],
+    "huggingface_hub": ["rl_llm/hub/"],
     "httpx": ["rl_llm/rollout/server_client.py"],
     "matplotlib": ["rl_llm/report/"],
     "peft": ["rl_llm/policy/", "rl_llm/rollout/"],

@@ -24,6 +24,7 @@ COMMANDS = {
     "validate": "check a recipe and everything it names before a run",
     "evaluate": "measure the pass rate of a run or a model on held-out problems",
     "report": "write the HTML report of a run",
+    "push": "push the adapter of a run to a model hub",
     "rewards": "list the rewards, check one, or score completions with it",
     "data": "look at the problems of a prompt source",
     "schema": "print the schema of recipes, for editors or for reading",

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -111,6 +112,9 @@ class ConsoleWatcher:
             )
         self._console.print(table, markup=False)
 
+    def saved(self, checkpoint: Path) -> None:
+        """Say nothing: it is there."""
+
     def said(self, message: str) -> None:
         """Write the message."""
         self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -127,6 +131,9 @@ class SilentWatcher:
 
     def sampled(self, samples: Sequence[Row]) -> None:
         """Ignore them."""
+
+    def saved(self, checkpoint: Path) -> None:
+        """Ignore it."""
 
     def said(self, message: str) -> None:
         """Ignore it."""

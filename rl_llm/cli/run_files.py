@@ -13,7 +13,8 @@ from rl_llm.cli.failure import EXIT_RUN_FAILED
 from rl_llm.cli.inputs import Model
 from rl_llm.config import Recipe, dump_yaml
 from rl_llm.errors import ConfigError, InputError, StorageError
-from rl_llm.hub import write_card
+from rl_llm.hub import Place, write_card
+from rl_llm.hub.source import command_line, read_command
 from rl_llm.policy import Ranks
 from rl_llm.report import write_report
 from rl_llm.trainer import Parts, RunFolder, checkpoint, read_rows
@@ -61,8 +62,8 @@ def where_it_goes_on(folder: RunFolder) -> str:
     return f"run the same command again: it goes on from {last}, the last good checkpoint"
 
 
-def prepare(parts: Parts, source: Path) -> None:
-    """Keep the recipe as written and as run in the run's folder.
+def prepare(parts: Parts, source: Path, *, command: str) -> None:
+    """Keep the recipe as written and as run, and the command, in the run's folder.
 
     What an earlier part of the run left past the first step is dropped: it belongs to another
     branch.
@@ -80,13 +81,14 @@ def prepare(parts: Parts, source: Path) -> None:
         f"# As run by rl-llm {__version__}, with every default.\n"
         f"# engine: {recipe.rollout.engine}, processes: {ranks.num_ranks}, "
         f"ZeRO stage: {'none' if ranks.zero is None else ranks.zero.stage}\n"
+        f"{command_line(command)}"
     )
     write_text(folder.resolved, header + dump_yaml(recipe))
 
 
 def write_results(parts: Parts, model: Model) -> None:
     """Write the report, then the final adapter: aside and renamed, for it says that all is done."""
-    folder = parts.folder
+    folder, hub = parts.folder, parts.recipe.hub
     try:
         write_report(folder.path)
     except InputError as error:  # To `rl-llm report` the folder is input; here it is the run's own.
@@ -97,7 +99,13 @@ def write_results(parts: Parts, model: Model) -> None:
             shutil.rmtree(aside, ignore_errors=True)
             parts.policy.save_adapter(aside)
             model.tokenizer.save_pretrained(str(aside))
-            write_card(aside, parts.recipe, read_rows(folder.metrics))
+            write_card(
+                aside,
+                parts.recipe,
+                read_rows(folder.metrics),
+                command=read_command(folder),
+                place=Place(repo_id=hub.repo_id if "end" in hub.push else None),
+            )
             flush_tree(aside)
             aside.rename(folder.adapter)
             flush(folder.path)

@@ -1,7 +1,9 @@
 """A training session: from a checked recipe to an adapter, a report and a table."""
 
+import shlex
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.interrupt import Interrupt
 from rl_llm.cli.outcome import show_outcome
 from rl_llm.cli.parts import algorithm_notes, build_parts, check_warmup
-from rl_llm.cli.progress import ConsoleWatcher, PatientConsole, SilentWatcher, print_lines
+from rl_llm.cli.progress import PatientConsole, SilentWatcher, print_lines
+from rl_llm.cli.pushing import Pushing, PushingWatcher, check_hub, hub_lines
 from rl_llm.cli.run_files import locked, prepare, where_it_goes_on, write_results
 from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.config import Recipe, load_recipe
@@ -40,23 +43,26 @@ _HEAR_OF_A_DEATH_S = 1.0
 
 
 def train(
-    recipe: Recipe, *, source: Path, is_overridden: bool, resume: str, interrupt: Interrupt
+    recipe: Recipe, *, source: Path, overrides: Sequence[str], resume: str, interrupt: Interrupt
 ) -> int:
     """Run a recipe read from `source`, show it, and return the exit code.
 
     Where `a.b=c` overrides changed it, the next commands name the recipe as run.
     """
+    check_hub(recipe)
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     transformers_logging.disable_progress_bar()
     ranks = Ranks(timeout_s=recipe.run.timeout_s)
     interrupt.end_with_others(partial(ranks.is_ending, wait_s=_HEAR_OF_A_DEATH_S))
     console = PatientConsole(quiet=not ranks.is_main)
+    pushing = Pushing(recipe, folder, console, is_main=ranks.is_main)
     with (
         closing(ranks),
         EndingTogether(ranks, last_words=partial(where_it_goes_on, folder)),
         locked(folder, recipe, ranks) as note,
+        pushing,
     ):
-        print_lines(console, [note] if note else [])
+        print_lines(console, [*([note] if note else []), *hub_lines(recipe)])
         resume_from = ranks.on_main(lambda: folder.find_checkpoint(resume))
         if resume_from is not None:
             interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
@@ -70,28 +76,45 @@ def train(
         print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine), closing(data.rubric):
-            code = _go_on(parts, model, console, resume_from, source, interrupt)
+            started = _Started(
+                source=source,
+                command=shlex.join(["rl-llm", "train", str(source), *overrides]),
+                resume_from=resume_from,
+                pushing=pushing,
+            )
+            code = _go_on(parts, model, console, interrupt, started)
         if ranks.is_main and code == 0:
-            show_outcome(parts, console, source=folder.resolved if is_overridden else source)
+            show_outcome(parts, console, source=folder.resolved if overrides else source)
+            pushing.finish()
         return code
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Started:
+    """What a session starts from, and the pushes that go on beside it."""
+
+    source: Path
+    command: str
+    resume_from: ResumePoint | None
+    pushing: Pushing
 
 
 def _go_on(
     parts: Parts,
     model: Model,
     console: Console,
-    resume_from: ResumePoint | None,
-    source: Path,
     interrupt: Interrupt,
+    started: _Started,
 ) -> int:
     """Run from the checkpoint, if there is one, to the end, and return the exit code."""
     check_warmup(parts.recipe, parts.algorithm)
     print_lines(console, algorithm_notes(parts.recipe, parts.algorithm))
-    _resume(parts, resume_from, console)
+    _resume(parts, started.resume_from, console)
+    started.pushing.begin(model.tokenizer, step=parts.counters.step)
     if _is_done(parts):
         console.print("nothing is left to do: this is what the run came to", highlight=False)
         return 0
-    return _run(parts, model, console, interrupt, source=source)
+    return _run(parts, model, console, interrupt, started)
 
 
 def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> None:
@@ -140,16 +163,16 @@ def _is_done(parts: Parts) -> bool:
 
 
 def _run(
-    parts: Parts, model: Model, console: Console, interrupt: Interrupt, *, source: Path
+    parts: Parts, model: Model, console: Console, interrupt: Interrupt, started: _Started
 ) -> int:
     """Train to the end or to a signal, write what a finished run leaves, and return the exit
     code."""
     try:
-        parts.ranks.on_main(lambda: prepare(parts, source))
+        parts.ranks.on_main(lambda: prepare(parts, started.source, command=started.command))
         interrupt.finish_first(
             "finishing this step and writing a checkpoint", at_once="the step is lost"
         )
-        finished = _train(parts, console, interrupt)
+        finished = _train(parts, console, interrupt, started.pushing)
         if finished:
             interrupt.finish_first(
                 "writing the results", at_once="the same command writes the results"
@@ -179,14 +202,14 @@ def _stopped_line(parts: Parts, *, finished: bool) -> str:
     )
 
 
-def _train(parts: Parts, console: Console, interrupt: Interrupt) -> bool:
+def _train(parts: Parts, console: Console, interrupt: Interrupt, pushing: Pushing) -> bool:
     """Run the loop with its sinks open and its progress shown."""
     if not parts.ranks.is_main:
         return Trainer(parts, stop_requested=interrupt.is_requested).run()
     sinks = _open_sinks(parts)
     draw_log = JsonlSink(parts.folder.draws, last_step=_last_step(parts))
-    watcher = ConsoleWatcher(
-        console, total_steps=parts.recipe.run.steps, first_step=parts.counters.step
+    watcher = PushingWatcher(
+        console, pushing, total_steps=parts.recipe.run.steps, first_step=parts.counters.step
     )
     try:
         with watcher:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return train(
             recipe,
             source=Path(args.recipe),
-            is_overridden=bool(args.overrides),
+            overrides=args.overrides,
             resume=args.resume,
             interrupt=interrupt,
         )

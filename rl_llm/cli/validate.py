@@ -30,6 +30,7 @@ from rl_llm.cli.parts import (
 from rl_llm.cli.plan import plan_step, remarks
 from rl_llm.cli.plan_table import memory_table, step_table
 from rl_llm.cli.progress import SilentWatcher, print_lines, share
+from rl_llm.cli.pushing import check_hub, hub_lines
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks, load_tokenizer
@@ -69,6 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, and print what was found."""
     recipe = load_recipe(args.recipe, args.overrides)
+    check_hub(recipe)
     transformers_logging.disable_progress_bar()
     planned = planned_launch(args.config_file, args.processes, dtype=recipe.model.dtype)
     if planned is None:
@@ -195,7 +197,8 @@ def _print_plan(console: Console, given: _Planned) -> None:
         device=given.device,
     )
     notes = algorithm_notes(recipe, given.algorithm)
-    print_lines(console, [*_critic_lines(given.algorithm), *notes, *remarks(recipe, plan)])
+    said = [*_critic_lines(given.algorithm), *notes, *remarks(recipe, plan), *hub_lines(recipe)]
+    print_lines(console, said)
     console.print(step_table(recipe, plan))
     console.print(memory_table(recipe, found, launch))
     if given.device.type == "cuda" and recipe.rollout.engine == "vllm" and not found.engine.cache:

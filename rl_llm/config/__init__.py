@@ -6,6 +6,7 @@ from rl_llm.config.kl import KLSection
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe
 from rl_llm.config.rollout import RolloutSection, ServersSection, VllmSection
 from rl_llm.config.schema import (
+    HubSection,
     OptimSection,
     Recipe,
     RewardUse,
@@ -13,6 +14,7 @@ from rl_llm.config.schema import (
 )
 
 __all__ = [
+    "HubSection",
     "KLSection",
     "NamedPart",
     "OptimSection",

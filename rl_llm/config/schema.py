@@ -214,6 +214,23 @@ class CheckpointSection(Section):
     """How many of the newest checkpoints stay."""
 
 
+class HubSection(Section):
+    """A repository on the Hugging Face Hub that gets the adapter."""
+
+    repo_id: str | None = None
+    """`owner/name`, or `name` alone for one of your own; null pushes nothing."""
+
+    private: bool = True
+    """Make the repository private, and push to none that all can see; false allows both."""
+
+    push: list[Literal["checkpoint", "end"]] = ["end"]
+    """`end` pushes the final adapter to `main`, `checkpoint` each checkpoint's to a branch such as
+    `step-000050`."""
+
+    max_wait_s: PositiveFloat = 300.0
+    """How long one push may take, and the end of the run waits for all that are not done."""
+
+
 class Recipe(Section):
     """One complete run of rl-llm."""
 
@@ -233,6 +250,7 @@ class Recipe(Section):
     optim: OptimSection = OptimSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    hub: HubSection = HubSection()
     tracking: list[Literal["jsonl", "tensorboard"]] = ["jsonl"]
     """Where metrics go; metrics.jsonl is written in any case."""
 
@@ -241,7 +259,7 @@ class Recipe(Section):
         """Refuse settings that contradict each other, all at once."""
         rules = (
             *(_batch_faults, _rollout_faults, _schedule_faults, _reward_faults, _kl_faults),
-            _curriculum_faults,
+            *(_curriculum_faults, _hub_faults),
         )
         if faults := [fault for rule in rules for fault in rule(self)]:
             raise ValueError("\n  ".join(faults))
@@ -350,4 +368,12 @@ def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
         yield (
             "curriculum.learn_from_eval=true with eval.train_problems=0: beliefs never learn from "
             "held-out problems; set eval.train_problems, such as 64"
+        )
+
+
+def _hub_faults(recipe: Recipe) -> Iterator[str]:
+    if recipe.hub.repo_id is not None and not recipe.hub.push:
+        yield (
+            "hub.push=[] with hub.repo_id: nothing would ever be pushed; name end, checkpoint or "
+            "both, or set hub.repo_id to null"
         )

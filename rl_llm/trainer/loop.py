@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rl_llm.config import Recipe
 from rl_llm.curriculum import dry_message
@@ -211,12 +212,14 @@ class Trainer:
         with self._timed("checkpoint"):
             rollouts.drain(self._counters.step)
             with parts.policy.gathered():
-                parts.ranks.on_main(self._write_checkpoint)
+                saved = parts.ranks.on_main(self._write_checkpoint)
+        if parts.ranks.is_main:
+            parts.watcher.saved(saved)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self) -> Path:
         parts = self._parts
         parts.folder.flush_rows()
-        checkpoint.save(
+        return checkpoint.save(
             parts.folder.checkpoints,
             parts.stateful,
             parts.identity,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from rl_llm.algorithms import Algorithm
@@ -32,6 +33,10 @@ class Watcher(Protocol):
 
     def sampled(self, samples: Sequence[Row]) -> None:
         """Sample completions were written."""
+        ...
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint was written; what is done about it must not fail the run."""
         ...
 
     def said(self, message: str) -> None:

@@ -2,6 +2,7 @@ import shutil
 import tempfile
 
 import pytest
+from huggingface_hub import constants
 
 from rl_llm.cli import estimate
 from rl_llm.cli.main import main
@@ -258,3 +259,64 @@ def test_several_updates_without_a_ratio_are_called_biased(small, capsys, name):
     for quiet in ([algorithm, *once], ["algorithm={name: reinforce_pp}"]):
         assert main(["validate", str(small), *quiet]) == 0
         assert "no ratio" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def login(tmp_path, monkeypatch):
+    """Write what a login has stored, or nothing, and let no variable say more."""
+
+    def write(token=""):
+        file = tmp_path / "stored-token"
+        file.write_text(token, encoding="utf-8")
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(file))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+            monkeypatch.delenv(name, raising=False)
+
+    return write
+
+
+def hub_line(printed):
+    (line,) = [line for line in printed.splitlines() if line.startswith("hub: ")]
+    return line
+
+
+def test_it_says_what_is_pushed_where_and_whether_there_is_a_token(
+    small, capsys, login, monkeypatch
+):
+    # An address that nobody answers at, and nothing waits for it.
+    monkeypatch.setattr(constants, "ENDPOINT", "http://192.0.2.1")
+    pushes = ["hub.repo_id=me/adder", "hub.push=[checkpoint, end]", "--processes=1"]
+    login()
+    assert main(["validate", str(small), *pushes]) == 0
+    start = "hub: checkpoint and end to me/adder (private) at http://192.0.2.1; "
+    line = hub_line(capsys.readouterr().out)
+    assert line.startswith(f"{start}there is no token yet: log in with `hf auth login`, or set ")
+    login("hf_stored")
+    assert main(["validate", str(small), *pushes]) == 0
+    line = hub_line(capsys.readouterr().out)
+    assert line == f"{start}token: the login of `hf auth login`"
+    monkeypatch.setenv("HF_TOKEN", "hf_given")
+    assert main(["validate", str(small), *pushes, "hub.private=false"]) == 0
+    line = hub_line(capsys.readouterr().out)
+    assert "(public)" in line and line.endswith("token: the environment variable HF_TOKEN")
+    assert "hf_" not in line
+
+
+def test_without_a_repository_nothing_is_said_of_a_hub(small, capsys):
+    assert main(["validate", str(small), "--processes=1"]) == 0
+    assert "hub: " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hub.repo_id=a/b/c"], "hub.repo_id='a/b/c': Repo id must be in the form"),
+        (["hub.repo_id=me/adder", "hub.push=[]"], "hub.push=[] with hub.repo_id: nothing would"),
+        (["hub.push=[best]"], "hub.push.0='best': input should be 'checkpoint' or 'end'"),
+        (["hub.repo_id=hf_" + "a" * 30], "hub.repo_id looks like an access token"),
+    ],
+)
+def test_a_hub_that_cannot_be_pushed_to_is_refused(small, capsys, overrides, message):
+    assert main(["validate", str(small), *overrides]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "a" * 30 not in said

@@ -189,9 +189,18 @@ def test_peft_loads_the_adapter_and_completes_as_the_engine_does(run_dir, reposi
     assert adapted != without_adapter
 
 
+def test_the_snippet_of_the_card_runs_with_the_folder_in_its_place(run_dir, repository, python):
+    card = (run_dir / "adapter" / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert '"path/to/this/folder"' in code
+    code = code.replace("path/to/this/folder", str(run_dir / "adapter"))
+    done = python("-c", f"{code}\nprint(complete('123+456='))", folder=repository)
+    assert done.returncode == 0 and "579" in done.stdout, done.stderr
+
+
 def test_the_card_names_the_base_and_what_was_gained(run_dir, rows):
     card = (run_dir / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "base_model: data/models/carry-adder" in card
+    assert "| base model | `data/models/carry-adder`, float32 |" in card
     for row in (rows[0], rows[-1]):
         assert f"| {row['step']} | {row['eval/pass_rate']:.3f} |" in card
 

@@ -40,6 +40,12 @@ def test_name_folder_and_tracking_may_differ(tmp_path):
     check(tmp_path, identity(), tree)
 
 
+def test_where_a_run_is_pushed_may_differ(tmp_path):
+    hub = {"repo_id": "me/adder", "private": False, "push": ["checkpoint", "end"]}
+    check(tmp_path, identity(), identity(hub=hub))
+    check(tmp_path, identity(hub=hub), identity())
+
+
 def test_steps_may_differ_where_nothing_is_scheduled_over_them(tmp_path):
     check(tmp_path, identity(), identity(run={"steps": 20}))
 

@@ -43,6 +43,7 @@ class Listener:
     evaluations: list = field(default_factory=list)
     before: list = field(default_factory=list)
     after: list = field(default_factory=list)
+    saved_names: list = field(default_factory=list)
     step: int = 0
 
     def stepped(self, row):
@@ -55,6 +56,9 @@ class Listener:
 
     def sampled(self, samples):
         pass
+
+    def saved(self, checkpoint):
+        self.saved_names.append(checkpoint.name)
 
     def said(self, message):
         self.said_at.append((self.step + 1, message))
@@ -221,6 +225,7 @@ def test_a_dry_step_that_ends_the_run_is_logged_counted_and_saved_first(prepare)
     assert (metrics[1]["train/groups_admitted"], metrics[1]["rollout/completions"]) == (0, 4)
     assert [(row["step"], row["correct"], row["admitted"]) for row in draws] == [(1, 0, False)] * 2
     assert parts.counters.step == 1
+    assert parts.watcher.saved_names == ["step-000001"]
 
     resumed = prepare(*stops)
     [saved] = checkpoint.list_checkpoints(resumed.folder.checkpoints)

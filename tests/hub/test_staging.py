@@ -1,0 +1,97 @@
+"""Adapters that wait to be pushed, and the folders that `rl-llm push` takes."""
+
+import pytest
+
+from rl_llm.errors import InputError
+from rl_llm.hub.source import find_source
+from rl_llm.hub.staging import folder_of, forget, forget_past, stage, waiting
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    folder = tmp_path / "runs" / "adder"
+    folder.mkdir(parents=True)
+    (folder / "resolved.yaml").write_text("run: {}\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(run_dir):
+    """Make a checkpoint with the adapter's files as PEFT writes them."""
+
+    def make(step):
+        folder = run_dir / "checkpoints" / f"step-{step:06d}"
+        (folder / "adapter").mkdir(parents=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+            (folder / "adapter" / name).write_text(f"{name} of PEFT", encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def staged(run_dir, checkpoint, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
+
+    def make(step):
+        made = checkpoint(step)
+        return stage(made, run_dir, tokenizer=tokenizer, card="our card", resolved="run: {}")
+
+    return make
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_staged_folder_is_what_the_repository_gets(staged):
+    folder = staged(50)
+    assert folder.name == "step-000050"
+    assert names(folder) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "resolved.yaml",
+        "tokenizer.json",
+    ]
+    assert (folder / "README.md").read_text(encoding="utf-8") == "our card"
+
+
+def test_the_checkpoint_stays_as_it_is_and_its_end_spares_what_is_staged(staged, run_dir):
+    folder, inside = staged(50), run_dir / "checkpoints" / "step-000050" / "adapter"
+    assert (inside / "README.md").read_text(encoding="utf-8") == "README.md of PEFT"
+    weights = inside / "adapter_model.safetensors"
+    assert weights.samefile(folder / weights.name)  # Linked: no time, no room.
+    weights.unlink()
+    assert (folder / weights.name).read_text(encoding="utf-8").endswith("of PEFT")
+
+
+def test_what_is_pushed_is_forgotten_and_the_last_takes_the_folder_along(staged, run_dir):
+    first, second = staged(50), staged(100)
+    assert waiting(run_dir) == [first, second]
+    forget(first)
+    assert waiting(run_dir) == [second]
+    forget(second)
+    assert not folder_of(run_dir).exists()
+
+
+def test_going_back_drops_what_waits_of_later_steps(staged, run_dir):
+    first, _ = staged(50), staged(100)
+    forget_past(run_dir, 50)
+    assert waiting(run_dir) == [first]
+
+
+def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir):
+    source = find_source(staged(50))
+    assert (source.run.path, source.step) == (run_dir, 50)
+    assert source.files()["resolved.yaml"].endswith("unpushed/step-000050/resolved.yaml")
+    assert "README.md" not in source.files()
+
+
+@pytest.mark.parametrize("name", ["step-000050.damaged", "other"])
+def test_a_folder_among_checkpoints_that_is_none_is_refused(checkpoint, run_dir, name):
+    other = checkpoint(50).rename(run_dir / "checkpoints" / name)
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        find_source(other)
