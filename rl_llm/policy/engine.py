@@ -146,7 +146,9 @@ class PolicyEngine:
         )
         self._stepper.set_lr(lr)
         parts = self._prepare(groups, penalty, rng) * self._optim.epochs
+        skipped_before = self.num_skipped
         facts = self._take(parts, penalty, learns=self._policy_learns(step))
+        facts = replace(facts, num_skipped=self.num_skipped - skipped_before)
         if not self.reference.after_step(step):
             return facts
         self._stepper.forget(critic=self._kl.placement == "reward")

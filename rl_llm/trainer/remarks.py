@@ -44,7 +44,9 @@ class Remarks:
         """Yield what is to be said of a step's updates."""
         if facts.reference_refreshed:
             yield f"reference refreshed: KL is to the policy of step {step} from now on"
-        if harvest.admitted and facts.trained_tokens == 0:
+        if facts.num_skipped:
+            yield self._skipped(facts.num_skipped)
+        elif harvest.admitted and facts.trained_tokens == 0:
             yield (
                 f"nothing learnt: the {len(harvest.admitted)} groups that the gates admitted have "
                 "no advantage, or no completion that is trained on; look at curriculum.gates, and "
@@ -54,4 +56,13 @@ class Remarks:
         recipe = self._recipe
         yield from self._mismatch_alarm(
             facts, dtype=recipe.model.dtype, engine=recipe.rollout.engine
+        )
+
+    def _skipped(self, count: int) -> str:
+        """Say that a step's updates were left out, and what may have made them so."""
+        what = "an update was left out: its" if count == 1 else f"{count} updates were left out: a"
+        return (
+            f"{what} loss or gradient is not finite (algorithm {self._recipe.algorithm.name!r}); "
+            "look for infinite rewards, and at the advantages and the loss of an algorithm of your "
+            "own; else lower optim.lr, or kl's coefficient"
         )

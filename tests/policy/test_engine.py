@@ -200,11 +200,12 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tiny_llama, uneven_
     engine = engine_for(tiny_llama)
     before = {name: p.clone() for name, p in engine._model.named_parameters()}
     facts = update(engine, poisoned())
-    assert engine.num_skipped == 1
+    assert engine.num_skipped == facts.num_skipped == 1
     assert facts.policy_loss == facts.grad_norm == facts.trained_tokens == 0
     assert all(torch.equal(before[name], p) for name, p in engine._model.named_parameters())
-    update(engine, uneven_groups)
+    facts = update(engine, uneven_groups)
     assert engine.num_skipped == 1
+    assert facts.num_skipped == 0
     assert not all(torch.equal(before[name], p) for name, p in engine._model.named_parameters())
 
 

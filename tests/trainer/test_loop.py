@@ -249,6 +249,33 @@ def test_a_step_whose_admitted_groups_teach_nothing_says_so(prepare):
     assert not any(text.startswith("nothing learnt") for _, text in solvable.watcher.said_at)
 
 
+NAN = """\
+from dataclasses import replace
+
+from rl_llm.algorithms import grpo
+
+
+def poisoned():
+    algorithm = grpo()
+    nan = float("nan")
+    return replace(algorithm, advantages=lambda scored: algorithm.advantages(scored) * nan)
+"""
+
+
+def test_an_update_that_is_not_finite_is_told_of_as_left_out_with_its_algorithm(prepare, tmp_path):
+    (tmp_path / "nan.py").write_text(NAN, encoding="utf-8")
+    parts = prepare(
+        *("run.steps=1", "curriculum.gates=[]", "data.eval=[]", "eval.train_problems=0"),
+        f"algorithm={{name: '{tmp_path}/nan.py:poisoned'}}",
+    )
+    Trainer(parts).run()
+    (said,) = [
+        text for _, text in parts.watcher.said_at if "nothing learnt" in text or "left" in text
+    ]
+    assert said.startswith("an update was left out: its loss or gradient is not finite (algorithm")
+    assert f"'{tmp_path}/nan.py:poisoned'" in said
+
+
 def test_a_step_draws_again_until_the_share_of_its_groups_that_is_enough(prepare):
     """Of 4 groups 2 are enough: a round comes only where fewer were admitted before it."""
     parts = prepare(
