@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.cli.adapter_files import CONFIG, WEIGHTS, base_of
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.measured import MeasuredFile, Row
@@ -190,14 +191,17 @@ def _identity(recipe: Recipe, model: Model, *, samples: int, adapter: Path | Non
 
 
 def _adapter_hash(adapter: Path) -> str:
-    """Return 16 hex digits over an adapter's files; raises `InputError` where they are missing."""
+    """Return 16 hex digits over an adapter's files; raises `InputError` where they are missing or
+    damaged."""
     digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
             raise InputError(
                 f"--adapter {adapter}: there is no {name}; name the folder of a PEFT adapter, such "
                 "as runs/NAME/adapter"
             )
+    base_of(adapter)
+    for name in (CONFIG, WEIGHTS):
         digest.update((adapter / name).read_bytes())
     return digest.hexdigest()[:16]
 
