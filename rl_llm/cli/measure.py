@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -216,7 +217,14 @@ def _checked(out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: its folder cannot be made: {error.strerror}") from None
-    return out
+    try:
+        with TemporaryFile(dir=out.parent):
+            return out
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: its folder cannot be written to: {error.strerror}; name a file in one "
+            "that can"
+        ) from None
 
 
 def _row(scored: ScoredGroup) -> Row:
