@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,6 +249,21 @@ def test_state_and_adapter_taken_up_again_give_the_same_next_update(
         first._model.named_parameters(), second._model.named_parameters(), strict=True
     ):
         assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_whoever_the_umask_lets_may_read_every_file_of_a_saved_adapter(
+    tiny_llama, tmp_path, umask, mode
+):
+    engine = engine_for(copy.deepcopy(tiny_llama))
+    before = os.umask(umask)
+    try:
+        engine.save_adapter(tmp_path / "adapter")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "adapter").iterdir()}
+    assert modes["adapter_model.safetensors"] == mode
+    assert set(modes.values()) == {mode}
 
 
 def test_an_adapter_of_another_rank_is_refused(tiny_llama, tmp_path):
