@@ -32,8 +32,10 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     may_differ = {"run.name", "run.output_dir", "run.timeout_s", "tracking", *_MEMORY_OF_VLLM}
     recipe, refusal = _filled(state["recipe"])
     # Without counters nothing was saved: a run starts over, and has learnt from no evaluation.
-    step = state.get("counters", {}).get("step", 0)
-    needs_length = [*_needs_length(identity.recipe), *_learnt_from_the_end(recipe, step)]
+    needs_length = [
+        *_needs_length(identity.recipe),
+        *_learnt_from_the_end(recipe, state.get("counters", {})),
+    ]
     if not needs_length:
         may_differ.add("run.steps")
     saved, given = _flat(recipe), _flat(identity.recipe)
@@ -98,16 +100,17 @@ def _needs_length(recipe: Mapping[str, Any]) -> list[str]:
     return [reason for reason, holds in reasons.items() if holds]
 
 
-def _learnt_from_the_end(recipe: Mapping[str, Any], step: int) -> list[str]:
+def _learnt_from_the_end(recipe: Mapping[str, Any], counters: Mapping[str, Any]) -> list[str]:
     """Say what took note, behind a run's last step, of an evaluation that a longer run does not
     make; nothing where `eval.every` asks for it too, or the checkpoint is an earlier one."""
-    every = recipe["eval"]["every"]
+    step, every = counters.get("step", 0), recipe["eval"]["every"]
     if step != recipe["run"]["steps"] or step % every == 0:
         return []
     patience = recipe["kl"]["reference"]["refresh_on_stagnation"]
     learners = {
         "curriculum.learn_from_eval": recipe["curriculum"]["learn_from_eval"],
         f"kl.reference.refresh_on_stagnation={patience}": patience is not None,
+        f"eval.stop_when={recipe['eval']['stop_when']}": counters.get("finished", False),
     }
     return [
         f"{learner} took note of the evaluation behind step {step}, the last one here, which a "

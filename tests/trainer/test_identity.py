@@ -74,22 +74,25 @@ STAGNATION = {
 }
 
 
+STOP_WHEN = {"data": LEARN_FROM_EVAL["data"]}
+
+
 @pytest.mark.parametrize(
     ("learner", "named"),
     [
         (LEARN_FROM_EVAL, "curriculum.learn_from_eval"),
         (STAGNATION, "kl.reference.refresh_on_stagnation=1"),
+        (STOP_WHEN, "eval.stop_when=0.5"),
     ],
 )
 def test_a_run_does_not_grow_past_an_evaluation_that_was_learnt_from_and_eval_every_leaves_out(
     tmp_path, learner, named
 ):
-    short, long = (
-        identity(run={"steps": steps}, eval={"every": 4, "train_problems": 1}, **learner)
-        for steps in (10, 20)
-    )
+    evaluation = {"every": 4, "train_problems": 1, "stop_when": 0.5}
+    short, long = (identity(run={"steps": steps}, eval=evaluation, **learner) for steps in (10, 20))
+    has_stopped = learner is STOP_WHEN
     with pytest.raises(CheckpointError, match=r"run\.steps: 10 in the") as error:
-        check(tmp_path, short, long, counters={"step": 10})
+        check(tmp_path, short, long, counters={"step": 10, "finished": has_stopped})
     (line,) = [line for line in str(error.value).splitlines() if "may not change here" in line]
     assert line.startswith(f"  (run.steps may not change here: {named} took note of the evaluation")
     assert "behind step 10," in line
@@ -103,8 +106,11 @@ def test_a_run_does_not_grow_past_an_evaluation_that_was_learnt_from_and_eval_ev
 
 
 def test_a_run_grows_past_an_evaluation_that_nothing_learnt_from(tmp_path):
-    short, long = (identity(run={"steps": steps}, eval={"every": 4}) for steps in (10, 20))
-    check(tmp_path, short, long, counters={"step": 10})
+    evaluation = {"every": 4, "stop_when": 0.5}
+    short, long = (
+        identity(run={"steps": steps}, eval=evaluation, **STOP_WHEN) for steps in (10, 20)
+    )
+    check(tmp_path, short, long, counters={"step": 10, "finished": False})
 
 
 def test_every_other_difference_is_shown(tmp_path):
