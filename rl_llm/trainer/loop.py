@@ -94,7 +94,9 @@ class Trainer:
         self._publish(rollouts)
         self._tell(rollouts.take_messages())
         if self._counters.step == 0:
-            self._write({"step": 0, **self._evaluate([], rollouts)})
+            row = self._evaluate([], rollouts)
+            self._write({"step": 0, **row})
+            self._tell(self._remarks.of_start(row))
         if unfinished is not None:
             self._finish_step(unfinished, rollouts)
         while not self.is_finished:

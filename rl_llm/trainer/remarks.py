@@ -1,6 +1,7 @@
 """What a person at the run should know of a step beside its numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
@@ -22,6 +23,16 @@ class Remarks:
         self._said_short = False
         self.was_dry = False
         """Whether the last harvest had nothing to learn from."""
+
+    def of_start(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is to be said of the row from before the first step."""
+        threshold, pass_rate = self._recipe.eval.stop_when, row.get("eval/pass_rate")
+        if threshold is not None and pass_rate is not None and pass_rate >= threshold:
+            yield (
+                f"the held-out pass rate of {pass_rate:.3f} reaches eval.stop_when={threshold:g} "
+                "before the first step; the run ends behind the first evaluation after a step that "
+                "reaches it too"
+            )
 
     def of_harvest(self, harvest: Harvest) -> list[str]:
         """Return what is to be said of responses that are too short for the critic's lambda."""
