@@ -84,6 +84,7 @@ def test_a_run_without_any_adapter_is_refused_and_told_of_base(run_dir, capsys):
     assert main(["evaluate", str(run_dir)]) == 2
     error = capsys.readouterr().err
     assert "has neither a final adapter nor a checkpoint" in error and "--base" in error
+    assert "wait" not in error  # It may have failed.
 
 
 def test_more_samples_a_problem_can_be_asked_for(evaluate, run_dir):
