@@ -19,6 +19,7 @@ from rl_llm.config.rollout import EngineName
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks
+from rl_llm.policy.adapters import write_adapter
 from rl_llm.policy.model import add_lora, load_base, model_location
 from rl_llm.rollout import RolloutEngine
 from rl_llm.rollout.hf_engine import TransformersEngine
@@ -297,6 +298,4 @@ def _servers_engine(
 def write_zero_adapter(base: Any, lora: LoraSection, folder: Path) -> None:
     """Write an adapter that changes nothing, of a recipe's rank and targets, as a PEFT folder; the
     base stays without one."""
-    add_lora(share_parameters(base), lora, seed=0).save_pretrained(
-        str(folder), save_embedding_layers=False
-    )
+    write_adapter(add_lora(share_parameters(base), lora, seed=0), folder)

@@ -1,4 +1,4 @@
-"""`rl-llm evaluate`: the pass rate of a run's adapter, or of a model, on held-out problems."""
+"""`rl-llm evaluate`: the pass rate of an adapter, or of a model, on held-out problems."""
 
 import argparse
 from contextlib import closing
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.cli.adapter_files import base_of, find_adapter
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import load_data, load_model
 from rl_llm.cli.parts import build_evaluator
@@ -18,13 +19,15 @@ from rl_llm.trainer import Evaluation, Generation, PassRate, RunFolder
 from rl_llm.trainer.checkpoint import newest_whole
 
 NAME = "evaluate"
-HELP = "measure the pass rate of a run's adapter, or of a model, on a recipe's held-out problems"
+HELP = "measure the pass rate of an adapter, or of a model, on a recipe's held-out problems"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "target", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder or hub name"
+        "target",
+        metavar="RUN_OR_MODEL",
+        help="the folder of a run, a checkpoint or a PEFT adapter, or a model's folder or hub name",
     )
     parser.add_argument(
         "overrides",
@@ -36,18 +39,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         help="the recipe with the held-out problems and rewards; a run has its own. The model is "
-        "always that of RUN_OR_MODEL",
+        "that of RUN_OR_MODEL",
     )
     parser.add_argument(
-        "--base", action="store_true", help="of a run: the model without the adapter"
+        "--base", action="store_true", help="of a run or an adapter: the model without the adapter"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a table."""
-    folder = RunFolder(Path(args.target))
-    is_run = folder.resolved.is_file()
-    recipe = _recipe(args, folder, is_run=is_run)
+    target = Path(args.target)
+    run = _run_of(target)
+    adapter = _adapter(target, run, without=args.base)
+    recipe = _recipe(args, run, adapter)
     if not recipe.data.eval:
         raise DataError("data.eval is empty, so there is nothing to evaluate on; add a source")
     transformers_logging.disable_progress_bar()
@@ -59,11 +63,10 @@ def run(args: argparse.Namespace) -> int:
         model = load_model(recipe, ranks)
         data = load_data(recipe, model.encoder)
         with (
-            closing(build_engine(recipe, model, ranks, folder=folder)) as engine,
+            closing(build_engine(recipe, model, ranks, folder=RunFolder(target))) as engine,
             closing(data.rubric),
         ):
-            if is_run and not args.base:
-                adapter = _newest_adapter(folder)
+            if adapter is not None and not args.base:
                 console.print(f"adapter {adapter}", highlight=False, soft_wrap=True)
                 engine.load_weights(adapter, version=0)
             generation = Generation(engine, data.rubric, ranks)
@@ -77,16 +80,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recipe(args: argparse.Namespace, folder: RunFolder, *, is_run: bool) -> Recipe:
-    if is_run and args.recipe is None:
-        return load_recipe(folder.resolved, args.overrides)
+def _run_of(target: Path) -> RunFolder | None:
+    """Return the run that a folder is, or that a checkpoint or an adapter lies in."""
+    places = [target, *target.absolute().parents[:3]] if find_adapter(target) else [target]
+    return next((RunFolder(each) for each in places if RunFolder(each).resolved.is_file()), None)
+
+
+def _adapter(target: Path, run: RunFolder | None, *, without: bool) -> Path | None:
+    """Return the adapter that a target stands for; None for a model."""
+    if run is None or run.path != target:
+        return find_adapter(target)
+    return None if without else _newest_adapter(run)
+
+
+def _recipe(args: argparse.Namespace, run: RunFolder | None, adapter: Path | None) -> Recipe:
+    """Return the recipe with the held-out problems, and with the model of the target."""
+    base = None if adapter is None else base_of(adapter)
+    if args.recipe is None and run is not None:
+        return load_recipe(run.resolved, args.overrides)
     if args.recipe is None:
         raise InputError(
-            f"{args.target!r} is not a run's folder (it has no resolved.yaml); name the recipe "
-            "with the held-out problems by --recipe, or give a run's folder"
+            f"{args.target!r} is not a run's folder, nor inside of one (there is no "
+            "resolved.yaml); name the recipe with the held-out problems by --recipe, or give a "
+            "run's folder"
         )
-    path = load_recipe(folder.resolved).model.path if is_run else args.target
-    return load_recipe(args.recipe, [f"model.path={path}", *args.overrides])
+    if run is not None:
+        base = load_recipe(run.resolved).model.path
+    elif adapter is None:
+        base = args.target
+    own = [] if base is None else [f"model.path={base}"]
+    return load_recipe(args.recipe, [*own, *args.overrides])
 
 
 def _newest_adapter(folder: RunFolder) -> Path:
@@ -97,7 +120,7 @@ def _newest_adapter(folder: RunFolder) -> Path:
     saved, _ = newest_whole(folder.checkpoints)
     if saved is None:
         raise InputError(
-            f"{folder.path} has neither a final adapter nor a checkpoint yet; wait for the first "
+            f"{folder.path} has neither a final adapter nor a checkpoint; train it to its first "
             "checkpoint, or evaluate the model without an adapter by --base"
         )
     return saved / "adapter"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.cli.adapter_files import CONFIG, WEIGHTS, base_of
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.measured import MeasuredFile, Row
@@ -193,14 +195,17 @@ def _identity(recipe: Recipe, model: Model, *, samples: int, adapter: Path | Non
 
 
 def _adapter_hash(adapter: Path) -> str:
-    """Return 16 hex digits over an adapter's files; raises `InputError` where they are missing."""
+    """Return 16 hex digits over an adapter's files; raises `InputError` where they are missing or
+    damaged."""
     digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
             raise InputError(
                 f"--adapter {adapter}: there is no {name}; name the folder of a PEFT adapter, such "
                 "as runs/NAME/adapter"
             )
+    base_of(adapter)
+    for name in (CONFIG, WEIGHTS):
         digest.update((adapter / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -215,7 +220,14 @@ def _checked(out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: its folder cannot be made: {error.strerror}") from None
-    return out
+    try:
+        with TemporaryFile(dir=out.parent):
+            return out
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: its folder cannot be written to: {error.strerror}; name a file in one "
+            "that can"
+        ) from None
 
 
 def _row(scored: ScoredGroup) -> Row:

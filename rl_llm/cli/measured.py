@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl_llm.errors import InputError
+from rl_llm.trainer.storage import writing
 
 Row = dict[str, Any]
 
@@ -59,8 +60,9 @@ class MeasuredFile:
         return self._rows
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Keep the rows of a batch."""
-        self._parts.mkdir(parents=True, exist_ok=True)
+        """Keep the rows of a batch; raises `StorageError` where they cannot be written."""
+        with writing(self._parts):
+            self._parts.mkdir(parents=True, exist_ok=True)
         self._write(self._parts / f"{self._next_part:06d}.parquet", rows)
         self._next_part += 1
         self._add(rows)
@@ -80,8 +82,9 @@ class MeasuredFile:
         text = json.dumps(self._identity, sort_keys=True)
         schema = SCHEMA.with_metadata({_METADATA: text.encode()})
         aside = path.with_name(path.name + _PARTIAL)
-        pq.write_table(pa.Table.from_pylist(list(rows), schema), aside, compression="zstd")
-        aside.replace(path)
+        with writing(path):
+            pq.write_table(pa.Table.from_pylist(list(rows), schema), aside, compression="zstd")
+            aside.replace(path)
 
     def _read(self, path: Path) -> list[Row]:
         try:

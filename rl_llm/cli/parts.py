@@ -10,7 +10,7 @@ from rl_llm.cli.inputs import Data, Model
 from rl_llm.config import KLSection, Recipe
 from rl_llm.config.kl_faults import is_off
 from rl_llm.curriculum import Rollouts, Scheduler, build_scheduler
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, PluginError
 from rl_llm.kl import CONTROLLERS, Guarded, KLController
 from rl_llm.policy import (
     PolicyEngine,
@@ -39,7 +39,7 @@ _ZERO_OR_ONE = ("answer_tags", "exact_answer", "numeric_answer", "think_tags")
 
 def build_algorithm(recipe: Recipe) -> Algorithm:
     """Build `algorithm`, and refuse rollouts that it cannot learn from."""
-    algorithm: Algorithm = plugins.build_named(recipe.algorithm, ALGORITHMS, path="algorithm")
+    algorithm = _named_algorithm(recipe)
     rollout = recipe.rollout
     if algorithm.has_group_baseline and rollout.group_size < 2:
         raise ConfigError(
@@ -67,6 +67,16 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
         )
     check_correction(rollout, algorithm)
     return algorithm
+
+
+def _named_algorithm(recipe: Recipe) -> Algorithm:
+    built = plugins.build_named(recipe.algorithm, ALGORITHMS, path="algorithm")
+    if not isinstance(built, Algorithm):
+        raise PluginError(
+            f"algorithm.name={recipe.algorithm.name!r} returned {built!r}; it must return an "
+            "rl_llm.algorithms.Algorithm, such as dataclasses.replace(grpo(), token_loss=...)"
+        )
+    return built
 
 
 def check_warmup(recipe: Recipe, algorithm: Algorithm) -> None:

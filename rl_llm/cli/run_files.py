@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rl_llm import __version__
 from rl_llm.cli.failure import EXIT_RUN_FAILED
@@ -35,17 +36,33 @@ def locked(folder: RunFolder, recipe: Recipe, ranks: Ranks) -> Iterator[str | No
         yield ranks.on_main(lambda: _hold(held, folder, recipe))
 
 
+def check_place(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuse what `locked` would: a folder that cannot be made, or written to. None is made."""
+    place = next(each for each in (folder.path, *folder.path.absolute().parents) if each.exists())
+    try:
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        _refuse_place(error, folder, recipe)
+
+
 def _hold(held: ExitStack, folder: RunFolder, recipe: Recipe) -> str | None:
     try:
         return held.enter_context(hold(folder.path, on_loss=_end_at_once))
     except OSError as error:
-        if folder.adapter.is_dir() and error.errno in _MAY_ONLY_BE_READ:
-            return None  # The run is complete, and nothing is going to be written.
-        fault = "written to" if folder.path.is_dir() else "made"
-        raise ConfigError(
-            f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
-            f"{fault}: {error.strerror}; name a folder that can be written to"
-        ) from None
+        _refuse_place(error, folder, recipe)
+        return None
+
+
+def _refuse_place(error: OSError, folder: RunFolder, recipe: Recipe) -> None:
+    """Say what forbids to write, unless the run is complete, so that nothing is going to be."""
+    if folder.adapter.is_dir() and error.errno in _MAY_ONLY_BE_READ:
+        return
+    fault = "written to" if folder.path.is_dir() else "made"
+    raise ConfigError(
+        f"run.output_dir={recipe.run.output_dir!r}: the folder {str(folder.path)!r} cannot be "
+        f"{fault}: {error.strerror}; name a folder that can be written to"
+    ) from None
 
 
 def _end_at_once(why: str) -> None:

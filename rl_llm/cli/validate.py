@@ -31,6 +31,7 @@ from rl_llm.cli.plan import plan_step, remarks
 from rl_llm.cli.plan_table import memory_table, step_table
 from rl_llm.cli.progress import SilentWatcher, print_lines, share
 from rl_llm.cli.pushing import check_hub, hub_lines
+from rl_llm.cli.run_files import check_place
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks, load_tokenizer
@@ -89,7 +90,9 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
     """Put a run together on the processes that there are."""
     ranks = Ranks()
     console = Console(quiet=not ranks.is_main)
+    place = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     try:
+        ranks.on_main(lambda: check_place(place, recipe))
         recipe, engine = settle_engine_together(recipe, ranks)
         with tempfile.TemporaryDirectory(prefix="rl-llm-validate-") as scratch:
             model = load_model(recipe, ranks)

@@ -202,7 +202,7 @@ class EvalSection(Section):
     """Problems of the training pool that each evaluation measures too, always the same."""
 
     stop_when: Annotated[float, Field(gt=0, le=1)] | None = None
-    """End the run once the held-out pass rate reaches this."""
+    """End the run once the held-out pass rate, evaluated behind a step, reaches this."""
 
 
 class CheckpointSection(Section):

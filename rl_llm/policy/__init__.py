@@ -3,7 +3,7 @@
 from rl_llm.policy.engine import PolicyEngine
 from rl_llm.policy.launched import check_precision
 from rl_llm.policy.model import add_lora, fingerprint, load_base, load_tokenizer, stop_token_ids
-from rl_llm.policy.pack import score_batch, train_groups
+from rl_llm.policy.pack import check_advantages, score_batch, train_groups
 from rl_llm.policy.ranks import Ranks
 from rl_llm.policy.schedule import learning_rate
 from rl_llm.policy.update import CriticFacts, UpdateFacts
@@ -16,6 +16,7 @@ __all__ = [
     "Ranks",
     "UpdateFacts",
     "add_lora",
+    "check_advantages",
     "check_precision",
     "fingerprint",
     "learning_rate",

@@ -4,8 +4,11 @@ PEFT lets one adapter be active at a time and freezes the others as it switches.
 are trained stay trainable whichever is active, so that gradients of several add up in one step.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -47,6 +50,19 @@ def load_adapter(model: PeftModel, name: str, tensors: Mapping[str, Tensor]) -> 
     own = adapter_parameters(model, name)
     assert own.keys() == tensors.keys(), "an adapter of another shape"
     assign(list(own.values()), [tensors[key] for key in own])
+
+
+def write_adapter(
+    model: PeftModel, folder: Path, *, values: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the policy's adapter as a PEFT folder, whose files may be read by whom the umask lets;
+    `values` stand in for the model's own, by the names of `named_parameters`."""
+    given: dict[str, Any] = {} if values is None else {"state_dict": dict(values)}
+    model.save_pretrained(
+        str(folder), save_embedding_layers=False, selected_adapters=[POLICY], **given
+    )
+    # safetensors lets nobody but the owner read what it writes.
+    shutil.copymode(folder / "adapter_config.json", folder / "adapter_model.safetensors")
 
 
 @contextmanager

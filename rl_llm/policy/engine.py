@@ -15,7 +15,13 @@ from torch import Tensor
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import KLSection, OptimSection, RolloutSection
 from rl_llm.errors import CheckpointError
-from rl_llm.policy.adapters import POLICY, adapter_parameters, adapter_values, load_adapter
+from rl_llm.policy.adapters import (
+    POLICY,
+    adapter_parameters,
+    adapter_values,
+    load_adapter,
+    write_adapter,
+)
 from rl_llm.policy.backend import Backend, Plain
 from rl_llm.policy.behaviour import build_correction
 from rl_llm.policy.critic import Critic
@@ -146,7 +152,9 @@ class PolicyEngine:
         )
         self._stepper.set_lr(lr)
         parts = self._prepare(groups, penalty, rng) * self._optim.epochs
+        skipped_before = self.num_skipped
         facts = self._take(parts, penalty, learns=self._policy_learns(step))
+        facts = replace(facts, num_skipped=self.num_skipped - skipped_before)
         if not self.reference.after_step(step):
             return facts
         self._stepper.forget(critic=self._kl.placement == "reward")
@@ -234,16 +242,14 @@ class PolicyEngine:
     def save_adapter(self, folder: Path) -> None:
         """Write the policy's adapter in PEFT format; a call for every rank."""
         own = adapter_parameters(self._model, POLICY)
-        given: dict[str, Any] = {}
+        given: dict[str, Tensor] | None = None
         if self._ranks.zero is not None:
             values = (
                 self._snapshot.adapter if self._snapshot else adapter_values(self._model, POLICY)
             )
             names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-            given["state_dict"] = {names[id(own[key])]: value for key, value in values.items()}
-        self._model.save_pretrained(
-            str(folder), save_embedding_layers=False, selected_adapters=[POLICY], **given
-        )
+            given = {names[id(own[key])]: value for key, value in values.items()}
+        write_adapter(self._model, folder, values=given)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser, the critic, the reference and the counters, whole and the same

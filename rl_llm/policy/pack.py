@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rl_llm.algorithms import Algorithm, ScoredBatch, Totals
+from rl_llm.errors import PluginError
 from rl_llm.records import ScoredGroup
 
 _ENDLESS = 2**31
@@ -104,6 +105,23 @@ def score_batch(
         weights_R=torch.tensor(list(weights.values()), dtype=torch.float64),
         lengths_PG=lengths_PG,
         max_response_tokens=max_response_tokens or _longest_allowed(groups),
+    )
+
+
+def check_advantages(advantages_PG: object, scored: ScoredBatch, *, name: str) -> Tensor:
+    """Return the advantages, or raise `PluginError` where they are not a number for each
+    completion; an algorithm may be anybody's, and `name` is what the recipe calls it."""
+    expected = tuple(scored.rewards_PG.shape)
+    if isinstance(advantages_PG, Tensor) and tuple(advantages_PG.shape) == expected:
+        return advantages_PG
+    found = (
+        f"a tensor of shape {tuple(advantages_PG.shape)}"
+        if isinstance(advantages_PG, Tensor)
+        else repr(advantages_PG)[:200]
+    )
+    raise PluginError(
+        f"algorithm {name!r}: its advantages are {found}; they must be a tensor of the rewards' "
+        f"shape, {expected} here, with a number for each completion of each group"
     )
 
 

@@ -63,9 +63,10 @@ class UpdateFacts:
 
     `num_left_out` optimiser steps were not taken, because the policy had gone too far from where it
     started: the first of these is then the last update that `old_nats_*` speak of, though nothing
-    else counts its tokens. Where not `policy_learns`, the critic alone did. `critic` is None
-    without one. Where `reference_refreshed`, the policy behind the updates is the reference from
-    now on, so that the next `ref_nats_*` start from 0.
+    else counts its tokens. `num_skipped` were not taken, because the loss or a gradient was not
+    finite; nothing counts their tokens either. Where not `policy_learns`, the critic alone did.
+    `critic` is None without one. Where `reference_refreshed`, the policy behind the updates is the
+    reference from now on, so that the next `ref_nats_*` start from 0.
     """
 
     policy_loss: float
@@ -86,6 +87,7 @@ class UpdateFacts:
     num_left_out: int
     policy_learns: bool
     critic: CriticFacts | None
+    num_skipped: int = 0
     reference_refreshed: bool = False
 
 

@@ -140,8 +140,9 @@ def read_run(run_dir: Path) -> RunRecord:
     rows = tuple(_read_rows(run_dir / METRICS_FILE, notes))
     if not rows:
         raise InputError(
-            f"{run_dir / METRICS_FILE} holds no complete row yet, so there is nothing to report; "
-            "wait for the run's first evaluation or step"
+            f"{run_dir / METRICS_FILE} holds no complete row, so there is nothing to report; "
+            "a run writes its first row behind its first evaluation or step; one that ended before "
+            "it starts over by the same command"
         )
     files = sorted((run_dir / SAMPLES_FOLDER).glob("step-*.jsonl"))
     samples = tuple(_read_sample(row) for file in files for row in _read_rows(file, notes))

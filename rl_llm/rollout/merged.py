@@ -34,8 +34,15 @@ class MergedWeights:
         Each is made when it is asked for: whoever replaces one at a time never holds two of all.
         """
         for name, delta in adapter_deltas(adapter_dir):
-            weight, is_transposed = self._matrices[name]
-            delta = (delta.T if is_transposed else delta).to(weight.device)
+            weight, is_transposed = self._matrices.get(name, (None, False))
+            delta = delta.T if is_transposed else delta
+            if weight is None or weight.shape != delta.shape:
+                found = "lacks" if weight is None else f"has as {tuple(weight.shape)}"
+                raise ModelError(
+                    f"{adapter_dir} adapts {name} {tuple(delta.shape)}, which the model {found}; "
+                    "give the model that it was made for as model.path"
+                )
+            delta = delta.to(weight.device)
             yield name, (weight.float() + delta).to(weight.dtype)
 
 

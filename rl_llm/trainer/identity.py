@@ -26,8 +26,9 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
 
     Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, `hub`, where
     servers are found (`rollout.servers`), what memory vLLM takes (`rollout.vllm.memory_fraction`,
-    `kv_cache_gib`, `sleep` and `compile`), and, where nothing is scheduled over it, `run.steps` may
-    differ. Keys that the checkpoint was written before count with their defaults.
+    `kv_cache_gib`, `sleep` and `compile`), and, where nothing is scheduled over it and nothing
+    learnt from its end, `run.steps` may differ. Keys that the checkpoint was written before count
+    with their defaults.
     """
     may_differ = {
         "run.name",
@@ -37,10 +38,14 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
         "scoring.workers",
         *_MEMORY_OF_VLLM,
     }
-    needs_length = _needs_length(identity.recipe)
+    recipe, refusal = _filled(state["recipe"])
+    # Without counters nothing was saved: a run starts over, and has learnt from no evaluation.
+    needs_length = [
+        *_needs_length(identity.recipe),
+        *_learnt_from_the_end(recipe, state.get("counters", {})),
+    ]
     if not needs_length:
         may_differ.add("run.steps")
-    recipe, refusal = _filled(state["recipe"])
     saved, given = _flat(recipe), _flat(identity.recipe)
     changes = [
         f"  {path}: {_shown(saved, path)} in the checkpoint, {_shown(given, path)} in the recipe"
@@ -101,6 +106,27 @@ def _needs_length(recipe: Mapping[str, Any]) -> list[str]:
         ),
     }
     return [reason for reason, holds in reasons.items() if holds]
+
+
+def _learnt_from_the_end(recipe: Mapping[str, Any], counters: Mapping[str, Any]) -> list[str]:
+    """Say what took note, behind a run's last step, of an evaluation that a longer run does not
+    make; nothing where `eval.every` asks for it too, or the checkpoint is an earlier one."""
+    step, every = counters.get("step", 0), recipe["eval"]["every"]
+    if step != recipe["run"]["steps"] or step % every == 0:
+        return []
+    patience = recipe["kl"]["reference"]["refresh_on_stagnation"]
+    learners = {
+        "curriculum.learn_from_eval": recipe["curriculum"]["learn_from_eval"],
+        f"kl.reference.refresh_on_stagnation={patience}": patience is not None,
+        f"eval.stop_when={recipe['eval']['stop_when']}": counters.get("finished", False),
+    }
+    return [
+        f"{learner} took note of the evaluation behind step {step}, the last one here, which a "
+        f"longer run with eval.every={every} does not make: go on from an earlier checkpoint by "
+        "--resume, or from a run whose steps are a multiple of eval.every"
+        for learner, holds in learners.items()
+        if holds
+    ]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

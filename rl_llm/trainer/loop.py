@@ -10,7 +10,13 @@ from rl_llm.config import Recipe
 from rl_llm.curriculum import dry_message
 from rl_llm.errors import EngineLost, RunError, StorageError
 from rl_llm.kl import KLFacts
-from rl_llm.policy import UpdateFacts, learning_rate, score_batch, train_groups
+from rl_llm.policy import (
+    UpdateFacts,
+    check_advantages,
+    learning_rate,
+    score_batch,
+    train_groups,
+)
 from rl_llm.seeds import derive_rng
 from rl_llm.trainer import checkpoint
 from rl_llm.trainer.draws import draw_rows
@@ -89,7 +95,9 @@ class Trainer:
         self._publish(rollouts)
         self._tell(rollouts.take_messages())
         if self._counters.step == 0:
-            self._write({"step": 0, **self._evaluate([], rollouts)})
+            row = self._evaluate([], rollouts)
+            self._write({"step": 0, **row})
+            self._tell(self._remarks.of_start(row))
         if unfinished is not None:
             self._finish_step(unfinished, rollouts)
         while not self.is_finished:
@@ -150,12 +158,13 @@ class Trainer:
         parts, recipe = self._parts, self._parts.recipe
         beta = parts.kl.beta
         lr = learning_rate(recipe.optim, step=step, total_steps=recipe.run.steps)
-        advantages_PG = parts.algorithm.advantages(
-            score_batch(
-                harvest.admitted,
-                weights=parts.reward_weights,
-                max_response_tokens=recipe.rollout.max_new_tokens,
-            )
+        scored = score_batch(
+            harvest.admitted,
+            weights=parts.reward_weights,
+            max_response_tokens=recipe.rollout.max_new_tokens,
+        )
+        advantages_PG = check_advantages(
+            parts.algorithm.advantages(scored), scored, name=recipe.algorithm.name
         )
         facts = parts.policy.update(
             train_groups(

@@ -1,6 +1,7 @@
 """What a person at the run should know of a step beside its numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
@@ -23,6 +24,16 @@ class Remarks:
         self.was_dry = False
         """Whether the last harvest had nothing to learn from."""
 
+    def of_start(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is to be said of the row from before the first step."""
+        threshold, pass_rate = self._recipe.eval.stop_when, row.get("eval/pass_rate")
+        if threshold is not None and pass_rate is not None and pass_rate >= threshold:
+            yield (
+                f"the held-out pass rate of {pass_rate:.3f} reaches eval.stop_when={threshold:g} "
+                "before the first step; the run ends behind the first evaluation after a step that "
+                "reaches it too"
+            )
+
     def of_harvest(self, harvest: Harvest) -> list[str]:
         """Return what is to be said of responses that are too short for the critic's lambda."""
         self.was_dry = not harvest.admitted
@@ -44,7 +55,9 @@ class Remarks:
         """Yield what is to be said of a step's updates."""
         if facts.reference_refreshed:
             yield f"reference refreshed: KL is to the policy of step {step} from now on"
-        if harvest.admitted and facts.trained_tokens == 0:
+        if facts.num_skipped:
+            yield self._skipped(facts.num_skipped)
+        elif harvest.admitted and facts.trained_tokens == 0:
             yield (
                 f"nothing learnt: the {len(harvest.admitted)} groups that the gates admitted have "
                 "no advantage, or no completion that is trained on; look at curriculum.gates, and "
@@ -54,4 +67,13 @@ class Remarks:
         recipe = self._recipe
         yield from self._mismatch_alarm(
             facts, dtype=recipe.model.dtype, engine=recipe.rollout.engine
+        )
+
+    def _skipped(self, count: int) -> str:
+        """Say that a step's updates were left out, and what may have made them so."""
+        what = "an update was left out: its" if count == 1 else f"{count} updates were left out: a"
+        return (
+            f"{what} loss or gradient is not finite (algorithm {self._recipe.algorithm.name!r}); "
+            "look for infinite rewards, and at the advantages and the loss of an algorithm of your "
+            "own; else lower optim.lr, or kl's coefficient"
         )

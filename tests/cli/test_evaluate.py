@@ -84,6 +84,7 @@ def test_a_run_without_any_adapter_is_refused_and_told_of_base(run_dir, capsys):
     assert main(["evaluate", str(run_dir)]) == 2
     error = capsys.readouterr().err
     assert "has neither a final adapter nor a checkpoint" in error and "--base" in error
+    assert "wait" not in error  # It may have failed.
 
 
 def test_more_samples_a_problem_can_be_asked_for(evaluate, run_dir):
@@ -101,6 +102,42 @@ def test_a_run_keeps_its_own_model_on_the_problems_of_another_recipe(evaluate, r
     )
     table, _ = evaluate(run_dir, "--recipe", other)
     assert table["all"][0] == "6"
+
+
+def test_a_checkpoint_of_a_run_is_evaluated_with_the_recipe_and_the_model_of_the_run(
+    evaluate, run_dir, rows
+):
+    checkpoint = run_dir / "checkpoints" / "step-000004"
+    for target in (checkpoint, checkpoint / "adapter"):
+        table, printed = evaluate(target)
+        assert f"adapter {checkpoint}/adapter\n" in printed
+        assert without_level_errors(table) == table_of(rows[4])
+
+
+def test_an_adapter_from_elsewhere_stands_on_the_model_that_it_names(
+    evaluate, run_dir, rows, small, tmp_path, capsys
+):
+    for kind, folder in (("adapter", tmp_path / "a"), ("checkpoint", tmp_path / "c" / "adapter")):
+        shutil.copytree(run_dir / "adapter", folder)
+        other = small.with_name("other.yaml")
+        text = small.read_text(encoding="utf-8")
+        other.write_text(text.replace("data/models/carry-adder", "no/such"), encoding="utf-8")
+        target = folder if kind == "adapter" else folder.parent
+        table, printed = evaluate(target, "--recipe", other)
+        assert f"adapter {folder}\n" in printed
+        assert without_level_errors(table) == table_of(rows[5])
+    assert main(["evaluate", str(target)]) == 2
+    assert "nor inside of one" in capsys.readouterr().err
+
+
+def test_an_adapter_that_is_cut_short_is_refused_by_name(run_dir, capsys):
+    weights = run_dir / "adapter" / "adapter_model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size - 100)
+    assert main(["evaluate", str(run_dir)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {weights} cannot be read (")
+    assert error.count("\n") == 1
 
 
 def test_a_recipe_without_held_out_problems_is_refused(run_dir, capsys):

@@ -16,7 +16,7 @@ from rl_llm.cli.main import main
 from rl_llm.cli.measure import expected_mixed_share
 from rl_llm.cli.measured import MeasuredFile
 from rl_llm.config.schema import LoraSection
-from rl_llm.errors import InputError
+from rl_llm.errors import InputError, StorageError
 from rl_llm.policy import add_lora, load_base
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -117,6 +117,20 @@ def test_every_problem_of_the_pool_has_its_pass_rate(measure, tmp_path):
         level: shown[level] for level in rates
     }
     assert shown["3"] > shown["7"]
+
+
+def test_a_batch_that_cannot_be_kept_is_one_line(tmp_path):
+    (tmp_path / "m.parquet.parts").touch()
+    with pytest.raises(StorageError, match=r"/m\.parquet\.parts cannot be written: File exists \("):
+        MeasuredFile(tmp_path / "m.parquet", identity={}).append([row("a")])
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_refused_before_anything_is_measured(measure):
+    code, printed = measure("/sys/m.parquet", "--samples", "1")  # Not even by root.
+    assert code == 2
+    assert printed.err.startswith("error: --out /sys/m.parquet: its folder cannot be written to: ")
+    assert printed.err.count("\n") == 1
+    assert "measured" not in printed.out
 
 
 def test_what_is_measured_already_is_not_measured_again_and_the_rest_is_added(measure, tmp_path):

@@ -178,6 +178,13 @@ def test_a_controller_that_lacks_something_is_refused_before_the_run(own, name, 
         own(name)
 
 
+def test_an_algorithm_of_ones_own_that_is_none_is_refused_before_the_run(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("def three():\n    return 3\n", encoding="utf-8")
+    with pytest.raises(PluginError, match=r"^algorithm\.name='.*:three' returned 3; it must"):
+        build_algorithm(recipe(algorithm={"name": f"{file}:three"}))
+
+
 @pytest.fixture
 def engines(monkeypatch):
     """The engines that were built, each with whether it was closed."""

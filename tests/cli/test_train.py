@@ -64,9 +64,16 @@ def test_without_held_out_problems_there_is_no_table_and_nothing_to_evaluate(
     assert read_metrics("runs/small")[0] == {"step": 0}
 
 
-def test_a_run_ends_once_the_held_out_pass_rate_is_reached(small, read_metrics):
+def test_a_run_ends_once_the_held_out_pass_rate_is_reached_behind_a_step(
+    small, read_metrics, capsys
+):
     assert main(["train", str(small), "eval={every: 1, stop_when: 0.1}"]) == 0
     assert [row["step"] for row in read_metrics("runs/small")] == [0, 1]
+    rate = read_metrics("runs/small")[0]["eval/pass_rate"]
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "eval.stop_when" in line]
+    assert said.startswith(
+        f"the held-out pass rate of {rate:.3f} reaches eval.stop_when=0.1 before"
+    )
     assert Path("runs/small/checkpoints/step-000001").is_dir()
     assert Path("runs/small/adapter").is_dir()
 

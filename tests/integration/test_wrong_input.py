@@ -97,6 +97,13 @@ def test_a_fault_in_the_recipe_is_one_message_that_names_it(refused, small, over
 def test_a_folder_that_cannot_be_made_is_named(refused, small):
     message = refused("train", small, "run.output_dir=small.yaml")
     assert_names(message, "run.output_dir='small.yaml'", "'small.yaml/small'", "cannot be made")
+    assert refused("validate", small, "run.output_dir=small.yaml") == message
+
+
+@pytest.mark.parametrize("command", ["train", "validate"])
+def test_a_folder_that_cannot_be_written_to_is_named(refused, small, command):
+    message = refused(command, small, "run.output_dir=/sys")  # Not even by root.
+    assert_names(message, "run.output_dir='/sys'", "'/sys/small'", "cannot be made")
 
 
 @pytest.mark.parametrize("command", ["train", "validate"])

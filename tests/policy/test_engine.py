@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,11 +201,12 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tiny_llama, uneven_
     engine = engine_for(tiny_llama)
     before = {name: p.clone() for name, p in engine._model.named_parameters()}
     facts = update(engine, poisoned())
-    assert engine.num_skipped == 1
+    assert engine.num_skipped == facts.num_skipped == 1
     assert facts.policy_loss == facts.grad_norm == facts.trained_tokens == 0
     assert all(torch.equal(before[name], p) for name, p in engine._model.named_parameters())
-    update(engine, uneven_groups)
+    facts = update(engine, uneven_groups)
     assert engine.num_skipped == 1
+    assert facts.num_skipped == 0
     assert not all(torch.equal(before[name], p) for name, p in engine._model.named_parameters())
 
 
@@ -247,6 +249,21 @@ def test_state_and_adapter_taken_up_again_give_the_same_next_update(
         first._model.named_parameters(), second._model.named_parameters(), strict=True
     ):
         assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_whoever_the_umask_lets_may_read_every_file_of_a_saved_adapter(
+    tiny_llama, tmp_path, umask, mode
+):
+    engine = engine_for(copy.deepcopy(tiny_llama))
+    before = os.umask(umask)
+    try:
+        engine.save_adapter(tmp_path / "adapter")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "adapter").iterdir()}
+    assert modes["adapter_model.safetensors"] == mode
+    assert set(modes.values()) == {mode}
 
 
 def test_an_adapter_of_another_rank_is_refused(tiny_llama, tmp_path):

@@ -60,10 +60,12 @@ def test_a_folder_that_is_no_run_is_an_error_that_names_all_that_is_missing(tmp_
         read_run(tmp_path)
 
 
-def test_a_run_without_a_complete_row_is_an_error_that_says_to_wait(make_run):
+def test_a_run_without_a_complete_row_is_an_error_that_promises_none(make_run):
     folder = make_run([])
     (folder / "metrics.jsonl").write_text('{"ste')
-    with pytest.raises(InputError, match=r"no complete row yet.*wait"):
+    with pytest.raises(
+        InputError, match=r"no complete row,.*; one that ended before it starts over"
+    ):
         read_run(folder)
 
 

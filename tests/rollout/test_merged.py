@@ -99,6 +99,16 @@ def test_merging_again_and_again_leaves_no_drift(tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.parametrize(
+    ("other", "found"), [({"num_hidden_layers": 1}, "lacks"), ({"hidden_size": 16}, r"has as \(")]
+)
+def test_an_adapter_of_another_model_is_refused(tmp_path, other, found):
+    adapt(llama(tied=False), tmp_path)
+    weights = MergedWeights(LlamaForCausalLM(LlamaConfig(**SMALL | other)))
+    with pytest.raises(ModelError, match=rf"adapts model\.layers.*, which the model {found}"):
+        list(weights.merge(tmp_path))
+
+
 def test_an_adapter_on_a_tied_output_is_refused(tmp_path):
     base = llama(tied=True)
     checkpoint = MergedCheckpoint(base)

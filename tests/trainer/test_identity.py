@@ -25,8 +25,8 @@ def identity(fingerprint="f00d", **changes):
     return Identity(recipe=recipe, model_fingerprint=fingerprint)
 
 
-def check(tmp_path, saved, given):
-    state = {"recipe": saved.recipe, "model_fingerprint": saved.model_fingerprint}
+def check(tmp_path, saved, given, **state):
+    state |= {"recipe": saved.recipe, "model_fingerprint": saved.model_fingerprint}
     check_identity(tmp_path, json.loads(json.dumps(state)), given)
 
 
@@ -65,6 +65,58 @@ def test_steps_may_not_differ_where_something_is(tmp_path, scheduled, reason):
     (line,) = [line for line in str(error.value).splitlines() if "may not change here" in line]
     assert reason in line
     assert ";" not in line
+
+
+LEARN_FROM_EVAL = {
+    "data": {**RECIPE["data"], "eval": [{"use": "arithmetic", "levels": [3]}]},
+    "curriculum": {"learn_from_eval": True},
+}
+STAGNATION = {
+    "data": LEARN_FROM_EVAL["data"],
+    "kl": {
+        "controller": {"name": "constant", "beta": 0.1},
+        "reference": {"mode": "snapshot", "refresh_on_stagnation": 1},
+    },
+}
+
+
+STOP_WHEN = {"data": LEARN_FROM_EVAL["data"]}
+
+
+@pytest.mark.parametrize(
+    ("learner", "named"),
+    [
+        (LEARN_FROM_EVAL, "curriculum.learn_from_eval"),
+        (STAGNATION, "kl.reference.refresh_on_stagnation=1"),
+        (STOP_WHEN, "eval.stop_when=0.5"),
+    ],
+)
+def test_a_run_does_not_grow_past_an_evaluation_that_was_learnt_from_and_eval_every_leaves_out(
+    tmp_path, learner, named
+):
+    evaluation = {"every": 4, "train_problems": 1, "stop_when": 0.5}
+    short, long = (identity(run={"steps": steps}, eval=evaluation, **learner) for steps in (10, 20))
+    has_stopped = learner is STOP_WHEN
+    with pytest.raises(CheckpointError, match=r"run\.steps: 10 in the") as error:
+        check(tmp_path, short, long, counters={"step": 10, "finished": has_stopped})
+    (line,) = [line for line in str(error.value).splitlines() if "may not change here" in line]
+    assert line.startswith(f"  (run.steps may not change here: {named} took note of the evaluation")
+    assert "behind step 10," in line
+    assert "eval.every=4" in line
+    assert "by --resume" in line
+    # The checkpoint before is from before that evaluation, and 10 is a multiple of 5.
+    check(tmp_path, short, long, counters={"step": 8})
+    for each in (short, long):
+        each.recipe["eval"]["every"] = 5
+    check(tmp_path, short, long, counters={"step": 10})
+
+
+def test_a_run_grows_past_an_evaluation_that_nothing_learnt_from(tmp_path):
+    evaluation = {"every": 4, "stop_when": 0.5}
+    short, long = (
+        identity(run={"steps": steps}, eval=evaluation, **STOP_WHEN) for steps in (10, 20)
+    )
+    check(tmp_path, short, long, counters={"step": 10, "finished": False})
 
 
 def test_every_other_difference_is_shown(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from rl_llm.cli.inputs import load_data, load_model
 from rl_llm.cli.parts import build_parts
 from rl_llm.config import load_recipe
-from rl_llm.errors import RunError
+from rl_llm.errors import PluginError, RunError
 from rl_llm.policy import Ranks
 from rl_llm.trainer import RunFolder, Trainer, checkpoint
 
@@ -252,6 +252,56 @@ def test_a_step_whose_admitted_groups_teach_nothing_says_so(prepare):
     solvable = prepare("run.steps=1", "rollout.group_size=16", "data.train.0.levels=[3]", name="b")
     Trainer(solvable).run()
     assert not any(text.startswith("nothing learnt") for _, text in solvable.watcher.said_at)
+
+
+OWN = """\
+from dataclasses import replace
+
+from rl_llm.algorithms import grpo
+
+
+def poisoned():
+    algorithm = grpo()
+    nan = float("nan")
+    return replace(algorithm, advantages=lambda scored: algorithm.advantages(scored) * nan)
+
+
+def narrow():
+    return replace(grpo(), advantages=lambda scored: scored.rewards_PG[:, :1])
+
+
+def summed():
+    return replace(grpo(), advantages=lambda scored: float(scored.rewards_PG.sum()))
+"""
+TEACHES = ("run.steps=1", "curriculum.gates=[]", "data.eval=[]", "eval.train_problems=0")
+
+
+def test_an_update_that_is_not_finite_is_told_of_as_left_out_with_its_algorithm(prepare, tmp_path):
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    parts = prepare(*TEACHES, f"algorithm={{name: '{tmp_path}/own.py:poisoned'}}")
+    Trainer(parts).run()
+    (said,) = [
+        text for _, text in parts.watcher.said_at if "nothing learnt" in text or "left" in text
+    ]
+    assert said.startswith("an update was left out: its loss or gradient is not finite (algorithm")
+    assert f"'{tmp_path}/own.py:poisoned'" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("narrow", r"a tensor of shape \(2, 1\)"), ("summed", r"0\.0")],
+)
+def test_advantages_that_are_not_a_number_for_each_completion_are_refused(
+    prepare, tmp_path, name, found
+):
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    parts = prepare(
+        *(*TEACHES, "data.train.0.levels=[8]"), f"algorithm={{name: '{tmp_path}/own.py:{name}'}}"
+    )
+    with pytest.raises(
+        PluginError, match=rf":{name}': its advantages are {found}; .* shape, \(2, 2\) here"
+    ):
+        Trainer(parts).run()
 
 
 def test_a_step_draws_again_until_the_share_of_its_groups_that_is_enough(prepare):
