@@ -183,8 +183,8 @@ def _part_means(counted: Sequence[Score]) -> Row:
 
 def _informative_share(harvest: Harvest) -> float:
     """Return the share of the judged groups that are mixed; NaN for a step that finished probes of
-    earlier ones alone."""
-    if harvest.scored and not harvest.judged:
+    earlier ones alone, and of groups of one, which are never mixed."""
+    if harvest.scored and not any(len(group.scores) > 1 for group in harvest.judged):
         return math.nan
     return _mean([is_mixed(group) for group in harvest.judged])
 
