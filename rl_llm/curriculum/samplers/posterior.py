@@ -13,6 +13,7 @@ from rl_llm.curriculum.belief import (
     check_range,
     informative_probability,
 )
+from rl_llm.curriculum.beta import SomeFloats
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
 from rl_llm.curriculum.samplers.memory import NOT_NOW, eligible_positions
@@ -158,7 +159,7 @@ class Posterior:
             scores[chunk] = self._score(belief)
         return scores
 
-    def _score(self, belief: BetaBelief) -> Floats | float:
+    def _score(self, belief: BetaBelief) -> SomeFloats | float:
         """Return the kernel times the probability of a mixed group, where there are groups."""
         if self._group_size == 1:
             return self._kernel(belief)
