@@ -226,10 +226,11 @@ def _now(found: Found, saved: SavedScheduler, recipe: Recipe, *, is_over: bool) 
     in_bucket = np.flatnonzero(scheduler.index.bucket_ids == found.bucket_id)
     rate = float((a_N[in_bucket] / (a_N[in_bucket] + b_N[in_bucket])).mean())
     num_visited = int(np.count_nonzero(scheduler.visits_N[in_bucket]))
-    num_problems = _counted(len(in_bucket), "problem")
+    is_endless = scheduler.index.endless_K[found.bucket_id]
+    which = " at a time, endless" if is_endless else f", {num_visited:,} of them visited"
     bucket = (
-        f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: {num_problems}, "
-        f"{num_visited:,} of them visited, believed pass rate {rate:.2f} on average"
+        f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: "
+        f"{_counted(len(in_bucket), 'problem')}{which}, believed pass rate {rate:.2f} on average"
     )
     is_ahead = step > saved.learnt_step
     whose = f"drawn ahead of step {saved.learnt_step}, " if is_ahead else ""

@@ -242,7 +242,8 @@ def test_what_a_stream_brought_earlier_has_a_history_and_a_bucket(write_recipe, 
     out = explain(folder, drawn[0]["key"])
     assert "prompt   of an endless stream, which has put another problem in its place" in out
     assert cells(out) == [["1", "0", "1 of 4", "0.50", "0.60", "yes", "sampler"]]
-    assert "bucket   arithmetic/level=3: 4 problems" in out
+    assert "bucket   arithmetic/level=3: 4 problems at a time, endless, believed pass rate" in out
+    assert "visited" not in out
     assert "in step 3" not in out
 
 
