@@ -148,6 +148,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         **{f"eval/pass_rate/level={k}": rate.mean for k, rate in evaluation.by_level.items()},
         "eval/completion_tokens_mean": evaluation.completion_tokens_mean,
         "eval/truncated_share": evaluation.truncated_share,
+        "eval/completions": evaluation.num_completions,
         "eval/completions_masked": evaluation.num_masked,
         **_train_row(evaluation.train),
         "time/eval_s": evaluation.elapsed_s,
