@@ -81,7 +81,8 @@ def test_an_evaluation_says_how_many_completions_could_not_be_scored():
     )
     assert out.getvalue() == (
         "held-out pass rate after step 4: 0.000 +- 0.000 (2 problems, 1.0 s)\n"
-        "2 of 6 completions could not be scored (a reward failed or gave no number); they count as wrong\n"
+        "2 of 6 completions could not be scored (a reward failed or gave no number); they count as "
+        "wrong\n"
     )
 
 
