@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.errors import ConfigError, DataError, nearest
+from rl_llm.problems import is_empty
 from rl_llm.records import Level, Message, Problem, Prompt, content_key
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -102,6 +103,7 @@ def read_prompt(row: Row, mapped: Mapped) -> Prompt:
     """Return the prompt of a row as text, or as a chat that ends with the user's turn."""
     value = _column(row, mapped.prompt)
     if isinstance(value, str):
+        _refuse_empty(value, row, mapped.prompt)
         if not mapped.chat:
             return value
         turns: list[Message] = [{"role": "user", "content": value}]
@@ -117,9 +119,17 @@ def read_prompt(row: Row, mapped: Mapped) -> Prompt:
             f"{row.place}: column {mapped.prompt!r} holds {_shown(value)}; a prompt is text or a "
             "list of {role, content} turns"
         )
+    _refuse_empty(tuple(turns), row, mapped.prompt)
     if mapped.system is not None and (not turns or turns[0]["role"] != "system"):
         turns = [{"role": "system", "content": mapped.system}, *turns]
     return tuple(turns)
+
+
+def _refuse_empty(prompt: Prompt, row: Row, column: str) -> None:
+    if is_empty(prompt):
+        raise DataError(
+            f"{row.place}: column {column!r} holds an empty prompt; write one, or remove the row"
+        )
 
 
 def read_answer(row: Row, column: str) -> str:

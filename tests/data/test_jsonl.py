@@ -225,6 +225,13 @@ def test_an_empty_answer_of_a_csv_file_is_an_error(tmp_path, own_cache):
         read(tmp_path / "sums.csv")
 
 
+@pytest.mark.parametrize("prompt", [" ", [], [{"role": "user", "content": "\n"}]])
+def test_an_empty_prompt_is_an_error_with_the_line(write, prompt):
+    file = write({"prompt": "a", "answer": "1"}, {"prompt": prompt, "answer": "1"})
+    with pytest.raises(DataError, match=r"sums\.jsonl line 2: column 'prompt' holds an empty"):
+        read(file, system="Be brief.")
+
+
 def test_a_json_file_holds_a_list_or_an_object_a_line(tmp_path):
     (tmp_path / "list.json").write_text('\ufeff\n[\n {"prompt": "a",\n  "answer": "1"}\n]\n')
     (tmp_path / "lines.json").write_text('{"prompt": "a", "answer": "1"}\n')
