@@ -90,7 +90,7 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
             lambda problem: len(encoder.encode(problem.prompt)),
             max_prompt_tokens=limit,
         ),
-        rubric=build_rubric(recipe.rewards, columns=common_columns(kept)),
+        rubric=build_rubric(recipe.rewards, columns=common_columns(kept), problems=kept),
         # A fresh prompt of a stream may be longer than any that was read.
         longest_prompt_tokens=limit if train.streams else max(lengths[p.key] for p in kept),
     )

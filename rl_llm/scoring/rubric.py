@@ -94,17 +94,20 @@ class Rubric:
         )
 
 
-def build_rubric(uses: Sequence[RewardUse], *, columns: Collection[str]) -> Rubric:
+def build_rubric(
+    uses: Sequence[RewardUse], *, columns: Collection[str], problems: Sequence[Problem] = ()
+) -> Rubric:
     """Load a recipe's rewards and bind their options.
 
-    `columns` are the columns of the data that rewards may ask for (`common_columns`). Raises
-    `PluginError` for a reward that cannot be found or asks for something that does not exist, and
-    `ConfigError` for options that its signature does not allow, two rewards of one name, or an
-    `only_if` that names no other reward or goes in a circle.
+    `columns` are the columns of the data that rewards may ask for (`common_columns`), and
+    `problems` those of the data, for messages. Raises `PluginError` for a reward that cannot be
+    found or asks for something that does not exist, and `ConfigError` for options that its
+    signature does not allow, two rewards of one name, or an `only_if` that names no other reward or
+    goes in a circle.
     """
     rewards: dict[str, Reward] = {}
     for index, use in enumerate(uses):
-        reward = _bind(use, path=f"rewards.{index}", columns=columns)
+        reward = _bind(use, path=f"rewards.{index}", columns=columns, problems=problems)
         if reward.name in rewards:
             raise ConfigError(
                 f"rewards.{index}: {use.use!r} is a second reward named {reward.name!r}, after "
@@ -122,12 +125,14 @@ def common_columns(problems: Iterable[Problem]) -> frozenset[str]:
     return frozenset.intersection(*columns) if columns else frozenset()
 
 
-def _bind(use: RewardUse, *, path: str, columns: Collection[str]) -> Reward:
+def _bind(
+    use: RewardUse, *, path: str, columns: Collection[str], problems: Sequence[Problem]
+) -> Reward:
     try:
         plugin = resolve(use.use, kind="rewards")
     except PluginError as error:
         raise PluginError(f"{path}.use: {error}") from error.__cause__
-    inputs = check_inputs(plugin, columns=columns)
+    inputs = check_inputs(plugin, columns=columns, problems=problems)
     return Reward(
         name=plugin.name,
         reference=_absolute(use.use),

@@ -346,6 +346,21 @@ def test_common_columns_are_those_that_no_problem_lacks():
     assert common_columns([]) == frozenset()
 
 
+def test_a_column_that_some_problems_lack_is_named_with_the_first_of_them(use_reward):
+    problems = [
+        Problem(key=f"k{n}", prompt=f"{n}+1=", answer="", source="sums", meta=meta)
+        for n, meta in enumerate([{"unit": "kg"}, {}, {"unit": None}, {}])
+    ]
+    use = use_reward("def r(completion, unit):\n    return 1.0\n")
+    message = (
+        r"'r' .* asks for 'unit', a column that 2 of 4 problems lack; the first is '1\+1=' "
+        r"\(key k1, source 'sums'\): give it to every problem"
+    )
+    with pytest.raises(PluginError, match=message):
+        build_rubric([use], columns=common_columns(problems), problems=problems)
+    build_rubric([use], columns=common_columns(problems[::2]), problems=problems[::2])
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_completion_of_a_problem_without_the_column_fails_alone(use_reward, make_group, kind):
     use = use_reward(f"{kind} r(completion, solution):\n    return float(completion == solution)\n")
