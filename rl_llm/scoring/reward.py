@@ -6,7 +6,7 @@ pickled, and it loads the function from its reference.
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
@@ -105,9 +105,12 @@ def _call_one(call: Callable[[], Any], num_tokens: int) -> Value | None:
 
 
 def _call_group(call: Callable[[], Any], num_completions: int) -> Sequence[Any]:
-    values = list(call())
+    given, rule = call(), "a reward of a group gives a list with one for each completion"
+    if not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        raise TypeError(f"gave {given!r} for {num_completions} completions; {rule}")
+    values = list(given)
     if len(values) != num_completions:
-        raise ValueError(f"gave {len(values)} values for {num_completions} completions")
+        raise ValueError(f"gave {len(values)} values for {num_completions} completions; {rule}")
     return values
 
 

@@ -234,6 +234,14 @@ def test_a_group_level_reward_that_gives_too_few_numbers_fails_the_group(use_rew
     assert rubric.num_failures == {"r": 2}
 
 
+@pytest.mark.parametrize("given", ["None", "0.5", "__import__('numpy').array(0.5)"])
+def test_a_group_level_reward_that_gives_no_list_is_told_the_rule(use_reward, make_group, given):
+    source = f"def r(completions):\n    return {given}\n"
+    _, [scores] = score([use_reward(source)], make_group("a", "b"))
+    rule = "for 2 completions; a reward of a group gives a list with one for each completion"
+    assert all(rule in each.error for each in scores)
+
+
 def test_in_a_group_one_number_that_is_not_finite_fails_alone(use_reward, make_group):
     source = "def r(completions):\n    return [1.0, float('nan'), None]\n"
     use = use_reward(source, channel="format")
