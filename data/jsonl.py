@@ -4,6 +4,8 @@ A row is one problem. One column holds the prompt (text, or a list of `{role, co
 the answer, one perhaps the level; all others go to `meta`, where rewards may ask for them by name.
 """
 
+import codecs
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.errors import ConfigError, DataError, nearest
+from rl_llm.problems import is_empty
 from rl_llm.records import Level, Message, Problem, Prompt, content_key
 
-_DATASETS_FORMATS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_SUFFIXES = (".jsonl", *_DATASETS_FORMATS)
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_NULL_CELLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # Of a .csv file.
 _PASS_RATE = "pass_rate"
 
 
@@ -60,8 +63,9 @@ def jsonl(  # noqa: PLR0913  A source's options are a flat list in the recipe.
     does not begin with one.
 
     An answer that is no text becomes one: a whole number without fraction (7.0 is `7`), any other
-    value as JSON. A column `pass_rate` is a prior, a number from 0 to 1 or null. Raises `DataError`
-    with the file and line for a row that cannot be read.
+    value as JSON. In a .csv file the prompt and the answer are what stands there, to the letter. A
+    column `pass_rate` is a prior, a number from 0 to 1 or null. Raises `DataError` with the file
+    and line for a row that cannot be read.
     """
     mapped = Mapped(
         prompt=prompt,
@@ -71,7 +75,8 @@ def jsonl(  # noqa: PLR0913  A source's options are a flat list in the recipe.
         system=system,
         chat=chat or system is not None,
     )
-    return (read_problem(row, mapped) for row in read_rows(path, split=split, name=name))
+    rows = read_rows(path, split=split, name=name, texts=(prompt, answer))
+    return (read_problem(row, mapped) for row in rows)
 
 
 def read_problem(row: Row, mapped: Mapped) -> Problem:
@@ -98,6 +103,7 @@ def read_prompt(row: Row, mapped: Mapped) -> Prompt:
     """Return the prompt of a row as text, or as a chat that ends with the user's turn."""
     value = _column(row, mapped.prompt)
     if isinstance(value, str):
+        _refuse_empty(value, row, mapped.prompt)
         if not mapped.chat:
             return value
         turns: list[Message] = [{"role": "user", "content": value}]
@@ -113,9 +119,17 @@ def read_prompt(row: Row, mapped: Mapped) -> Prompt:
             f"{row.place}: column {mapped.prompt!r} holds {_shown(value)}; a prompt is text or a "
             "list of {role, content} turns"
         )
+    _refuse_empty(tuple(turns), row, mapped.prompt)
     if mapped.system is not None and (not turns or turns[0]["role"] != "system"):
         turns = [{"role": "system", "content": mapped.system}, *turns]
     return tuple(turns)
+
+
+def _refuse_empty(prompt: Prompt, row: Row, column: str) -> None:
+    if is_empty(prompt):
+        raise DataError(
+            f"{row.place}: column {column!r} holds an empty prompt; write one, or remove the row"
+        )
 
 
 def read_answer(row: Row, column: str) -> str:
@@ -154,10 +168,14 @@ def check_pass_rate(row: Row) -> None:
         )
 
 
-def read_rows(path: str, *, split: str, name: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: str, *, split: str, name: str | None = None, texts: Sequence[str] = ()
+) -> Iterator[Row]:
     """Yield the rows of a table, from a file, a folder or by name.
 
-    Raises `ConfigError` for a split of a single file, `DataError` for a table that is not there.
+    `texts` are the columns that a .csv file, which has no types, holds as text; what looks like a
+    number in the others is one. Raises `ConfigError` for a split of a single file, `DataError` for
+    a table that is not there.
     """
     file = Path(path).expanduser()
     if file.suffix in _SUFFIXES:
@@ -167,8 +185,12 @@ def read_rows(path: str, *, split: str, name: str | None = None) -> Iterator[Row
             raise ConfigError(f"split={split!r}: {path} is one file without splits; leave it out")
         if file.suffix == ".jsonl":
             return read_jsonl(file)
-        file_format = _DATASETS_FORMATS[file.suffix]
-        return load_rows(file_format, split="train", data_files=str(file), shown=path)
+        if file.suffix == ".json":
+            return read_json(file)
+        options = csv_options(file, texts) if file.suffix == ".csv" else {}
+        return load_rows(
+            file.suffix[1:], split="train", shown=path, data_files=str(file), **options
+        )
     if (file / f"{split}.jsonl").is_file():
         return read_jsonl(file / f"{split}.jsonl")
     return load_rows(str(file) if file.is_dir() else path, name=name, split=split, shown=path)
@@ -186,15 +208,52 @@ def read_jsonl(file: Path) -> Iterator[Row]:
                 yield Row(_parse(line, place=place), place)
 
 
+def read_json(file: Path) -> Iterator[Row]:
+    """Yield one row for each object of the list that a file holds, or one for each line.
+
+    Raises `DataError` for a file that is not UTF-8 or neither of the two.
+    """
+    content = file.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()
+    if not content.startswith(b"["):
+        yield from read_jsonl(file)
+        return
+    try:
+        rows = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{file}: not valid JSON: {error}; check that the file is whole") from error
+    for number, row in enumerate(rows, start=1):
+        place = f"{file} row {number}"
+        yield Row(_object(row, place=place), place)
+
+
+def csv_options(file: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `datasets` with which some columns of a .csv file are text to the
+    letter, but for an empty cell, which is None in all columns."""
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        header = next((row for row in csv.reader(lines) if row), [])
+    return {
+        "converters": dict.fromkeys(texts, str),
+        "keep_default_na": False,
+        "na_values": {column: [""] if column in texts else _NULL_CELLS for column in header},
+    }
+
+
 def load_rows(
-    path: str, *, split: str, shown: str, name: str | None = None, data_files: str | None = None
+    path: str,
+    *,
+    split: str,
+    shown: str,
+    name: str | None = None,
+    data_files: str | None = None,
+    **options: Any,
 ) -> Iterator[Row]:
-    """Yield the rows of a data set that the `datasets` library loads."""
+    """Yield the rows of a data set that the `datasets` library loads, `options` being those of its
+    reader."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        table = load_dataset(path, name, split=split, data_files=data_files)
+        table = load_dataset(path, name, split=split, data_files=data_files, **options)
     except (DatasetsError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip()
         way_out = (
@@ -223,6 +282,10 @@ def _parse(line: bytes, *, place: str) -> dict[str, Any]:
         ) from error
     except ValueError as error:  # A number of thousands of digits.
         raise DataError(f"{place}: cannot be read: {error}") from error
+    return _object(row, place=place)
+
+
+def _object(row: Any, *, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{place}: {_shown(row)} is no JSON object; write {{column: value, ...}}")
     return row

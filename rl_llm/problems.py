@@ -275,7 +275,7 @@ def _check(problem: Problem, *, place: str) -> None:
     text = problem.prompt if isinstance(problem.prompt, str) else str(problem.prompt)
     if any("\ud800" <= character <= "\udfff" for character in text + problem.answer):
         raise DataError(f"{place} holds half of a surrogate pair, which is no text; mend the data")
-    if _is_empty(problem.prompt):
+    if is_empty(problem.prompt):
         raise DataError(
             f"{place} has an empty prompt (answer {problem.answer!r}); remove it from the data"
         )
@@ -287,7 +287,7 @@ def _check(problem: Problem, *, place: str) -> None:
         )
 
 
-def _is_empty(prompt: Prompt) -> bool:
+def is_empty(prompt: Prompt) -> bool:
     """Tell whether there is nothing to answer: blank text, or a chat whose every turn is blank but
     for the system's."""
     if isinstance(prompt, str):

@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,20 @@ def test_the_reward_of_the_readme_gives_what_its_examples_say(tmp_path):
     plugin = resolve(f"{tmp_path / 'unit_answer.py'}:unit_answer", kind="rewards")
     examples = read_examples(plugin)
     assert [run_example(plugin, each) for each in examples] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_test_in_the_docs_runs_the_examples_of_a_file(tmp_path, monkeypatch, is_right):
+    (source,) = blocks(ROOT / "README.md", "python")
+    (test,) = [b for b in blocks(ROOT / "docs" / "rewards.md", "python") if "run_example" in b]
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    text = source if is_right else source.replace("1.0)", "0.5)")
+    (tmp_path / "path" / "to" / "unit_answer.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(test, names)
+    with nullcontext() if is_right else pytest.raises(AssertionError):
+        names["test_the_reward_gives_what_its_examples_say"]()
 
 
 def test_the_report_in_the_readme_is_a_small_picture():

@@ -12,6 +12,7 @@ from rl_llm.cli.adapter_files import base_of, find_adapter
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import load_data, load_model
 from rl_llm.cli.parts import build_evaluator
+from rl_llm.cli.progress import unscored
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import DataError, InputError
 from rl_llm.policy import Ranks
@@ -75,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
                 console.print(message, highlight=False, markup=False, soft_wrap=True)
         if ranks.is_main:
             console.print(_table(evaluation, samples=recipe.eval.samples_per_problem))
+            if evaluation.num_masked:
+                said = unscored(evaluation.num_masked, evaluation.num_completions)
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
     finally:
         ranks.close()
     return 0

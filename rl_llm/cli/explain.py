@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     history = list(read_draws(folder.draws, prefix=found.key))
     console.print("\n".join(_head(found, scheduler, history)))
     console.print()
-    _print_history(console, history, has_probes=recipe.curriculum.probe is not None)
+    _print_history(console, history, recipe)
     is_over = folder.adapter.is_dir() or saved.learnt_step >= recipe.run.steps
     console.print("\n".join(["", *_now(found, saved, recipe, is_over=is_over)]))
     return 0
@@ -166,7 +166,7 @@ def _problem_lines(problem: Problem) -> list[str]:
     ]
 
 
-def _print_history(console: Console, history: Sequence[LoggedDraw], *, has_probes: bool) -> None:
+def _print_history(console: Console, history: Sequence[LoggedDraw], recipe: Recipe) -> None:
     if not history:
         console.print("history  never drawn")
         return
@@ -182,6 +182,7 @@ def _print_history(console: Console, history: Sequence[LoggedDraw], *, has_probe
         table.add_column(heading, justify="right")
     table.add_column("learnt from")
     table.add_column("drawn by")
+    has_probes, has_groups = recipe.curriculum.probe is not None, recipe.rollout.group_size > 1
     learnt_from = _learnt_from_probes(history) if has_probes else map(_learnt_from, history)
     for draw, learnt in zip(history, learnt_from, strict=True):
         believed = draw.belief_a / (draw.belief_a + draw.belief_b)
@@ -190,7 +191,7 @@ def _print_history(console: Console, history: Sequence[LoggedDraw], *, has_probe
             str(draw.round),
             f"{draw.num_correct} of {draw.num_counted}",
             f"{believed:.2f}",
-            f"{draw.informative:.2f}",
+            f"{draw.informative:.2f}" if has_groups else "-",
             learnt,
             draw.why,
         )
@@ -225,10 +226,11 @@ def _now(found: Found, saved: SavedScheduler, recipe: Recipe, *, is_over: bool) 
     in_bucket = np.flatnonzero(scheduler.index.bucket_ids == found.bucket_id)
     rate = float((a_N[in_bucket] / (a_N[in_bucket] + b_N[in_bucket])).mean())
     num_visited = int(np.count_nonzero(scheduler.visits_N[in_bucket]))
-    num_problems = _counted(len(in_bucket), "problem")
+    is_endless = scheduler.index.endless_K[found.bucket_id]
+    which = " at a time, endless" if is_endless else f", {num_visited:,} of them visited"
     bucket = (
-        f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: {num_problems}, "
-        f"{num_visited:,} of them visited, believed pass rate {rate:.2f} on average"
+        f"bucket   {scheduler.index.bucket_names[found.bucket_id]}: "
+        f"{_counted(len(in_bucket), 'problem')}{which}, believed pass rate {rate:.2f} on average"
     )
     is_ahead = step > saved.learnt_step
     whose = f"drawn ahead of step {saved.learnt_step}, " if is_ahead else ""
@@ -238,9 +240,10 @@ def _now(found: Found, saved: SavedScheduler, recipe: Recipe, *, is_over: bool) 
     a, b, group_size = a_N[found.position], b_N[found.position], recipe.rollout.group_size
     low, high = betaincinv(a, b, _INTERVAL)
     mixed = float(informative_probability(a, b, group_size=group_size))
+    of_group = f"; a group of {group_size} would be mixed with probability {mixed:.2f}"
     lines += [
         f"belief   pass rate {a / (a + b):.2f}, between {low:.2f} and {high:.2f} with probability "
-        f"95 %; a group of {group_size} would be mixed with probability {mixed:.2f}",
+        f"95 %{of_group if group_size > 1 else ''}",
         bucket,
         *_prior_lines(found.position, scheduler, recipe),
     ]

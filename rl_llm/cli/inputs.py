@@ -91,7 +91,10 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
             max_prompt_tokens=limit,
         ),
         rubric=build_rubric(
-            recipe.rewards, columns=common_columns(kept), num_workers=recipe.scoring.workers
+            recipe.rewards,
+            columns=common_columns(kept),
+            problems=kept,
+            num_workers=recipe.scoring.workers,
         ),
         # A fresh prompt of a stream may be longer than any that was read.
         longest_prompt_tokens=limit if train.streams else max(lengths[p.key] for p in kept),

@@ -90,6 +90,8 @@ class ConsoleWatcher:
             highlight=False,
             soft_wrap=True,
         )
+        if evaluation.num_masked:
+            self.said(unscored(evaluation.num_masked, evaluation.num_completions))
 
     def sampled(self, samples: Sequence[Row]) -> None:
         """Show some of the training completions with their rewards."""
@@ -151,6 +153,9 @@ def pass_rate_table(before: Row, after: Row) -> Table:
     for level in levels:
         old, new = before[prefix + level], after[prefix + level]
         table.add_row(level, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    key = "eval/completions_masked"
+    if before[key] or after[key]:
+        table.add_row("not scored", *map(_not_scored, (before, after)), "")
     table.add_section()
     old, new = before["eval/pass_rate"], after["eval/pass_rate"]
     table.add_row(
@@ -160,6 +165,18 @@ def pass_rate_table(before: Row, after: Row) -> Table:
         f"{new - old:+.3f}",
     )
     return table
+
+
+def unscored(num_masked: int, num_completions: int) -> str:
+    """Say of an evaluation for how many completions no reward could be had."""
+    return (
+        f"{num_masked} of {num_completions} completions could not be scored (a reward failed or "
+        "gave no number); they count as wrong"
+    )
+
+
+def _not_scored(row: Row) -> str:
+    return f"{row['eval/completions_masked']} of {row['eval/completions']}"
 
 
 def _best_and_worst(samples: Sequence[Row]) -> list[Row]:
@@ -187,6 +204,8 @@ def _summary(row: Row) -> str:
         figures.append(f"KL to old {row['kl/old_nats_per_token']:.4f}")
     if row["kl/updates_left_out"] > 0:
         figures.append(f"updates left out {row['kl/updates_left_out']}")
+    if row["train/completions_masked"] > 0:
+        figures.append(f"not scored {row['train/completions_masked']}")
     if row["optim/lr"] == 0:
         figures.append("critic alone")
     if "critic/explained_variance" in row:

@@ -114,14 +114,14 @@ def _read_text(file: Path) -> str:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _parse_yaml(text: str, *, where: str) -> Any:
+def _parse_yaml(text: str, *, where: str, way_out: str = "") -> Any:
     try:
         return yaml.load(text, Loader=RecipeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        hint = "; indent with spaces" if r"'\t'" in problem else ""
+        hint = "; indent with spaces" if r"'\t'" in problem else way_out
         raise ConfigError(f"{where}: not valid YAML{line}: {problem}{hint}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -150,7 +150,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
             new = min(new, parts[: depth + 1], key=len)
         node = node[key]
     key = _key_in(node, parts[-1], at=parts[:-1], override=override)
-    node[key] = _parse_yaml(text, where=f"override {override!r}")
+    way_out = f"""; text with such characters goes in two kinds of quotes: '{dotted}="..."'"""
+    node[key] = _parse_yaml(text, where=f"override {override!r}", way_out=way_out)
     return ".".join(new)
 
 

@@ -73,12 +73,23 @@ def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
             "what can be drawn is mastered; add harder problems, or open levels that "
             "curriculum.prerequisites keeps locked"
         )
-    cut = _describe_cut(scored)
+    cut, partly = _describe_cut(scored), _most_partly(scored)
     return (
         "the problems are too hard for the model, or the reward does not read the form in which "
         "it answers (look at sample completions)"
         + (f", or answers are cut off ({cut})" if cut else "")
+        + (
+            f", or a reward that gives {partly:g} at most falls short of its correct_at"
+            if partly
+            else ""
+        )
     )
+
+
+def _most_partly(scored: Sequence[ScoredGroup]) -> float:
+    """Return the most that a reward gave of what lies between nothing and 1; 0 for nothing."""
+    parts = [part for group in scored for s in counted_scores(group) for part in s.parts.values()]
+    return max((part for part in parts if 0 < part < 1), default=0.0)
 
 
 def _describe_cut(scored: Sequence[ScoredGroup]) -> str:

@@ -98,7 +98,8 @@ class Scheduler:
 
     @property
     def visits_N(self) -> NDArray[np.uint16]:
-        """How often every problem was scored."""
+        """How often what stands at every position was scored: of an endless source, problem upon
+        problem."""
         return self._visits_N
 
     @property

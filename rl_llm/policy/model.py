@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rl_llm.config.schema import LoraSection
-from rl_llm.errors import ModelError
+from rl_llm.errors import ModelError, nearest
 from rl_llm.plugins import shipped_path
 from rl_llm.policy.fused_lora import use_fused_layers
 
@@ -93,6 +93,7 @@ def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
+    _check_targets(base, section.targets)
     use_fused_layers(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -104,6 +105,21 @@ def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
             ) from None
     assert isinstance(model, PeftModel)
     return model.eval()
+
+
+def _check_targets(base: nn.Module, targets: str | list[str]) -> None:
+    """Raise `ModelError` for the name of a module that the model has nowhere: PEFT passes over one
+    as long as another fits."""
+    if isinstance(targets, str):
+        return  # "all-linear", or a pattern, which PEFT refuses where it fits nothing.
+    names = [name for name, _ in base.named_modules()]
+    missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in names)]
+    if missing:
+        linear = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, nn.Linear)}
+        raise ModelError(
+            f"lora.targets={targets!r}: the model has no module {missing[0]!r}"
+            f"{nearest(missing[0], linear - {'lm_head'})}; or set lora.targets=all-linear"
+        )
 
 
 def fingerprint(base: nn.Module) -> str:

@@ -13,11 +13,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class PassRate:
-    """A held-out pass rate at a step, with its standard error where it was written."""
+    """A held-out pass rate at a step, with its standard error where it was written; `num_masked` of
+    the completions could not be scored, and count as wrong."""
 
     step: int
     mean: float
     error: float | None
+    num_masked: int = 0
+    num_completions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +33,14 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """How many paired problems went from one outcome to another."""
+    """How many paired problems went from one outcome to another; in those of `failed` one of the
+    two completions could not be scored, so it is neither right nor wrong."""
 
     learnt: int
     kept: int
     lost: int
     open: int
+    failed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +66,23 @@ def held_out(run: RunRecord) -> tuple[PassRate, ...]:
     """Return the held-out pass rate at the first and at the last evaluation: none, one or two."""
     mean, error = run.series("eval/pass_rate"), run.series("eval/pass_rate_se")
     errors = dict(zip(error.steps, error.values, strict=True))
+    masked, counts = (_by_step(run, f"eval/completions{end}") for end in ("_masked", ""))
     points = [
-        PassRate(step=step, mean=value, error=errors.get(step))
+        PassRate(
+            step=step,
+            mean=value,
+            error=errors.get(step),
+            num_masked=masked.get(step, 0),
+            num_completions=counts.get(step),
+        )
         for step, value in zip(mean.steps, mean.values, strict=True)
     ]
     return tuple(points if len(points) < 2 else (points[0], points[-1]))
+
+
+def _by_step(run: RunRecord, key: str) -> dict[int, int]:
+    series = run.series(key)
+    return {step: int(value) for step, value in zip(series.steps, series.values, strict=True)}
 
 
 def last_value(series: Series) -> float | None:
@@ -98,12 +115,14 @@ def pairs(run: RunRecord) -> tuple[Pair, ...]:
 
 def outcomes(pairs: tuple[Pair, ...]) -> Outcomes:
     """Count the pairs by whether the first and the last completion are correct."""
-    seen = [(pair.before.correct, pair.after.correct) for pair in pairs]
+    scored = [pair for pair in pairs if not (pair.before.error or pair.after.error)]
+    seen = [(pair.before.correct, pair.after.correct) for pair in scored]
     return Outcomes(
         learnt=seen.count((False, True)),
         kept=seen.count((True, True)),
         lost=seen.count((True, False)),
         open=seen.count((False, False)),
+        failed=len(pairs) - len(scored),
     )
 
 

@@ -6,7 +6,7 @@ others: its arguments and results are plain records, and it loads the function f
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
@@ -139,9 +139,12 @@ def _read(given: Any, *, num_tokens: int) -> Outcome:
 
 
 def _listed(given: Any, num_completions: int) -> Sequence[Any]:
+    rule = "a reward of a group gives a list with one for each completion"
+    if not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        raise TypeError(f"gave {given!r} for {num_completions} completions; {rule}")
     values = list(given)
     if len(values) != num_completions:
-        raise ValueError(f"gave {len(values)} values for {num_completions} completions")
+        raise ValueError(f"gave {len(values)} values for {num_completions} completions; {rule}")
     return values
 
 

@@ -165,18 +165,23 @@ class _Begun:
 
 
 def build_rubric(
-    uses: Sequence[RewardUse], *, columns: Collection[str], num_workers: int | None = None
+    uses: Sequence[RewardUse],
+    *,
+    columns: Collection[str],
+    problems: Sequence[Problem] = (),
+    num_workers: int | None = None,
 ) -> Rubric:
     """Load a recipe's rewards and bind their options.
 
-    `columns` are the columns of the data that rewards may ask for (`common_columns`). Raises
-    `PluginError` for a reward that cannot be found or asks for something that does not exist, and
-    `ConfigError` for options that its signature does not allow, two rewards of one name, or an
-    `only_if` that names no other reward or goes in a circle.
+    `columns` are the columns of the data that rewards may ask for (`common_columns`), and
+    `problems` those of the data, for messages. Raises `PluginError` for a reward that cannot be
+    found or asks for something that does not exist, and `ConfigError` for options that its
+    signature does not allow, two rewards of one name, or an `only_if` that names no other reward or
+    goes in a circle.
     """
     rewards: dict[str, Reward] = {}
     for index, use in enumerate(uses):
-        reward = bind_reward(use, path=f"rewards.{index}", columns=columns)
+        reward = bind_reward(use, path=f"rewards.{index}", columns=columns, problems=problems)
         if reward.name in rewards:
             raise ConfigError(
                 f"rewards.{index}: {use.use!r} is a second reward named {reward.name!r}, after "
@@ -194,14 +199,16 @@ def common_columns(problems: Iterable[Problem]) -> frozenset[str]:
     return frozenset.intersection(*columns) if columns else frozenset()
 
 
-def bind_reward(use: RewardUse, *, path: str, columns: Collection[str]) -> Reward:
+def bind_reward(
+    use: RewardUse, *, path: str, columns: Collection[str], problems: Sequence[Problem] = ()
+) -> Reward:
     """Load a reward and bind its options, which stand at `path`; raises what `build_rubric` does
     for one."""
     try:
         plugin = resolve(use.use, kind="rewards")
     except PluginError as error:
         raise PluginError(f"{path}.use: {error}") from error.__cause__
-    inputs = check_inputs(plugin, columns=columns)
+    inputs = check_inputs(plugin, columns=columns, problems=problems)
     says_inline = bool(getattr(plugin.module, "INLINE", False)) and use.memory_gib is None
     return Reward(
         name=plugin.name,

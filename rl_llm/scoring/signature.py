@@ -6,12 +6,13 @@ in `**kwargs` is called as TRL calls its reward functions.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rl_llm.errors import PluginError, nearest
 from rl_llm.plugins import Plugin
+from rl_llm.records import Problem
 
 Style = Literal["completion", "group", "trl"]
 
@@ -83,18 +84,22 @@ def read_signature(plugin: Plugin) -> RewardSignature:
     )
 
 
-def check_inputs(plugin: Plugin, *, columns: Collection[str]) -> tuple[str, ...]:
+def check_inputs(
+    plugin: Plugin, *, columns: Collection[str], problems: Sequence[Problem] = ()
+) -> tuple[str, ...]:
     """Return the names to pass to a reward on data with these columns.
 
-    Raises `PluginError` for an input that does not exist. A function with TRL's signature gets
-    everything, and may have further parameters with defaults; an option of the name of something
-    that it gets is refused.
+    `problems` are those of the data, to say which lack a column that others have. Raises
+    `PluginError` for an input that does not exist. A function with TRL's signature gets everything,
+    and may have further parameters with defaults; an option of the name of something that it gets
+    is refused.
     """
     signature = read_signature(plugin)
     known = {*_INPUTS[signature.style], *columns}
     for name in signature.inputs:
         excused = signature.style == "trl" and name in signature.optional_inputs
         if name not in known and not excused:
+            _refuse_partial(plugin, name, problems)
             raise PluginError(
                 f"reward {plugin.name!r} ({plugin.origin}) asks for {name!r}, which is neither an "
                 f"input nor a column of the data{nearest(name, known)}; if it is an option of the "
@@ -111,3 +116,18 @@ def check_inputs(plugin: Plugin, *, columns: Collection[str]) -> tuple[str, ...]
             "given that, or give the option another name"
         )
     return tuple(sorted(known))
+
+
+def _refuse_partial(plugin: Plugin, column: str, problems: Sequence[Problem]) -> None:
+    """Raise `PluginError` where some of the problems have the column and others lack it."""
+    lacking = [problem for problem in problems if column not in problem.meta]
+    if not 0 < len(lacking) < len(problems):
+        return
+    first = lacking[0]
+    prompt = first.prompt if isinstance(first.prompt, str) else first.prompt[-1]["content"]
+    raise PluginError(
+        f"reward {plugin.name!r} ({plugin.origin}) asks for {column!r}, a column that "
+        f"{len(lacking)} of {len(problems)} problems lack; the first is {prompt[:60]!r} (key "
+        f"{first.key}, source {first.source!r}): give it to every problem, as null where there is "
+        "none, or leave those problems out"
+    )

@@ -40,6 +40,11 @@ class Evaluation:
     train: PassRate | None = None
     scored_train: tuple[ScoredGroup, ...] = ()
 
+    @property
+    def num_completions(self) -> int:
+        """How many completions of held-out problems were generated."""
+        return sum(len(group.scores) for group in self.scored)
+
 
 class Evaluator:
     """Samples held-out problems with the same randomness every time, so that weights alone matter.

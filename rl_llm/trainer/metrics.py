@@ -149,6 +149,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         **{f"eval/pass_rate/level={k}": rate.mean for k, rate in evaluation.by_level.items()},
         "eval/completion_tokens_mean": evaluation.completion_tokens_mean,
         "eval/truncated_share": evaluation.truncated_share,
+        "eval/completions": evaluation.num_completions,
         "eval/completions_masked": evaluation.num_masked,
         **_train_row(evaluation.train),
         "time/eval_s": evaluation.elapsed_s,
@@ -189,8 +190,8 @@ def _failure_counts(scores: Sequence[Score]) -> Row:
 
 def _informative_share(harvest: Harvest) -> float:
     """Return the share of the judged groups that are mixed; NaN for a step that finished probes of
-    earlier ones alone."""
-    if harvest.scored and not harvest.judged:
+    earlier ones alone, and of groups of one, which are never mixed."""
+    if harvest.scored and not any(len(group.scores) > 1 for group in harvest.judged):
         return math.nan
     return _mean([is_mixed(group) for group in harvest.judged])
 

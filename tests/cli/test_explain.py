@@ -11,7 +11,7 @@ import pytest
 from rl_llm.cli.inputs import load_data
 from rl_llm.cli.main import main
 from rl_llm.cli.parts import make_scheduler
-from rl_llm.config import dump_yaml, load_recipe
+from rl_llm.config import Recipe, dump_yaml, load_recipe
 from rl_llm.curriculum import store
 from rl_llm.policy import load_tokenizer
 from rl_llm.records import Completion, Group, Score, ScoredGroup, content_key
@@ -242,7 +242,8 @@ def test_what_a_stream_brought_earlier_has_a_history_and_a_bucket(write_recipe, 
     out = explain(folder, drawn[0]["key"])
     assert "prompt   of an endless stream, which has put another problem in its place" in out
     assert cells(out) == [["1", "0", "1 of 4", "0.50", "0.60", "yes", "sampler"]]
-    assert "bucket   arithmetic/level=3: 4 problems" in out
+    assert "bucket   arithmetic/level=3: 4 problems at a time, endless, believed pass rate" in out
+    assert "visited" not in out
     assert "in step 3" not in out
 
 
@@ -324,6 +325,20 @@ def test_what_was_drawn_ahead_is_told_of_as_drawn(write_recipe, tmp_path, explai
     folder.mkdir()
     simulate(folder, recipe, num_steps=9, num_ahead=1)
     assert "\nin step 10, if the run had more steps:\n" in explain(folder, "1+1=")
+
+
+def test_of_groups_of_one_nothing_is_said_that_is_about_mixed_groups(
+    write_recipe, tmp_path, explain
+):
+    recipe = write_recipe(train="[{{use: jsonl, path: {folder}/train.jsonl}}]")
+    parts = recipe.model_dump() | {"algorithm": {"name": "reinforce_pp"}}
+    parts["rollout"]["group_size"] = 1
+    folder = tmp_path / "ones"
+    folder.mkdir()
+    simulate(folder, Recipe.model_validate(parts), num_steps=2)
+    out = explain(folder, "1+1=")
+    assert {row[4] for row in cells(out)} == {"-"}
+    assert "mixed with probability" not in out and "expected p(1-p) of its pass rate" in out
 
 
 @pytest.mark.parametrize("leave", ["its last step", "an adapter"])

@@ -2,15 +2,21 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from rl_llm.cli.progress import ConsoleWatcher
+from rl_llm.cli.progress import ConsoleWatcher, pass_rate_table
+from rl_llm.records import Score, ScoredGroup
+from rl_llm.trainer import Evaluation, PassRate
+
+WRONG = Score(total=0.0, parts={}, correct=False)
 
 ROW = {
     "step": 3,
     "step_s": 2.0,
     "train/pass_rate": 0.61,
     "train/informative_share": 0.44,
+    "train/completions_masked": 0,
     "kl/beta": 0.0123,
     "kl/ref_nats_per_token": 0.0456,
     "kl/old_nats_per_token": 0.0,
@@ -47,6 +53,52 @@ def test_further_updates_and_a_critic_add_their_figures():
         "step 3/8  pass 0.61  informative 0.44  beta 0.0123  KL 0.0456  KL to old 0.0012  "
         "explained variance -0.31  15,432 tokens/s  2.0 s\n"
     )
+
+
+def test_completions_that_could_not_be_scored_are_counted_beside_the_step():
+    assert "  KL 0.0456  not scored 14  15,432" in shown(
+        terminal=False, row=ROW | {"train/completions_masked": 14}
+    )
+
+
+def test_an_evaluation_says_how_many_completions_could_not_be_scored():
+    out = io.StringIO()
+    watcher = ConsoleWatcher(Console(file=out, width=150), total_steps=8, first_step=0)
+    scores = (Score(total=0.0, parts={}, correct=False, error="boom"), WRONG, WRONG)
+    group = ScoredGroup(group=None, scores=scores)
+    rate = PassRate(mean=0.0, standard_error=0.0, num_problems=2)
+    watcher.evaluated(
+        4,
+        Evaluation(
+            overall=rate,
+            by_level={},
+            completion_tokens_mean=1.0,
+            truncated_share=0.0,
+            num_masked=2,
+            elapsed_s=1.0,
+            scored=(group, group),
+        ),
+    )
+    assert out.getvalue() == (
+        "held-out pass rate after step 4: 0.000 +- 0.000 (2 problems, 1.0 s)\n"
+        "2 of 6 completions could not be scored (a reward failed or gave no number); they count as "
+        "wrong\n"
+    )
+
+
+@pytest.mark.parametrize(("num_masked", "says"), [(0, False), (14, True)])
+def test_the_table_has_a_row_for_what_could_not_be_scored_if_there_is_any(num_masked, says):
+    before = {
+        "step": 0,
+        "eval/pass_rate": 0.4,
+        "eval/pass_rate_se": 0.1,
+        "eval/completions": 24,
+        "eval/completions_masked": 0,
+    }
+    out = io.StringIO()
+    after = before | {"step": 8, "eval/completions_masked": num_masked}
+    Console(file=out, width=100).print(pass_rate_table(before, after))
+    assert ("14 of 24" in out.getvalue()) == ("not scored" in out.getvalue()) == says
 
 
 def test_updates_that_were_left_out_and_a_critic_that_learns_alone_are_said():

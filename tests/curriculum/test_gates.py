@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from rl_llm.curriculum import Informative, dry_message
@@ -42,6 +44,14 @@ def test_the_dry_message_says_what_all_wrong_groups_may_come_from(group):
     assert "too hard" in message
     assert "2 of 4 completions ran into rollout.max_new_tokens" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("part", "is_told"), [(0.5, True), (0.0, False), (1.0, False)])
+def test_the_dry_message_names_correct_at_where_rewards_fall_short_of_it(group, part, is_told):
+    wrong = group([0, 0])
+    scores = (replace(wrong.scores[0], parts={"half": part}), wrong.scores[1])
+    message = dry_message([replace(wrong, scores=scores)], when_dry="continue")
+    assert ("a reward that gives 0.5 at most falls short of its correct_at" in message) == is_told
 
 
 def test_a_dry_step_behind_a_dry_one_is_told_of_in_a_line(group):

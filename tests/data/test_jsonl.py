@@ -190,6 +190,64 @@ def test_other_formats_are_read_like_jsonl(tmp_path, own_cache, suffix):
         read(file, prompt="question")
 
 
+AS_WRITTEN = ["0012", "1.50", "True", "NA", "null", "2024-01-02T00:00:00"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+def test_text_stays_as_it_is_written_in_every_format(tmp_path, own_cache, suffix):
+    rows = [{"q": f"0{n}", "a": answer, "level": n} for n, answer in enumerate(AS_WRITTEN)]
+    lines = [json.dumps(row) for row in rows]
+    table = {
+        "jsonl": "\n".join(lines),
+        "json": f"[{', '.join(lines)}]",
+        "csv": "\n".join(["q,a,level", *(",".join(map(str, row.values())) for row in rows)]),
+    }
+    file = tmp_path / f"sums.{suffix}"
+    file.write_text(table[suffix])
+    problems = read(file, prompt="q", answer="a", level="level")
+    assert [problem.answer for problem in problems] == AS_WRITTEN
+    assert [problem.prompt for problem in problems] == ["00", "01", "02", "03", "04", "05"]
+    assert [problem.level for problem in problems] == [0, 1, 2, 3, 4, 5]
+
+
+def test_other_columns_of_a_csv_file_stay_numbers(tmp_path, own_cache):
+    (tmp_path / "sums.csv").write_text(
+        "prompt,answer,difficulty,pass_rate\n1+1=,2,007,.5\n1+2=,3,8,\n"
+    )
+    first, second = read(tmp_path / "sums.csv")
+    assert first.meta == {"difficulty": 7, "pass_rate": 0.5}
+    assert second.meta == {"difficulty": 8, "pass_rate": None}
+
+
+def test_an_empty_answer_of_a_csv_file_is_an_error(tmp_path, own_cache):
+    (tmp_path / "sums.csv").write_text("prompt,answer\n1+1=,2\n1+2=,\n")
+    with pytest.raises(DataError, match=r"sums\.csv row 2: column 'answer', the answer, is null"):
+        read(tmp_path / "sums.csv")
+
+
+@pytest.mark.parametrize("prompt", [" ", [], [{"role": "user", "content": "\n"}]])
+def test_an_empty_prompt_is_an_error_with_the_line(write, prompt):
+    file = write({"prompt": "a", "answer": "1"}, {"prompt": prompt, "answer": "1"})
+    with pytest.raises(DataError, match=r"sums\.jsonl line 2: column 'prompt' holds an empty"):
+        read(file, system="Be brief.")
+
+
+def test_a_json_file_holds_a_list_or_an_object_a_line(tmp_path):
+    (tmp_path / "list.json").write_text('\ufeff\n[\n {"prompt": "a",\n  "answer": "1"}\n]\n')
+    (tmp_path / "lines.json").write_text('{"prompt": "a", "answer": "1"}\n')
+    for name in ("list", "lines"):
+        assert [problem.prompt for problem in read(tmp_path / f"{name}.json")] == ["a"]
+
+
+def test_a_damaged_json_file_is_one_error_with_the_place(tmp_path):
+    (tmp_path / "sums.json").write_text('[\n{"prompt": "a", "answer": "1"},\n{"prompt" "b"}\n]')
+    with pytest.raises(DataError, match=r"sums\.json: not valid JSON: .* line 3 column 11 .*whole"):
+        read(tmp_path / "sums.json")
+    (tmp_path / "sums.json").write_text('[{"prompt": "a", "answer": "1"}, 7]')
+    with pytest.raises(DataError, match=r"sums\.json row 2: 7 is no JSON object"):
+        read(tmp_path / "sums.json")
+
+
 def test_a_damaged_file_is_one_error_with_its_name(tmp_path, own_cache):
     (tmp_path / "sums.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"cannot load '.*sums\.parquet'.*; check that the file is"):

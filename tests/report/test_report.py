@@ -67,6 +67,21 @@ def test_the_headline_says_before_after_errors_and_what_was_spent(make_run):
     assert "informative groups 50 %" in text
 
 
+def test_the_headline_says_how_many_held_out_completions_could_not_be_scored(make_run):
+    rows = [
+        {
+            "step": step,
+            "eval/pass_rate": 0.25,
+            "eval/completions": 24,
+            "eval/completions_masked": num_masked,
+        }
+        for step, num_masked in ((0, 0), (16, 14))
+    ]
+    text = visible(page_of(make_run(rows)))
+    assert "Step 16: 14 of 24 completions could not be scored" in text
+    assert "Step 0:" not in text
+
+
 def test_every_section_and_every_plot_appear_for_a_whole_run(whole_run):
     page = page_of(whole_run)
     headings = re.findall(r"<h2>([^<]*)</h2>", page)

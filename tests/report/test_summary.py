@@ -51,6 +51,23 @@ def test_pairs_join_by_key_and_let_levels_take_turns(make_run, make_sample):
     assert summary.outcomes(pairs) == summary.Outcomes(learnt=1, kept=0, lost=1, open=1)
 
 
+def test_a_pair_with_a_reward_that_failed_is_neither_right_nor_wrong(make_run, make_sample):
+    rows = [
+        {**make_sample(step, 1, 0), "key": key, "correct": False, "error": error}
+        for step, key, error in (
+            (0, "a", "boom"),
+            (0, "b", None),
+            (0, "c", None),
+            (8, "a", None),
+            (8, "b", "boom"),
+            (8, "c", None),
+        )
+    ]
+    pairs = summary.pairs(with_samples(make_run([{"step": 0}]), *rows))
+    expected = summary.Outcomes(learnt=0, kept=0, lost=0, open=1, failed=2)
+    assert summary.outcomes(pairs) == expected
+
+
 def test_of_a_large_group_the_two_best_and_the_two_worst_are_shown(make_run, make_sample):
     totals = [0.1, 0.5, 1.1, 0.3, 0.9, 0.2]
     rows = [{**make_sample(4, 5, 0, split="train"), "total": total} for total in totals]

@@ -283,6 +283,14 @@ def test_a_group_level_reward_that_gives_too_few_numbers_fails_the_group(use_rew
     assert rubric.num_failures == {"r": 2}
 
 
+@pytest.mark.parametrize("given", ["None", "0.5", "__import__('numpy').array(0.5)"])
+def test_a_group_level_reward_that_gives_no_list_is_told_the_rule(use_reward, make_group, given):
+    source = f"def r(completions):\n    return {given}\n"
+    _, [scores] = score([use_reward(source)], make_group("a", "b"))
+    rule = "for 2 completions; a reward of a group gives a list with one for each completion"
+    assert all(rule in each.error for each in scores)
+
+
 def test_in_a_group_one_number_that_is_not_finite_fails_alone(use_reward, make_group):
     source = "def r(completions):\n    return [1.0, float('nan'), None]\n"
     use = use_reward(source, channel="format")
@@ -393,6 +401,21 @@ def test_common_columns_are_those_that_no_problem_lacks():
 
     assert common_columns([problem(a=1, b=2), problem(b=3, c=4)]) == {"b"}
     assert common_columns([]) == frozenset()
+
+
+def test_a_column_that_some_problems_lack_is_named_with_the_first_of_them(use_reward):
+    problems = [
+        Problem(key=f"k{n}", prompt=f"{n}+1=", answer="", source="sums", meta=meta)
+        for n, meta in enumerate([{"unit": "kg"}, {}, {"unit": None}, {}])
+    ]
+    use = use_reward("def r(completion, unit):\n    return 1.0\n")
+    message = (
+        r"'r' .* asks for 'unit', a column that 2 of 4 problems lack; the first is '1\+1=' "
+        r"\(key k1, source 'sums'\): give it to every problem"
+    )
+    with pytest.raises(PluginError, match=message):
+        build_rubric([use], columns=common_columns(problems), problems=problems)
+    build_rubric([use], columns=common_columns(problems[::2]), problems=problems[::2])
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])

@@ -147,6 +147,12 @@ def test_a_step_that_finishes_probes_of_earlier_ones_alone_has_no_informative_sh
     assert math.isnan(harvest_row(brought, Counters())["train/informative_share"])
 
 
+def test_groups_of_one_have_no_informative_share():
+    groups = scored_group("p", RIGHT), scored_group("q", WRONG)
+    brought = harvest(*groups, admitted=groups)
+    assert math.isnan(harvest_row(brought, Counters())["train/informative_share"])
+
+
 def test_a_step_without_a_group_has_a_yield_and_an_informative_share_of_nought():
     row = harvest_row(harvest(), Counters())
     assert row["curriculum/admitted_share"] == row["train/informative_share"] == 0.0

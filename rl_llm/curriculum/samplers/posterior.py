@@ -13,10 +13,12 @@ from rl_llm.curriculum.belief import (
     check_range,
     informative_probability,
 )
+from rl_llm.curriculum.beta import SomeFloats
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_without_replacement
 from rl_llm.curriculum.samplers.memory import NOT_NOW, eligible_positions
 from rl_llm.curriculum.samplers.protocol import Part
+from rl_llm.errors import ConfigError
 from rl_llm.seeds import derive_rng
 
 _CHUNK = 1 << 15  # Problems scored at a time, so that intermediate values stay in the cache.
@@ -31,7 +33,8 @@ class Posterior:
     `(1 - floor) score / sum of scores + floor / N`, so none is ever given up; problems are drawn
     without replacement by Gumbel-top-k. The kernel matches the advantage: `flat` where advantages
     are divided by the group's standard deviation (GRPO), `variance`, the expected p(1-p), where
-    they are not (Dr. GRPO).
+    they are not (Dr. GRPO). A group of one is never mixed, and only algorithms without a group's
+    baseline take it: there the score is the kernel `variance` alone.
     """
 
     def __init__(
@@ -49,7 +52,8 @@ class Posterior:
         """Score by `belief`. `divides_by_group` says which kernel None is: whether advantages are
         divided by the group's standard deviation.
 
-        Raises `ConfigError` for an option out of range.
+        Raises `ConfigError` for an option out of range, and for the kernel `flat` with groups of
+        one.
         """
         check_range("temperature", temperature, above=0.0)
         check_range("floor", floor, least=0.0, most=1.0)
@@ -57,7 +61,14 @@ class Posterior:
         self._seed = seed
         self._group_size = group_size
         self._belief = belief
-        self._kernel = KERNELS[kernel or ("flat" if divides_by_group else "variance")]
+        if group_size == 1 and kernel == "flat":
+            raise ConfigError(
+                "kernel=flat with rollout.group_size=1: one completion is never a mixed group, and "
+                "without that this kernel tells no problem from another; use kernel=variance, "
+                "leave it out, or take the sampler uniform"
+            )
+        divides = divides_by_group and group_size > 1
+        self._kernel = KERNELS[kernel or ("flat" if divides else "variance")]
         self._temperature = temperature
         self._floor = floor
 
@@ -108,11 +119,14 @@ class Posterior:
             return NOT_NOW
         rank = int(np.count_nonzero(shares > own[0])) + 1
         belief = self._belief.beta(np.array([position]))
-        informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
+        if self._group_size == 1:
+            why = f"the expected p(1-p) of its pass rate is {_variance(belief)[0]:.3f}"
+        else:
+            mixed = informative_probability(belief.a, belief.b, group_size=self._group_size)
+            why = f"its group would be mixed with probability {mixed[0]:.2f}"
         return (
-            f"its group would be mixed with probability {informative[0]:.2f}; the first of the "
-            f"step's draws takes it with probability {own[0]:.4f}, rank {rank} of {len(eligible)} "
-            f"(an even share is {1 / len(eligible):.4f})"
+            f"{why}; the first of the step's draws takes it with probability {own[0]:.4f}, rank "
+            f"{rank} of {len(eligible)} (an even share is {1 / len(eligible):.4f})"
         )
 
     def _shares(self, eligible: Indices, exclude: NDArray[np.bool_] | None) -> Floats:
@@ -142,9 +156,15 @@ class Posterior:
         for start in range(0, len(positions), _CHUNK):
             chunk = slice(start, min(start + _CHUNK, len(positions)))
             belief = self._belief.beta(chunk if isinstance(positions, range) else positions[chunk])
-            informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
-            scores[chunk] = informative * self._kernel(belief)
+            scores[chunk] = self._score(belief)
         return scores
+
+    def _score(self, belief: BetaBelief) -> SomeFloats | float:
+        """Return the kernel times the probability of a mixed group, where there are groups."""
+        if self._group_size == 1:
+            return self._kernel(belief)
+        informative = informative_probability(belief.a, belief.b, group_size=self._group_size)
+        return informative * self._kernel(belief)
 
     def observe(self, outcomes: Outcomes) -> None:
         """Learn nothing: the belief has learnt already."""

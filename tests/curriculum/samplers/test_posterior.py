@@ -88,11 +88,27 @@ def test_a_very_low_temperature_takes_the_best_first(posterior):
     assert sampler.plan(0, 3).tolist() == [0, 1, 2]
 
 
-def test_with_group_size_one_nothing_is_informative_and_the_draw_is_uniform(
-    posterior, first_draw_shares
+@pytest.mark.parametrize("options", [{}, {"divides_by_group": False}, {"kernel": "variance"}])
+def test_with_group_size_one_the_expected_variance_alone_decides(
+    posterior, first_draw_shares, options
 ):
-    shares = first_draw_shares(posterior((0, 0), (0, 8), group_size=1), 4000)
-    assert shares == pytest.approx([0.5, 0.5], abs=0.03)
+    # E[p(1-p)] = ab / ((a+b)(a+b+1)): of Beta(1,1) 1/6, of Beta(1,9) 9/110; as 55 : 27.
+    shares = first_draw_shares(posterior((0, 0), (0, 8), group_size=1, **options), 4000)
+    assert shares[0] == pytest.approx(55 / 82, abs=0.025)
+
+
+def test_with_group_size_one_the_explanation_speaks_of_the_expected_variance(posterior):
+    sampler = posterior((0, 0), (0, 8), group_size=1)
+    said = sampler.explain(0, exclude=np.zeros(2, bool))
+    assert said == (
+        "the expected p(1-p) of its pass rate is 0.167; the first of the step's draws takes it "
+        "with probability 0.6707, rank 1 of 2 (an even share is 0.5000)"
+    )
+
+
+def test_the_flat_kernel_with_group_size_one_is_an_error(posterior):
+    with pytest.raises(ConfigError, match=r"kernel=flat with rollout\.group_size=1: .* uniform"):
+        posterior((0, 0), group_size=1, kernel="flat")
 
 
 def test_a_floor_of_one_is_uniform(posterior, first_draw_shares):
