@@ -1,6 +1,7 @@
 """Groups with texts of our choosing, reward files, and worker processes that are accounted for."""
 
 import os
+import time
 import uuid
 
 import psutil
@@ -66,7 +67,20 @@ def marked():
 
 
 @pytest.fixture
-def build(use_reward, marked):
+def left(marked):
+    """Return what is left of the marked processes; one that is killed takes a moment to go."""
+
+    def wait():
+        deadline = time.monotonic() + 10
+        while (found := marked()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
+    return wait
+
+
+@pytest.fixture
+def build(use_reward, left):
     """Build a rubric of one reward `r`; it is closed behind the test, and nothing is left."""
     rubrics = []
 
@@ -80,4 +94,4 @@ def build(use_reward, marked):
     yield build
     for rubric in rubrics:
         rubric.close()
-    assert marked() == []
+    assert left() == []

@@ -153,7 +153,7 @@ def test_a_process_that_a_reward_forked_and_that_comes_back_ends_there(build, ma
 
 @pytest.mark.slow
 def test_of_two_thousand_calls_none_is_lost_and_neither_processes_nor_files_grow(
-    build, make_group, marked
+    build, make_group, marked, left
 ):
     rubric = build(HOSTILE, timeout_s=1.0, num_workers=3)
     hostile = ["exits", "raises", "loops", "forks", "gives NaN", "goes wrong later", "crashes"]
@@ -177,5 +177,5 @@ def test_of_two_thousand_calls_none_is_lost_and_neither_processes_nor_files_grow
     assert max(processes) <= 3 * (1 + 9)  # A worker with more than 8 children is replaced.
     rubric.close()
     assert this.num_fds() == before
-    assert marked() == []
+    assert left() == []
     assert [t.name for t in threading.enumerate() if t.name.startswith("rewards-")] == []

@@ -265,7 +265,7 @@ def r(completion):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["is killed", "closes"])
 def test_when_the_trainer_is_gone_so_are_its_workers_and_what_they_started(
-    use_reward, marked, tmp_path, end
+    use_reward, marked, left, tmp_path, end
 ):
     use = use_reward(FORKS_AND_LOOPS)
     script, begun = tmp_path / "trainer.py", tmp_path / "begun"
@@ -280,10 +280,7 @@ def test_when_the_trainer_is_gone_so_are_its_workers_and_what_they_started(
             assert len(marked()) == 5
             trainer.send_signal(signal.SIGKILL)
         assert ("CancelledError" in trainer.communicate(timeout=60)[1]) == (end == "closes")
-    deadline = time.monotonic() + 10
-    while marked() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert marked() == []
+    assert left() == []
 
 
 def test_the_system_ends_a_worker_that_holds_the_interpreter_without_a_trainer():
