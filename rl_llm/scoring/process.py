@@ -104,7 +104,9 @@ class WorkerProcess:
             return _all_failed(group, f"{ended}{self._trace()}", "killed")
 
     def end(self) -> None:
-        """End the process, and those that rewards have started in it."""
+        """End the process, and those that rewards have started in it; once is enough."""
+        if self._output < 0:
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
