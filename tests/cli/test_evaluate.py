@@ -70,6 +70,18 @@ def test_a_model_is_evaluated_on_the_problems_of_a_recipe(evaluate, small, rows,
     assert without_level_errors(table) == table_of(rows[0])
 
 
+def test_completions_that_could_not_be_scored_are_counted_below_the_table(
+    evaluate, small, repository
+):
+    picky = small.with_name("picky.py")
+    picky.write_text("def picky(problem):\n    return {5: 1.0, 7: 1.0}[problem.level]\n")
+    model = repository / "data" / "models" / "carry-adder"
+    override = f"rewards=[{{use: '{picky}:picky'}}]"
+    table, printed = evaluate(model, "--recipe", small, "model.dtype=float32", override)
+    assert table["all"][1] == "0.667"
+    assert printed.splitlines()[-1].startswith("4 of 12 completions could not be scored")
+
+
 def test_a_run_that_has_not_ended_is_evaluated_with_its_newest_checkpoint(evaluate, run_dir, rows):
     shutil.rmtree(run_dir / "adapter")
     shutil.rmtree(run_dir / "checkpoints" / "step-000005")
