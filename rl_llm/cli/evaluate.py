@@ -92,7 +92,7 @@ def _run_of(target: Path) -> RunFolder | None:
 
 def _adapter(target: Path, run: RunFolder | None, *, without: bool) -> Path | None:
     """Return the adapter that a target stands for; None for a model."""
-    if run is None or run.path != target:
+    if run is None or run.path != target or (target / "adapter_config.json").is_file():
         return find_adapter(target)
     return None if without else _newest_adapter(run)
 

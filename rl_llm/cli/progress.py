@@ -176,7 +176,8 @@ def unscored(num_masked: int, num_completions: int) -> str:
 
 
 def _not_scored(row: Row) -> str:
-    return f"{row['eval/completions_masked']} of {row['eval/completions']}"
+    of_all = f" of {row['eval/completions']}" if "eval/completions" in row else ""
+    return f"{row['eval/completions_masked']}{of_all}"
 
 
 def _best_and_worst(samples: Sequence[Row]) -> list[Row]:

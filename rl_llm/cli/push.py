@@ -88,10 +88,10 @@ def _files(source: Source, place: Place, scratch: Path) -> dict[str, str]:
         _save_tokenizer(source, made)
     if place.is_merged:
         _merge(source, made)
+    own = {} if place.is_merged else source.files()
     files = {file.name: str(file) for file in made.iterdir()}
-    if place.is_merged:
-        return {**files, "resolved.yaml": str(source.run.resolved), "README.md": str(card)}
-    return {**source.files(), **files, "README.md": str(card)}
+    recipe = source.write_recipe(scratch)
+    return {**own, **files, recipe.name: str(recipe), card.name: str(card)}
 
 
 def _save_tokenizer(source: Source, folder: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rl_llm.cli.progress import ConsoleWatcher, Row, print_lines
 from rl_llm.config import Recipe
 from rl_llm.hub import Job, Patience, Place, Pusher, check_repo_id, endpoint, token_source
-from rl_llm.hub.access import LOG_IN
+from rl_llm.hub.access import LOG_IN, redact
 from rl_llm.hub.pusher import Push
 from rl_llm.hub.source import Source, find_source
 from rl_llm.hub.staging import MOST_WAITING, folder_of, forget, forget_past, stage, waiting
@@ -64,6 +64,7 @@ class Pushing:
         self._pusher = Pusher(limit_s=self._hub.max_wait_s, patience=patience)
         self._scratch: Path | None = None
         self._lost: list[str] = []
+        self._owes_final = False
 
     def __enter__(self) -> "Pushing":
         """Say what is left, however the run ends."""
@@ -87,6 +88,7 @@ class Pushing:
         left behind."""
         if not self._events:
             return
+        self._owes_final = "end" in self._events
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="rl-llm-hub-"))
             tokenizer.save_pretrained(str(self._tokenizer))
@@ -109,7 +111,7 @@ class Pushing:
                 self._folder.path,
                 tokenizer=self._tokenizer,
                 card=source.card(Place(repo_id=self._hub.repo_id, revision=checkpoint.name)),
-                resolved=self._folder.resolved.read_text(encoding="utf-8"),
+                resolved=redact(self._folder.resolved.read_text(encoding="utf-8")),
             )
         except _FAULTS as error:
             place = folder_of(self._folder.path)
@@ -129,6 +131,7 @@ class Pushing:
 
     def finish(self) -> None:
         """Push the final adapter, if that is asked for, and whatever waits, for a bounded time."""
+        self._owes_final = False
         if "end" in self._events:
             try:
                 self._add_final()
@@ -149,7 +152,8 @@ class Pushing:
         source = find_source(self._folder.path)
         card = self._scratch / "README.md"
         card.write_text(source.card(Place(repo_id=self._hub.repo_id)), encoding="utf-8")
-        files = {**source.files(), "README.md": str(card)}
+        recipe = source.write_recipe(self._scratch)
+        files = {**source.files(), recipe.name: str(recipe), card.name: str(card)}
         self._pusher.add(
             Push(
                 name="the final adapter",
@@ -187,6 +191,9 @@ class Pushing:
 
     def _left_lines(self) -> Iterator[str]:
         yield from self._lost
+        if self._owes_final and (self._folder.adapter / "adapter_config.json").is_file():
+            yield "not pushed: the final adapter: the run was stopped"
+            yield f"  push it: {self._command(self._folder.path)}"
         for push in self._pusher.left():
             yield f"not pushed: {push.name}: {push.fault}"
             yield f"  push it: {push.command}"

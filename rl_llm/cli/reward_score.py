@@ -76,7 +76,7 @@ class _Row:
 
 def _read(file: Path) -> Iterator[_Row]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}; name a .jsonl file") from None
     for number, line in enumerate(lines, start=1):

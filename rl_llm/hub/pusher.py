@@ -160,15 +160,16 @@ class Pusher:
                 push.outcome = push.outcome or Outcome(fault="stopped while it was under way")
                 return
             push.outcome = outcome
+            is_replaced = all(each is not push for each in self._waiting)
             if outcome.is_done:
-                # One that was replaced meanwhile is another push, and stays.
+                # One that was replaced meanwhile is another push, and stays with what it needs.
                 self._waiting = [each for each in self._waiting if each is not push]
                 self._said.clear()
                 self._messages.append(pushed_line(push.name, outcome))
             else:
                 self._plan(push, outcome)
             self._changed.notify_all()
-        if outcome.is_done:
+        if outcome.is_done and not is_replaced:
             push.on_done()
 
     def _plan(self, push: Push, outcome: Outcome) -> None:

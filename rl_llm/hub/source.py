@@ -15,6 +15,7 @@ from rl_llm.trainer.shelf import newest_whole, step_of
 _WEIGHTS = "adapter_config.json"
 _COMMAND = "# command: "
 _STEP = re.compile(r"step-\d+")
+_MADE_ANEW = ("README.md", "resolved.yaml")
 _INSIDE = ("checkpoints", "unpushed")
 
 
@@ -52,11 +53,19 @@ class Source:
         return render_card(self.recipe(), rows, command=read_command(self.run), place=place)
 
     def files(self) -> Mapping[str, str]:
-        """Return the files of the adapter by their path in a repository, the recipe beside them;
-        the card is for `card`, and hidden files are for nobody."""
+        """Return the files of the adapter by their path in a repository; the card is for `card`,
+        the recipe for `write_recipe`, and hidden files are for nobody."""
         found = [file for file in self.adapter.iterdir() if file.is_file() and file.name[0] != "."]
-        named = {file.name: str(file) for file in found if file.name != "README.md"}
-        return {"resolved.yaml": str(self.run.resolved)} | named
+        return {file.name: str(file) for file in found if file.name not in _MADE_ANEW}
+
+    def write_recipe(self, folder: Path) -> Path:
+        """Write the recipe as run, which may lie beside the adapter, into a folder, without any
+        token that is known here."""
+        name = self.run.resolved.name
+        beside = self.adapter / name
+        recipe = beside if beside.is_file() else self.run.resolved
+        (folder / name).write_text(redact(recipe.read_text(encoding="utf-8")), encoding="utf-8")
+        return folder / name
 
 
 def find_source(target: Path) -> Source:

@@ -13,6 +13,7 @@ from rl_llm.scoring.process import WorkerProcess
 from rl_llm.scoring.reward import Failure, Outcome, Reward
 
 _MAX_DEFAULT_WORKERS = 4
+_LOST = ("timeout", "killed")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class _Caller:
         outcomes = self._ask(reward, group)
         if self._is_stopped:
             raise CancelledError
-        if self._worker is None and reward.is_async and len(group.completions) > 1:
+        if _were_lost_together(reward, outcomes):
             # They waited together: which of them it was shows when each is asked alone.
             parts = (_alone(group, row) for row in range(len(group.completions)))
             return [outcome for part in parts for outcome in self._call(reward, part)]
@@ -165,6 +166,13 @@ def _parts(reward: Reward, group: Group) -> list[Group]:
 
 def _alone(group: Group, row: int) -> Group:
     return replace(group, completions=group.completions[row : row + 1])
+
+
+def _were_lost_together(reward: Reward, outcomes: Sequence[Outcome]) -> bool:
+    """Whether the calls for several completions ended as one, though each is a call of its own."""
+    if not reward.is_async or reward.style != "completion" or len(outcomes) < 2:
+        return False
+    return all(isinstance(each, Failure) and each.kind in _LOST for each in outcomes)
 
 
 def _was_killed(outcomes: Sequence[Outcome]) -> bool:

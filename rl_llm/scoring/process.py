@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ class WorkerProcess:
         self._job += 1
         self._printed = b""
         try:
-            body = pickle.dumps((reward, pickle.dumps(group)))
+            # Options may be of a class that the reward's file defines, which is loaded first.
+            inner = pickle.dumps((reward.options, group))
+            body = pickle.dumps((replace(reward, options={}), inner))
         except Exception as error:  # Columns hold whatever a prompt source put there.
             return _all_failed(group, f"{_NOT_SENT}: {error}; set inline: true")
         if not self._send(self._job.to_bytes(8, "big") + body):

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -60,14 +61,15 @@ def _serve_one(channel: socket.socket, body: bytes, loaded: set[str]) -> None:
     """Load the reward, say so where it was not loaded before, and answer with what it gave."""
     owner = os.getpid()
     job = int.from_bytes(body[:8], "big")
-    reward, problem = pickle.loads(body[8:])
+    reward, inner = pickle.loads(body[8:])
     _limit_cpu(LOAD_LIMIT_S)
     try:
         if reward.reference not in loaded:
             _load(reward)
             loaded.add(reward.reference)
             channel.sendall(answer(job=job))
-        group = pickle.loads(problem)
+        options, group = pickle.loads(inner)
+        reward = replace(reward, options=options)
     except Exception as error:  # The file and the problem's columns are somebody else's code.
         channel.sendall(answer(job=job, error=described(error)))
         return

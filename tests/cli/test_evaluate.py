@@ -126,6 +126,15 @@ def test_a_checkpoint_of_a_run_is_evaluated_with_the_recipe_and_the_model_of_the
         assert without_level_errors(table) == table_of(rows[4])
 
 
+def test_what_was_pushed_is_evaluated_with_the_recipe_beside_it(evaluate, run_dir, rows, tmp_path):
+    folder = tmp_path / "downloaded"
+    shutil.copytree(run_dir / "adapter", folder)
+    shutil.copy(run_dir / "resolved.yaml", folder)
+    table, printed = evaluate(folder)
+    assert f"adapter {folder}\n" in printed
+    assert without_level_errors(table) == table_of(rows[5])
+
+
 def test_an_adapter_from_elsewhere_stands_on_the_model_that_it_names(
     evaluate, run_dir, rows, small, tmp_path, capsys
 ):

@@ -128,3 +128,10 @@ def test_of_each_group_the_best_and_the_worst_completion_are_shown():
     printed = out.getvalue()
     assert "good" in printed and "bad" in printed and "middling" not in printed
     assert "+0.50" in printed and "-0.50" in printed
+
+
+def test_the_table_goes_without_the_number_of_completions_where_rows_have_none():
+    row = {"step": 0, "eval/pass_rate": 0.4, "eval/pass_rate_se": 0.1, "eval/completions_masked": 3}
+    out = io.StringIO()
+    Console(file=out, width=100).print(pass_rate_table(row, {**row, "step": 8}))
+    assert "not scored" in out.getvalue()

@@ -163,3 +163,34 @@ def test_without_a_repository_nothing_happens(tmp_path):
         run.pushing.saved(run.checkpoint(2))
         run.pushing.finish()
     assert run.lines == [] and not (run.folder.path / "unpushed").exists()
+
+
+@pytest.mark.slow
+def test_no_token_of_a_recipe_reaches_the_hub(hub, run):
+    secret = "hf_" + "s" * 30
+    said = run.folder.resolved.read_text(encoding="utf-8")
+    source = f'"use":"arithmetic","token":"{secret}"'
+    text = said.replace('"use":"arithmetic"', source, 1)
+    assert secret in text
+    run.folder.resolved.write_text(text, encoding="utf-8")
+    with run.pushing:
+        run.pushing.begin(Tokenizer(), step=0)
+        run.pushing.saved(run.checkpoint(2))
+        run.checkpoint(4).joinpath("adapter").rename(run.folder.adapter)
+        run.pushing.finish()
+    branches = hub.files["me/adder"]
+    assert {"main", "step-000002"} <= branches.keys()
+    for branch in ("main", "step-000002"):
+        recipe = branches[branch]["resolved.yaml"].decode()
+        assert "[token]" in recipe and secret not in recipe
+        assert secret not in branches[branch]["README.md"].decode()
+
+
+def test_a_complete_run_that_is_stopped_before_its_last_push_says_how_to_make_it(run):
+    with run.pushing:
+        run.pushing.begin(Tokenizer(), step=0)
+        run.checkpoint(4).joinpath("adapter").rename(run.folder.adapter)
+    assert run.lines == [
+        "not pushed: the final adapter: the run was stopped",
+        f"  push it: rl-llm push {run.folder.path} me/adder",
+    ]

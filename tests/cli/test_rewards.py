@@ -181,3 +181,12 @@ def test_score_reads_what_a_run_keeps_of_its_completions(score):
     source = "def r(token_count, truncated, split):\n    return token_count + truncated\n"
     code, printed, _ = score(source, [row])
     assert (code, json.loads(printed)["score"]) == (0, 4.0)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
+def test_a_line_of_the_file_ends_where_json_lines_end(score, separator):
+    row = json.dumps({"completion": f"7{separator}7"}, ensure_ascii=False)
+    source = "def r(completion):\n    return float(len(completion))\n"
+    code, printed, _ = score(source, [row, row])
+    assert code == 0
+    assert [json.loads(line)["score"] for line in printed.split("\n") if line] == [3.0, 3.0]

@@ -171,7 +171,7 @@ class FakeHub:
 
     def answer(self, method, path, body):
         """Find what is asked for; `body` is bytes."""
-        asked = json.loads(body) if body[:1] == b"{" and "/commit/" not in path else {}
+        asked = json_of(body) if "/commit/" not in path else {}
         fixed = {
             "/api/repos/create": self.create,
             "/api/validate-yaml": self.validate_yaml,
@@ -206,6 +206,15 @@ class FakeHub:
             case "commit":
                 return self.commit(repo, rest, body)
         return refuse(404, f"{what} is unknown here")
+
+
+def json_of(body):
+    """Return the object that a body holds, empty for one that holds something else, as weights."""
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return {}
+    return asked if isinstance(asked, dict) else {}
 
 
 def refuse(status, words, code=None):

@@ -152,3 +152,13 @@ def test_the_oldest_that_is_not_under_way_gives_way(hub, job, pusher):
         wait_until(lambda: hub.asked)
     assert pusher.drop_oldest().name == "b"
     assert [push.name for push in pusher.left()] == ["a", "c"]
+
+
+def test_a_push_that_was_replaced_while_under_way_leaves_what_the_new_one_needs(hub, job, pusher):
+    done = []
+    pusher.add(push_of(job(), "step", on_done=lambda: done.append("old")))
+    wait_until(lambda: pusher._under_way is not None)
+    pusher.add(push_of(job(message="again"), "step", on_done=lambda: done.append("new")))
+    wait_until(lambda: not pusher.left())
+    wait_until(lambda: done)
+    assert done == ["new"]

@@ -83,11 +83,13 @@ def test_going_back_drops_what_waits_of_later_steps(staged, run_dir):
     assert waiting(run_dir) == [first]
 
 
-def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir):
-    source = find_source(staged(50))
+def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir, tmp_path):
+    folder = staged(50)
+    source = find_source(folder)
     assert (source.run.path, source.step) == (run_dir, 50)
-    assert source.files()["resolved.yaml"].endswith("unpushed/step-000050/resolved.yaml")
-    assert "README.md" not in source.files()
+    assert source.files().keys().isdisjoint({"README.md", "resolved.yaml"})
+    (folder / "resolved.yaml").write_text("as then", encoding="utf-8")
+    assert source.write_recipe(tmp_path).read_text(encoding="utf-8") == "as then"
 
 
 @pytest.mark.parametrize("name", ["step-000050.damaged", "other"])

@@ -92,6 +92,48 @@ def test_an_asynchronous_call_that_takes_too_long_fails_alone(build, make_group,
     assert [each.total for each in scores] == [1.0, 0.0, 1.0]
 
 
+def test_an_asynchronous_call_for_a_group_that_hangs_is_never_made_for_a_part_of_it(
+    build, make_group
+):
+    source = """
+import time
+async def r(completions):
+    if "hang" in completions and len(completions) > 1:
+        time.sleep(100)
+    return [1.0 / len(completions)] * len(completions)
+"""
+    hung, well = scores_of(
+        build(source, timeout_s=0.5), make_group("a", "hang"), make_group("a", "b")
+    )
+    assert [each.failures for each in hung] == [{"r": "timeout"}] * 2
+    assert [each.total for each in well] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("argument", ["completion", "completions"])
+def test_a_worker_that_is_replaced_behind_a_good_call_takes_nothing_back(
+    build, make_group, tmp_path, argument
+):
+    source = f"""
+import pathlib, subprocess, sys
+async def r({argument}):
+    with pathlib.Path({str(tmp_path / "calls")!r}).open("a") as file:
+        file.write("x")
+    for _ in range(9):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    return [0.25] * 2 if {argument == "completions"} else 0.25
+"""
+    (scores,) = scores_of(build(source, timeout_s=30.0), make_group("a", "b"))
+    assert [each.total for each in scores] == [0.25, 0.25]
+    assert len((tmp_path / "calls").read_text()) == (1 if argument == "completions" else 2)
+
+
+def test_an_option_may_be_of_what_the_file_of_the_reward_defines(build, make_group):
+    source = "def shout(text):\n    return text.upper()\n"
+    source += "def r(completion, *, norm=shout):\n    return float(norm(completion) == 'A')\n"
+    (scores,) = scores_of(build(source), make_group("a", "b"))
+    assert [(each.total, each.error) for each in scores] == [(1.0, None), (0.0, None)]
+
+
 @pytest.mark.parametrize("signature", ["completions", "completions, **columns"])
 def test_a_call_for_a_group_that_hangs_fails_that_group_alone(build, make_group, signature):
     rubric = build(
