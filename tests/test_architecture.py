@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # A unit (a module or folder of rl_llm, or a plugin folder) imports only from levels before its own.
 LEVELS = [
-    ["errors", "seeds"],
+    ["errors", "launchers", "seeds"],
     ["config"],
     ["records", "plugins"],
     ["problems", "curriculum", "kl"],
@@ -33,7 +33,18 @@ LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 NARROW = {"algorithms": {"records"}}
 
 WITHOUT_TORCH = {
-    *("errors", "seeds", "config", "records", "plugins", "problems", "curriculum", "kl", "scoring"),
+    *(
+        "errors",
+        "launchers",
+        "seeds",
+        "config",
+        "records",
+        "plugins",
+        "problems",
+        "curriculum",
+        "kl",
+        "scoring",
+    ),
     *("rewards", "data"),
 }
 HOMES = {

@@ -14,8 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-_LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "MV2_")
+from rl_llm.launchers import without_launcher
 
 _LOOK_EVERY_S = 0.5
 _START = BaseProcess.start
@@ -40,9 +39,8 @@ def environment_of_child(settings: Mapping[str, str]) -> Iterator[None]:
     """Until the end: `settings` in the environment, and nothing of a launcher of processes, which
     would have the child wait for ranks that are not its own."""
     ours = dict(os.environ)
-    for name in ours:
-        if name in _LAUNCHERS or name.startswith(_LAUNCHERS_PREFIXES):
-            del os.environ[name]
+    for name in ours.keys() - without_launcher(ours).keys():
+        del os.environ[name]
     os.environ.update(settings)
     try:
         yield

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.errors import RunError
+from rl_llm.launchers import without_launcher
 from rl_llm.records import Group
 from rl_llm.scoring.frames import frame, outcomes_from_json, take_frame
 from rl_llm.scoring.reward import Failure, FailureKind, Outcome, Reward
@@ -31,11 +32,6 @@ _MAX_QUOTED_CHARS = 200
 _NOT_SENT = "the problem cannot be sent to a worker"
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# What a launcher tells its processes: a worker is none of them, and would wait for the others.
-_LAUNCHERS = re.compile(
-    r"(MASTER_ADDR|MASTER_PORT|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE"
-    r"|(TORCHELASTIC|ACCELERATE|GROUP|ROLE|OMPI|PMI|MV2)_.*)$"
-)
 
 _THREAD = re.compile(r"^(Current thread|Thread) 0x.*$", re.MULTILINE)
 _PLACE = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
@@ -253,9 +249,11 @@ def _popen(channel: socket.socket, output: int) -> "subprocess.Popen[bytes]":
         f"import sys; sys.path[:] = {sys.path!r}; "
         f"from rl_llm.scoring.worker import serve; serve({channel.fileno()})"
     )
-    environment = {k: v for k, v in os.environ.items() if not _LAUNCHERS.match(k)}
     # The order of sets is the same in every worker.
-    environment |= {"PYTHONHASHSEED": "0", **dict.fromkeys(_ONE_THREAD, "1")}
+    environment = without_launcher(os.environ) | {
+        "PYTHONHASHSEED": "0",
+        **dict.fromkeys(_ONE_THREAD, "1"),
+    }
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,

@@ -29,15 +29,22 @@ class Rubric:
         """Take rewards with names of their own; those that are not inline share `num_workers`
         processes, by default as many as there are cores, at most 4.
 
-        The processes are started by the first call; close the rubric to end them. `num_failures`
-        counts, by reward, the completions on which it failed so far, and `failures` does by reward
-        and kind; the first failure of each kind is logged.
+        The processes are started by the first call; close the rubric to end them. `failures`
+        counts, by reward and kind, the completions on which it failed so far; the first failure of
+        each kind is logged.
         """
         self.rewards = tuple(rewards)
-        self.num_failures: Counter[str] = Counter()
         self.failures: Counter[tuple[str, FailureKind]] = Counter()
         self._pool = WorkerPool(num_workers)
         weakref.finalize(self, self._pool.close)
+
+    @property
+    def num_failures(self) -> Counter[str]:
+        """The completions on which each reward failed so far."""
+        total: Counter[str] = Counter()
+        for (name, _), count in self.failures.items():
+            total[name] += count
+        return total
 
     def close(self) -> None:
         """End the worker processes at once, also from another thread: who waits for a score then
@@ -101,7 +108,6 @@ class Rubric:
                         message,
                         failure.kind,
                     )
-                self.num_failures[reward.name] += 1
                 self.failures[reward.name, failure.kind] += 1
 
     def _score(self, outcomes: Mapping[str, Outcome], key: str) -> Score:
