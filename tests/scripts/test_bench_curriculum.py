@@ -120,7 +120,7 @@ def test_runs_are_planned_seed_by_seed_over_all_arms(sandbox):
 
 def test_stages_have_seeds_of_their_own(sandbox):
     assert {spec.seed for spec in sandbox.specs("--stage", "freeze")} == {100, 101, 102}
-    assert {spec.seed for spec in sandbox.specs("--stage", "measure")} == set(range(8))
+    assert {spec.seed for spec in sandbox.specs("--stage", "measure")} == set(range(12))
     tried = sandbox.specs("--stage", "lr")
     assert len({spec.file(Path()) for spec in tried}) == len(tried) == 9
     assert {spec.arm for spec in tried} == {"uniform"}

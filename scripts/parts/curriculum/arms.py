@@ -14,7 +14,7 @@ from rl_llm.config import Recipe, load_recipe
 RECIPE = ROOT / "recipes" / "carry-adder-frontier" / "grpo-arithmetic.yaml"
 
 FREEZE_SEEDS = (100, 101, 102)
-MEASURED_SEEDS = tuple(range(8))
+MEASURED_SEEDS = tuple(range(12))
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)
 LEARNING_RATE = 5e-4  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS.
 BUDGET = 12_288  # Completions of a run: what `uniform` generates in 384 steps.
@@ -83,7 +83,7 @@ DECAYS: dict[str, tuple[str, ...]] = {
         "curriculum.belief.bucket_decay=0.8",
     ),
 }
-DECAYS_SEEDS = (*MEASURED_SEEDS, *range(100, 108))
+DECAYS_SEEDS = (*range(8), *range(100, 108))
 ALL_ARMS = ARMS | VARIANTS | DECAYS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
