@@ -43,6 +43,7 @@ from rl_llm.algorithms.ppo import ppo
 from rl_llm.algorithms.reinforce import reinforce
 from rl_llm.algorithms.reinforce_pp import reinforce_pp
 from rl_llm.algorithms.rloo import rloo
+from rl_llm.algorithms.trial import fault_of
 
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "reinforce": reinforce,
@@ -79,6 +80,7 @@ __all__ = [
     "dapo",
     "dense_token_logprobs",
     "dr_grpo",
+    "fault_of",
     "fixed_length",
     "gae",
     "group_advantages",

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from rl_llm import plugins
-from rl_llm.algorithms import ALGORITHMS, Algorithm
+from rl_llm.algorithms import ALGORITHMS, Algorithm, fault_of
 from rl_llm.cli.engines import build_engine
 from rl_llm.cli.inputs import Data, Model
 from rl_llm.config import KLSection, Recipe
@@ -76,6 +76,9 @@ def _named_algorithm(recipe: Recipe) -> Algorithm:
             f"algorithm.name={recipe.algorithm.name!r} returned {built!r}; it must return an "
             "rl_llm.algorithms.Algorithm, such as dataclasses.replace(grpo(), token_loss=...)"
         )
+    fault = fault_of(built)
+    if fault is not None:
+        raise PluginError(f"algorithm.name={recipe.algorithm.name!r}: {fault}")
     return built
 
 

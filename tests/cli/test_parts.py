@@ -185,6 +185,19 @@ def test_an_algorithm_of_ones_own_that_is_none_is_refused_before_the_run(tmp_pat
         build_algorithm(recipe(algorithm={"name": f"{file}:three"}))
 
 
+def test_an_algorithm_of_ones_own_whose_loss_does_not_fit_is_refused_before_the_run(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from rl_llm.algorithms import grpo\n\n\n"
+        "def mine():\n"
+        "    return replace(grpo(), token_loss=lambda terms: terms.advantages_BT.mean())\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(PluginError, match=r":mine': token_loss gives a tensor of shape \(\); it"):
+        build_algorithm(recipe(algorithm={"name": f"{file}:mine"}))
+
+
 @pytest.fixture
 def engines(monkeypatch):
     """The engines that were built, each with whether it was closed."""
