@@ -17,6 +17,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from rl_llm.errors import ConfigError, EngineLost, ModelError, RlLlmError, RunError
@@ -81,7 +82,9 @@ class VllmEngine:
             if self._llm is None:
                 self._sockets.cleanup()
                 self._log.close()
-        self._cycle = SleepCycle(self._llm, sleeps=settings.sleeps)
+        self._cycle = SleepCycle(
+            self._llm, sleeps=settings.sleeps, make_room=torch.cuda.empty_cache
+        )
         self._is_closed = threading.Event()
         _wake_waiters_of_the_dead(self._llm.llm_engine.engine_core, self._is_closed)
         self._messages = [self._introduction(time.perf_counter() - started)]

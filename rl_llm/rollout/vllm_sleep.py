@@ -1,5 +1,6 @@
 """When vLLM holds memory of the GPU that it shares with the trainer."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 WEIGHTS, CACHE = "weights", "kv_cache"
@@ -22,9 +23,14 @@ class SleepCycle:
     """Wakes what the next call needs, and no more: weights to be published into, while the trainer
     may still hold the memory of its update, and the key-value cache to generate."""
 
-    def __init__(self, llm: Sleeper, *, sleeps: bool) -> None:
-        """`llm` is awake; without `sleeps` it stays so."""
+    def __init__(self, llm: Sleeper, *, sleeps: bool, make_room: Callable[[], object]) -> None:
+        """`llm` is awake; without `sleeps` it stays so.
+
+        `make_room` is called before anything is woken: it hands the device back what this process
+        holds and does not use, which an allocator keeps for the next update.
+        """
         self._llm = llm
+        self._make_room = make_room
         self._sleeps = sleeps
         self._asleep: set[str] = set()
 
@@ -44,7 +50,9 @@ class SleepCycle:
             self._asleep = {WEIGHTS, CACHE}
 
     def _wake(self, *parts: str) -> None:
-        for part in parts:
-            if part in self._asleep:
-                self._llm.wake_up([part])
-                self._asleep.remove(part)
+        asleep = [part for part in parts if part in self._asleep]
+        if asleep:
+            self._make_room()
+        for part in asleep:
+            self._llm.wake_up([part])
+            self._asleep.remove(part)

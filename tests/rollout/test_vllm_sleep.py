@@ -24,6 +24,9 @@ class RecordingLlm:
         self.awake |= set(tags)
         self.calls.append(f"wake {' '.join(tags)}")
 
+    def make_room(self):
+        self.calls.append("make room")
+
     def publish(self):
         assert "weights" in self.awake
         self.calls.append("publish")
@@ -43,7 +46,7 @@ def go(llm):
     """Take an engine's calls, as the engine answers them."""
 
     def take(*calls, sleeps=True):
-        cycle = SleepCycle(llm, sleeps=sleeps)
+        cycle = SleepCycle(llm, sleeps=sleeps, make_room=llm.make_room)
         for call in calls:
             if call == "rest":
                 cycle.rest()
@@ -58,20 +61,22 @@ def go(llm):
     return take
 
 
-def test_the_weights_wake_to_be_published_into_and_the_cache_to_generate(go):
+def test_the_weights_wake_to_be_published_into_and_the_cache_to_generate_each_into_made_room(go):
     assert go("publish", "generate", "rest", "publish", "generate", "generate", "rest") == [
         *("publish", "generate", "sleep 1"),
-        *("wake weights", "publish", "wake kv_cache", "generate", "generate", "sleep 1"),
+        *("make room", "wake weights", "publish"),
+        *("make room", "wake kv_cache", "generate", "generate", "sleep 1"),
     ]
 
 
 def test_what_generates_again_without_new_weights_wakes_whole(go):
-    assert go("rest", "generate") == ["sleep 1", "wake weights", "wake kv_cache", "generate"]
+    woken = ["make room", "wake weights", "wake kv_cache"]
+    assert go("rest", "generate") == ["sleep 1", *woken, "generate"]
 
 
 def test_what_sleeps_is_not_put_to_sleep_again_also_where_a_part_is_awake(go, llm):
     go("rest", "rest", "publish", "rest", "publish", "rest")
-    assert llm.calls == ["sleep 1", "wake weights", "publish", "publish"]
+    assert llm.calls == ["sleep 1", "make room", "wake weights", "publish", "publish"]
     assert llm.awake == {"weights"}
 
 
@@ -80,11 +85,11 @@ def test_an_engine_that_keeps_its_memory_is_never_put_to_sleep(go):
 
 
 def test_what_could_not_be_woken_is_still_asleep(llm, monkeypatch):
-    cycle = SleepCycle(llm, sleeps=True)
+    cycle = SleepCycle(llm, sleeps=True, make_room=llm.make_room)
     cycle.rest()
     with monkeypatch.context() as failing:
         failing.setattr(llm, "wake_up", lambda tags: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cycle.wake_to_generate()
     cycle.wake_to_generate()
-    assert llm.calls == ["sleep 1", "wake weights", "wake kv_cache"]
+    assert llm.calls == ["sleep 1", "make room", "make room", "wake weights", "wake kv_cache"]
