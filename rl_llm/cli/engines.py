@@ -119,6 +119,16 @@ def settle_engine(
     return recipe.model_copy(update={"rollout": rollout}), choice
 
 
+def plan_engine(recipe: Recipe, *, on_gpus: bool) -> tuple[Recipe, EngineChoice]:
+    """Settle `rollout.engine: auto` for a run elsewhere, whose GPUs are taken to have vLLM."""
+    choice = EngineChoice(name="transformers", why="planned for CPUs")
+    if on_gpus:
+        why = "planned for GPUs with vLLM installed; rollout.engine=transformers plans without"
+        choice = EngineChoice(name="vllm", why=why)
+    rollout = recipe.rollout.with_engine(choice.name)
+    return recipe.model_copy(update={"rollout": rollout}), choice
+
+
 def settle_engine_together(recipe: Recipe, ranks: Ranks) -> tuple[Recipe, EngineChoice]:
     """Settle the engine on every rank, where installs may differ.
 

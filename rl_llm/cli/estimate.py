@@ -1,10 +1,10 @@
 """What one process of a recipe may take of memory, before anything runs."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from rl_llm.algorithms import Algorithm
@@ -65,11 +65,17 @@ class Trainer:
 @dataclass(frozen=True, kw_only=True)
 class EngineBytes:
     """What a rollout engine takes on this machine beside the trainer's own: copies of the model,
-    and its key-value cache; `takes_turns`: the cache is given back while the policy learns."""
+    and its key-value cache; `takes_turns`: the cache is given back while the policy learns.
+
+    On a GPU of unknown size vLLM's cache is a `share` of it instead, 0 to 1, with the bytes of
+    `within` in it.
+    """
 
     copies: int
     cache: int
     takes_turns: bool
+    share: float = 0.0
+    within: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +94,14 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """The most that stands on the device at once."""
-        passing = (self.engine.cache, self.activations)
-        most = max(passing) if self.engine.takes_turns else sum(passing)
-        return max(self.start, self.trainer.total + self.engine.copies + most)
+        """The most that stands on the device at once; where the engine has a share of it, the
+        least device on which all that finds room."""
+        engine, left = self.engine, 1 - self.engine.share
+        standing = self.trainer.total + engine.copies
+        both = (standing + engine.cache + self.activations) / left
+        in_turns = max((standing + engine.cache) / left, standing + self.activations)
+        least = engine.within / engine.share if engine.share else 0.0
+        return math.ceil(max(self.start / left, in_turns if engine.takes_turns else both, least))
 
 
 def estimate(
@@ -102,9 +112,12 @@ def estimate(
     launch: Launch,
     *,
     needs_reference: bool,
-    device: torch.device,
+    gpu_bytes: int | None,
 ) -> Estimate:
-    """Estimate from the model's configuration and the recipe's limits; no weights are needed."""
+    """Estimate from the model's configuration and the recipe's limits; no weights are needed.
+
+    `gpu_bytes` is the size of the process's GPU, where it is known.
+    """
     casts = launch.stage == 3
     model = imagine(config, recipe.lora, dtype=recipe.model.dtype, casts_adapter=casts)
     counts = count(recipe, config, algorithm, model.parameters())
@@ -115,9 +128,10 @@ def estimate(
         config,
         base_bytes=whole_base,
         num_rows=min(plan.call_completions, recipe.rollout.max_batch_rows),
-        device=device,
+        on_gpu=launch.on_gpus,
+        gpu_bytes=gpu_bytes,
     )
-    second_base = whole_base if casts and _reads_base(recipe, device) else 0
+    second_base = whole_base if casts and _reads_base(recipe, on_gpu=launch.on_gpus) else 0
     passes = Passes(
         recomputes=recipe.optim.gradient_checkpointing,
         entropy_gradient=algorithm.entropy_bonus != 0,
@@ -129,9 +143,9 @@ def estimate(
     activations = _rule_of_thumb(recipe, config, plan) if alive is None else int(alive * plan.fill)
     return Estimate(
         trainer=trainer,
-        engine=EngineBytes(
+        engine=replace(
+            engine,
             copies=engine.copies + second_base,
-            cache=engine.cache,
             takes_turns=engine.takes_turns and recipe.rollout.max_staleness == 0,
         ),
         activations=activations,
@@ -209,11 +223,11 @@ def _shared_bytes(counts: Counts, launch: Launch, zero: ZeroSettings, *, width: 
     )
 
 
-def _reads_base(recipe: Recipe, device: torch.device) -> bool:
+def _reads_base(recipe: Recipe, *, on_gpu: bool) -> bool:
     """Say whether the engine needs a base of its own where ranks share the trainer's."""
     if recipe.rollout.engine == "vllm":
         publish = recipe.rollout.vllm.publish
-        return publish == "merged" or (publish is None and device.type != "cuda")
+        return publish == "merged" or (publish is None and not on_gpu)
     return recipe.rollout.engine != "vllm_server"
 
 
@@ -225,7 +239,13 @@ def _rule_of_thumb(recipe: Recipe, config: Any, plan: Plan) -> int:
 
 
 def engine_bytes(
-    recipe: Recipe, config: Any, *, base_bytes: int, num_rows: int, device: torch.device
+    recipe: Recipe,
+    config: Any,
+    *,
+    base_bytes: int,
+    num_rows: int,
+    on_gpu: bool,
+    gpu_bytes: int | None,
 ) -> EngineBytes:
     """Return what the recipe's engine takes here: on servers nothing, for vLLM what it is given.
 
@@ -235,14 +255,17 @@ def engine_bytes(
     rollout, section = recipe.rollout, recipe.rollout.vllm
     if rollout.engine == "vllm_server":
         return EngineBytes(copies=0, cache=0, takes_turns=True)
-    if rollout.engine == "vllm" and device.type == "cuda":
-        if (
-            not torch.cuda.is_available()
-        ):  # Planned elsewhere: its share is a share of what is there.
-            return EngineBytes(copies=0, cache=0, takes_turns=True)
-        there = torch.cuda.get_device_properties(device).total_memory
-        share = int(section.memory_fraction * there)
-        return EngineBytes(copies=0, cache=share, takes_turns=section.sleep)
+    if rollout.engine == "vllm" and on_gpu:
+        share = section.memory_fraction
+        if gpu_bytes is not None:
+            return EngineBytes(copies=0, cache=int(share * gpu_bytes), takes_turns=section.sleep)
+        return EngineBytes(
+            copies=0,
+            cache=0,
+            takes_turns=section.sleep,
+            share=share,
+            within=base_bytes // section.tensor_parallel_size,
+        )
     if rollout.engine == "vllm":
         copies = base_bytes if section.publish == "adapter" else 2 * base_bytes
         return EngineBytes(

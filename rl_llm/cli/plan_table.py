@@ -52,14 +52,31 @@ def memory_table(recipe: Recipe, found: Estimate, launch: Launch) -> Table:
     title = "memory" if launch.num_ranks == 1 and not stage else f"memory of {whose}"
     table = Table(title=title, show_header=False)
     for label, size in _sizes(found, recipe.rollout.engine):
-        table.add_row(label, f"{size / 2**20:,.1f} MiB")
+        table.add_row(label, _size_text(size))
     return table
+
+
+def share_lines(found: Estimate) -> list[str]:
+    """Say how the last row comes about where vLLM has a share of a GPU of unknown size."""
+    engine = found.engine
+    if not engine.share:
+        return []
+    when = "while it generates, not while the policy learns" if engine.takes_turns else "all along"
+    return [
+        f"vLLM has rollout.vllm.memory_fraction={engine.share:g} of the GPU {when}: "
+        "the last row is the least GPU on which both find room"
+    ]
+
+
+def _size_text(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 def _sizes(found: Estimate, engine: EngineName) -> list[tuple[str, int]]:
     """Return what is held, what is nothing left out, but for what every run has."""
     trainer = found.trainer
     copy, cache = _ENGINE_SIZES[engine]
+    whose = "a GPU" if found.engine.share else "a process"
     rough = "by a rule of thumb" if found.is_rule_of_thumb else "at most"
     optional = {
         "critic's adapter and head": trainer.critic,
@@ -67,6 +84,7 @@ def _sizes(found: Estimate, engine: EngineName) -> list[tuple[str, int]]:
         "weights put together for a pass, at most": trainer.gathered,
         copy: found.engine.copies,
         cache: found.engine.cache,
+        "vLLM's copy of the model, in its share": found.engine.within,
     }
     return [
         ("base model", trainer.base),
@@ -75,6 +93,6 @@ def _sizes(found: Estimate, engine: EngineName) -> list[tuple[str, int]]:
         ("gradient of what is trained", trainer.gradient),
         ("optimiser", trainer.optimiser),
         (f"activations of a micro-batch, {rough}", found.activations),
-        ("memory a process needs, about", found.total),
+        (f"memory {whose} needs, about", found.total),
         *([("beside it, on the CPU", trainer.offloaded)] if trainer.offloaded else []),
     ]

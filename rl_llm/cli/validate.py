@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.algorithms import Algorithm
-from rl_llm.cli.engines import settle_engine, settle_engine_together
+from rl_llm.cli.engines import plan_engine, settle_engine_together
 from rl_llm.cli.estimate import estimate
 from rl_llm.cli.inputs import Data, load_data, load_model
 from rl_llm.cli.launch import Launch, launch_of, planned_launch
@@ -28,7 +28,7 @@ from rl_llm.cli.parts import (
     make_scheduler,
 )
 from rl_llm.cli.plan import plan_step, remarks
-from rl_llm.cli.plan_table import memory_table, step_table
+from rl_llm.cli.plan_table import memory_table, share_lines, step_table
 from rl_llm.cli.progress import SilentWatcher, print_lines, share
 from rl_llm.cli.pushing import check_hub, hub_lines
 from rl_llm.cli.run_files import check_place
@@ -120,7 +120,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                         data=data,
                         needs_reference=parts.kl.needs_reference,
                         launch=launch_of(ranks),
-                        device=ranks.device,
+                        gpu_bytes=_size_of(ranks.device),
                     ),
                 )
                 if dry_run:
@@ -133,10 +133,8 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
 def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     """Check what needs neither weights nor an engine, and plan the rest."""
     console = Console()
-    device = torch.device("cuda" if launch.on_gpus else "cpu")
     if recipe.rollout.engine == "auto":
-        here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        recipe, choice = settle_engine(recipe, device=here)
+        recipe, choice = plan_engine(recipe, on_gpus=launch.on_gpus)
         print_lines(console, [choice.line])
     config = load_config(recipe.model.path)
     tokenizer = load_tokenizer(recipe.model.path)
@@ -158,7 +156,6 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
             data=data,
             needs_reference=build_controller(recipe).needs_reference,
             launch=launch,
-            device=device,
         ),
     )
     _print_verdict(
@@ -168,7 +165,7 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Planned:
-    """What a plan is made of."""
+    """What a plan is made of; `gpu_bytes`: the size of each GPU, where it is known."""
 
     recipe: Recipe
     config: Any
@@ -176,7 +173,7 @@ class _Planned:
     data: Data
     needs_reference: bool
     launch: Launch
-    device: torch.device
+    gpu_bytes: int | None = None
 
 
 def _print_plan(console: Console, given: _Planned) -> None:
@@ -197,19 +194,20 @@ def _print_plan(console: Console, given: _Planned) -> None:
         plan,
         launch,
         needs_reference=given.needs_reference,
-        device=given.device,
+        gpu_bytes=given.gpu_bytes,
     )
     notes = algorithm_notes(recipe, given.algorithm)
     said = [*_critic_lines(given.algorithm), *notes, *remarks(recipe, plan), *hub_lines(recipe)]
     print_lines(console, said)
     console.print(step_table(recipe, plan))
     console.print(memory_table(recipe, found, launch))
-    if given.device.type == "cuda" and recipe.rollout.engine == "vllm" and not found.engine.cache:
-        fraction = recipe.rollout.vllm.memory_fraction
-        print_lines(
-            console,
-            [f"beside this vLLM takes rollout.vllm.memory_fraction={fraction:g} of each GPU"],
-        )
+    print_lines(console, share_lines(found))
+
+
+def _size_of(device: torch.device) -> int | None:
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _print_verdict(console: Console, line: str) -> None:

@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from rl_llm.cli.estimate import Counts, EngineBytes, Estimate, engine_bytes, trainer_bytes
 from rl_llm.cli.launch import Launch
@@ -14,7 +13,7 @@ from rl_llm.policy.launched import ZeroSettings
 LAYERS = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 4}
 
 
-def taken(config, **rollout):
+def taken(config, *, on_gpu=False, gpu_bytes=None, **rollout):
     recipe = parse_recipe(
         {
             "run": {"name": "a", "steps": 100},
@@ -30,9 +29,11 @@ def taken(config, **rollout):
         SimpleNamespace(**config),
         base_bytes=100,
         num_rows=8,
-        device=torch.device("cpu"),
+        on_gpu=on_gpu,
+        gpu_bytes=gpu_bytes,
     )
-    return found.copies, found.cache, found.takes_turns
+    shares = (found.share, found.within) if found.share else ()
+    return found.copies, found.cache, found.takes_turns, *shares
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,17 @@ def test_vllm_on_a_cpu_holds_its_model_and_its_cache_all_the_time():
     assert taken(LAYERS, engine="vllm", vllm=section) == (200, 2**29, False)
     adapter = section | {"publish": "adapter"}
     assert taken(LAYERS, engine="vllm", vllm=adapter) == (100, 2**29, False)
+
+
+@pytest.mark.parametrize("sleep", [True, False])
+def test_vllm_on_a_gpu_holds_its_model_within_the_share_that_it_is_given(sleep):
+    section = {"memory_fraction": 0.25, "sleep": sleep}
+    at_hand = taken(LAYERS, engine="vllm", vllm=section, on_gpu=True, gpu_bytes=1000)
+    assert at_hand == (0, 250, sleep)
+    elsewhere = taken(LAYERS, engine="vllm", vllm=section, on_gpu=True)
+    assert elsewhere == (0, 0, sleep, 0.25, 100)
+    parallel = section | {"tensor_parallel_size": 4}
+    assert taken(LAYERS, engine="vllm", vllm=parallel, on_gpu=True)[-1] == 25
 
 
 def test_servers_take_nothing_here():
@@ -117,6 +129,33 @@ def test_a_cache_and_activations_take_turns_where_the_engine_does():
     assert total(activations=160) == 7 + 160
     apart = EngineBytes(copies=7, cache=100, takes_turns=False)
     assert total(engine=apart) == 7 + 160
+
+
+@pytest.mark.parametrize(
+    ("activations", "within", "start", "takes_turns", "gpu"),
+    [
+        (60, 0, 0, True, 400),  # Three quarters of it are vLLM's while it generates.
+        (400, 0, 0, True, 100 + 400),
+        (60, 0, 0, False, 4 * (100 + 60)),
+        (60, 600, 0, True, 800),  # vLLM's copy of the model fills its share.
+        (60, 0, 250, True, 1000),  # The whole model is here while vLLM starts.
+    ],
+)
+def test_a_share_asks_for_a_gpu_with_room_for_the_rest(
+    activations, within, start, takes_turns, gpu
+):
+    engine = EngineBytes(copies=0, cache=0, takes_turns=takes_turns, share=0.75, within=within)
+    counts = Counts(base=50, adapter=0, critic=0, reference=0)
+    trainer = trainer_bytes(counts, Launch(num_ranks=1), width=2)
+    assert trainer.total == 100
+    found = Estimate(
+        trainer=trainer,
+        engine=engine,
+        activations=activations,
+        start=start,
+        is_rule_of_thumb=False,
+    )
+    assert found.total == gpu
 
 
 def test_loading_may_take_most():

@@ -164,7 +164,7 @@ def without_weights(small, repository):
         small.with_name("model"),
         ignore=shutil.ignore_patterns("model.safetensors"),
     )
-    return [str(small), "model.path=./model"]
+    return [str(small), "model.path=./model", "rollout.engine=transformers"]
 
 
 def test_a_run_on_many_processes_is_planned_without_them_and_without_weights(
@@ -202,6 +202,28 @@ def test_a_file_of_accelerate_says_the_stage(without_weights, repository, capsys
     copies = "copies for rollouts, at most"
     assert plain[copies] == plain["base model"]
     assert eighth[copies] == pytest.approx(2 * plain[copies], abs=0.1)
+
+
+def test_auto_is_planned_as_vllm_on_gpus_whatever_is_here_and_as_transformers_on_cpus(
+    without_weights, repository, capsys
+):
+    planned = [*without_weights, "rollout.engine=auto", "rollout.vllm.memory_fraction=0.9"]
+    assert main(["validate", *planned, "--processes", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("engine: vllm (planned for GPUs with vLLM installed; ")
+    found = sizes(printed)
+    assert found["vLLM's copy of the model, in its share"] == found["base model"]
+    # A tenth of the GPU has to hold what the trainer has all along.
+    standing = sum(found[row] for row in ("base model", "adapter", "gradient of what is trained"))
+    standing += found["optimiser"]
+    held = max(standing + found["activations of a micro-batch, at most"], 10 * standing)
+    assert found["memory a GPU needs, about"] == pytest.approx(held, abs=2)
+    assert "vLLM has rollout.vllm.memory_fraction=0.9 of the GPU while it generates, " in printed
+    file = repository / "recipes" / "accelerate" / "cpu.yaml"
+    assert main(["validate", *planned, "--config_file", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("engine: transformers (planned for CPUs)\n")
+    assert "vLLM" not in printed and "memory a process needs, about" in sizes(printed)
 
 
 def test_a_model_that_cannot_be_foreseen_gets_a_rule_of_thumb_that_is_called_so(
