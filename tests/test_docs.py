@@ -1,4 +1,5 @@
-"""What the pages promise is there: links, commands, recipes, options, the README's reward."""
+"""What pages and the headers of recipes promise is there: links, commands, recipes, options, the
+README's reward."""
 
 import inspect
 import re
@@ -30,6 +31,7 @@ from rl_llm.scoring import read_examples, run_example
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RUNS = [recipe for recipe in RECIPES if recipe.parent.name != "accelerate"]
 HAVE_SUBCOMMANDS = ("rewards", "data")
 SMALLEST = {
     "run": {"name": "page", "steps": 100},
@@ -39,6 +41,12 @@ SMALLEST = {
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_text = pytest.mark.parametrize(
+    "page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)).replace("/", "-")
+)
+each_run = pytest.mark.parametrize(
+    "recipe", RUNS, ids=lambda recipe: f"{recipe.parent.name}-{recipe.stem}"
+)
 
 
 def text_of(page: Path) -> str:
@@ -50,8 +58,20 @@ def blocks(page: Path, language: str = "") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
 
 
+def header(recipe: Path) -> str:
+    """Return the comment at the top of a recipe; what that of a run calls RECIPE is the recipe."""
+    text = re.sub(r"^# ?", "", re.match(r"(?:#.*\n)*", text_of(recipe))[0], flags=re.MULTILINE)
+    return text.replace("RECIPE", str(recipe.relative_to(ROOT))) if recipe in RUNS else text
+
+
 def code(page: Path) -> list[str]:
-    """Return lines of terminal blocks and what stands between backticks, comments cut off."""
+    """Return lines of terminal blocks and what stands between backticks, comments cut off; of a
+    recipe's header its lines, without the words before a colon and what is in brackets."""
+    if page.suffix == ".yaml":
+        text = header(page).replace("\\\n", "")
+        lines = [re.sub(r"^\s*[\w ]+: +|  +\(.*", "", line) for line in text.splitlines()]
+        quoted = re.findall(r"`([^`]+)`", " ".join(text.split()))
+        return [line for line in lines if "`" not in line] + quoted
     prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks(page) for line in block.replace("\\\n", "").splitlines()]
     return [line.partition(" #")[0] for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)]]
@@ -80,7 +100,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_in_it(page):
             assert not fragment or fragment in anchors(target), link
 
 
-@each_page
+@each_text
 def test_every_command_that_a_page_names_exists(page, capsys):
     for words in commands(page):
         if not words[0].startswith("-"):
@@ -97,15 +117,35 @@ def test_the_pages_name_commands_at_all():
     assert sum(len(commands(page)) for page in PAGES) > 10
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)).replace("/", "-")
-)
+@each_run
+def test_the_header_of_a_recipe_has_a_command_that_trains_it(recipe):
+    assert ["train", str(recipe.relative_to(ROOT))] in commands(recipe)
+    for label in ("Command", "Hardware", "Expect"):
+        assert re.search(rf"^{label}: ", header(recipe), re.MULTILINE), label
+
+
+def test_the_page_lists_every_recipe_that_ships():
+    listed = re.findall(
+        r"^\| \[`(.+?)`\]\(\.\./recipes/\1\) \|", text_of(ROOT / "docs/recipes.md"), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(str(run.relative_to(ROOT / "recipes")) for run in RUNS)
+
+
+@each_run
+def test_overrides_in_the_header_of_a_recipe_fit_it(recipe):
+    found = re.findall(
+        r"'([a-z_.\d]+=[^']+)'|(?<!')\b([a-z_]+\.[a-z_.\d]+=[\w./]*\w)", header(recipe)
+    )
+    load_recipe(recipe, [quoted or plain for quoted, plain in found])
+
+
+@each_text
 def test_every_recipe_and_program_that_is_named_exists(page):
     for name in re.findall(r"\b((?:recipes|scripts)/[\w./-]+\.(?:yaml|py))\b", text_of(page)):
         assert (ROOT / name).is_file(), name
 
 
-@each_page
+@each_text
 def test_overrides_in_commands_fit_their_recipes(page):
     for words in commands(page):
         shipped = [word for word in words if word.startswith("recipes/")]
