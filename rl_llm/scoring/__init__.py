@@ -5,12 +5,14 @@ from rl_llm.scoring.answers import (
     after_hashes,
     between_tags,
     boxed,
+    code_block,
     final_answer,
     last_number,
     numbers_equal,
     parse_number,
 )
 from rl_llm.scoring.examples import Example, read_examples, run_example
+from rl_llm.scoring.json_check import fits_schema, meant_json, sound_schema
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
 from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns
 from rl_llm.scoring.signature import RewardSignature, read_signature
@@ -30,12 +32,16 @@ __all__ = [
     "boxed",
     "build_rubric",
     "call_reward",
+    "code_block",
     "common_columns",
     "final_answer",
+    "fits_schema",
     "last_number",
+    "meant_json",
     "numbers_equal",
     "parse_number",
     "read_examples",
     "read_signature",
     "run_example",
+    "sound_schema",
 ]

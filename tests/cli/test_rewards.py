@@ -88,7 +88,7 @@ def test_a_check_finds_a_slow_reward_that_says_inline(check):
 @pytest.mark.parametrize(
     ("source", "overrides", "said"),
     [
-        (HONEST, ["gain=x"], "gain='x': input should be a valid number"),
+        (HONEST, ["gain=x"], "error: r.gain='x': input should be a valid number"),
         (HONEST, ["gian=1"], "gian: unknown option (did you mean 'gain'?)"),
         (HONEST, ["timeout_s=0"], "timeout_s=0: input should be greater than 0"),
         (HONEST, ["gain"], "'gain' sets nothing; write name=value"),
