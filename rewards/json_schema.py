@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from rl_llm.scoring import fits_schema, meant_json, sound_schema
+from rl_llm.scoring.json_check import fits_schema, meant_json, sound_schema
 
 # Not INLINE: a `pattern` in a schema may go back and forth for ever.
 

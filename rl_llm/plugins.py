@@ -62,6 +62,16 @@ def shipped_path(path: str | Path) -> Path:
     return given
 
 
+def model_place(path: str) -> str | None:
+    """Return a model's folder if it exists, else a name that the model hub may know; None for a
+    path that looks local and is no folder."""
+    local = shipped_path(path)
+    if local.is_dir():
+        return str(local)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.is_file()
+    return None if looks_local or Path(path).parts[0] in {"data", "runs"} else path
+
+
 def names(kind: Kind) -> dict[str, list[str]]:
     """Return every bare name of a kind with the sources that define it (more than one is
     ambiguous)."""

@@ -12,7 +12,6 @@ from rl_llm.scoring.answers import (
     parse_number,
 )
 from rl_llm.scoring.examples import Example, read_examples, run_example
-from rl_llm.scoring.json_check import fits_schema, meant_json, sound_schema
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
 from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns
 from rl_llm.scoring.signature import RewardSignature, read_signature
@@ -35,13 +34,10 @@ __all__ = [
     "code_block",
     "common_columns",
     "final_answer",
-    "fits_schema",
     "last_number",
-    "meant_json",
     "numbers_equal",
     "parse_number",
     "read_examples",
     "read_signature",
     "run_example",
-    "sound_schema",
 ]

@@ -1,4 +1,4 @@
-"""`regex_format` and `json_schema`: what a recipe may say, and completions that are hard on them."""
+"""`regex_format` and `json_schema`: what recipes may say, and completions that are hard on them."""
 
 import pytest
 
