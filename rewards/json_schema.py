@@ -44,5 +44,5 @@ EXAMPLES = [
 def json_schema(
     completion: str, *, schema: Annotated[Mapping[str, Any], AfterValidator(sound_schema)]
 ) -> float:
-    """1.0 when the completion, its last ```json block or <answer>, is JSON that the schema allows."""
+    """1.0 when the completion, its last ```json block or <answer>, is JSON as the schema asks."""
     return float(fits_schema(meant_json(completion), schema))
