@@ -3,6 +3,7 @@ answer to bare names."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,9 +108,13 @@ def test_its_reward_is_listed_with_its_options_and_its_package(installed):
     done = installed("-m", "rl_llm", "rewards", "list")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("vowels ")]
-    assert "  1.0 when the completion has as many vowels as wanted.  " in line
-    assert "  wanted (required), name_of_process=False  " in line
-    assert line.endswith("  entry point count_vowels.rewards:vowels of count-vowels")
+    assert re.split("  +", line) == [
+        "vowels",
+        "1.0 when the completion has as many vowels as wanted.",
+        "completion",
+        "wanted (required), name_of_process=False",
+        "entry point count_vowels.rewards:vowels of count-vowels",
+    ]
 
 
 @pytest.mark.slow

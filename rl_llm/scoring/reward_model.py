@@ -17,7 +17,6 @@ class RewardModel:
 
     def __init__(self, path: str, *, dtype: str, device: str) -> None:
         """Load both from a folder or the hub; raises `ModelError` for what is no reward model."""
-        self._path = path
         self._model, self._tokenizer = _load(path, dtype, device)
         self._tokenizer.truncation_side = "left"
         # The model finds a row's last token by this id; without one it can take no two rows.
