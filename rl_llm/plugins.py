@@ -62,6 +62,16 @@ def shipped_path(path: str | Path) -> Path:
     return given
 
 
+def model_place(path: str) -> str | None:
+    """Return a model's folder if it exists, else a name that the model hub may know; None for a
+    path that looks local and is no folder."""
+    local = shipped_path(path)
+    if local.is_dir():
+        return str(local)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.is_file()
+    return None if looks_local or Path(path).parts[0] in {"data", "runs"} else path
+
+
 def names(kind: Kind) -> dict[str, list[str]]:
     """Return every bare name of a kind with the sources that define it (more than one is
     ambiguous)."""
@@ -136,7 +146,7 @@ def check_options(
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in reserved:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
+            fields[name] = (hints.get(name, Any), pydantic.Field(default, alias=name))
     known = [*fields, *beside]
     if unknown := [name for name in options if name not in fields]:
         lines = (f"{path}.{name}: unknown option{nearest(name, known)}" for name in unknown)
@@ -144,13 +154,14 @@ def check_options(
     model = pydantic.create_model(
         "Options",
         __config__=pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True),
-        **fields,
+        # An option may have a name that a model itself has, such as schema.
+        **{f"option_{name}": field for name, field in fields.items()},
     )
     try:
         checked = model(**options)
     except pydantic.ValidationError as error:
         raise ConfigError(describe_invalid(error, path=path)) from None
-    return {name: getattr(checked, name) for name in fields}
+    return {name: getattr(checked, f"option_{name}") for name in fields}
 
 
 def _annotations(target: Callable[..., Any], *, path: str) -> dict[str, Any]:

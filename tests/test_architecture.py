@@ -51,7 +51,7 @@ HOMES = {
     "accelerate": ["rl_llm/policy/ranks.py"],
     "deepspeed": ["rl_llm/policy/zero.py"],
     "huggingface_hub": ["rl_llm/hub/"],
-    "httpx": ["rl_llm/rollout/server_client.py"],
+    "httpx": ["rl_llm/rollout/server_client.py", "rl_llm/scoring/remote.py"],
     "matplotlib": ["rl_llm/report/"],
     "peft": ["rl_llm/policy/", "rl_llm/rollout/"],
     "vllm": ["rl_llm/rollout/vllm_engine.py"],

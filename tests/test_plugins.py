@@ -292,3 +292,13 @@ def test_a_wrong_option_names_its_path_in_the_recipe(options, message):
     with pytest.raises(ConfigError) as caught:
         plugins.build(part, options, path="curriculum.sampler", rng=None)
     assert str(caught.value) == message
+
+
+def test_an_option_may_have_a_name_that_pydantic_uses_itself():
+    def reward(completion, *, schema: dict, copy: bool = False, model_config: int = 3):
+        return 1.0
+
+    checked = plugins.check_options(reward, {"schema": {"type": "object"}}, path="rewards.0")
+    assert checked == {"schema": {"type": "object"}, "copy": False, "model_config": 3}
+    with pytest.raises(ConfigError, match=r"^rewards\.0\.copy=7: input should be a valid boolean$"):
+        plugins.check_options(reward, {"schema": {}, "copy": 7}, path="rewards.0")

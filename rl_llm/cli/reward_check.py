@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Try the reward, print what was found, and return 1 where something is wrong."""
     plugin, use = named_reward(args)
     report = try_reward(plugin, use)
-    faults = [*_faults(report), *_inline_faults(plugin, report)]
+    faults = [*_faults(plugin, report), *_inline_faults(plugin, report)]
     slowest = report.slowest
     lines = [
         f"{plugin.name} of {plugin.origin}, called in a worker",
@@ -75,8 +75,8 @@ def named_reward(args: argparse.Namespace) -> tuple[Plugin, RewardUse]:
         raise ConfigError(describe_invalid(error, path=args.ref)) from None
 
 
-def _faults(report: Report) -> Iterator[str]:
-    if not report.examples:
+def _faults(plugin: Plugin, report: Report) -> Iterator[str]:
+    if not hasattr(plugin.module, "EXAMPLES"):
         yield "there are no EXAMPLES; write some beside the function, right ones and wrong ones"
     for trial in report.trials:
         name, expected = trial.case.name, trial.case.expected

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pydantic
 import yaml
 from pydantic import BaseModel
+from pydantic_core import PydanticCustomError
 
 from rl_llm.config.base import NamedPart, OpenSection, Section
 from rl_llm.config.schema import Recipe, RewardUse, SourceUse
@@ -38,6 +39,8 @@ _WAYS_OUT = {
 LINE_BREAK = "\n  "
 """Stands between the faults of one message."""
 
+_UNSHOWN = "unshown"
+
 Location = tuple[int | str, ...]
 
 
@@ -48,6 +51,11 @@ class Fault:
 
     path: str
     line: str
+
+
+def unshown(fault: str) -> Exception:
+    """Return what a validator raises for a value that may be a secret: it is not repeated."""
+    return PydanticCustomError(_UNSHOWN, "{fault}", {"fault": fault})
 
 
 def describe_invalid(error: pydantic.ValidationError, *, path: str = "") -> str:
@@ -80,6 +88,8 @@ def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
         return f"{path}: required, and missing{_add(path, value)}"
     if kind == "extra_forbidden":
         return f"{path}: unknown key{_way_out(place)}"
+    if kind == _UNSHOWN:
+        return f"{path}: {items[0]['msg']}"
     if kind == "invalid_key":
         return (
             f"{path.rpartition('.')[0] or 'top level'}: the key {value!r} is not a word; quote it"

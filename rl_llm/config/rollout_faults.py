@@ -2,10 +2,10 @@
 reads."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 
+from rl_llm.config.api_key import NO_VARIABLE, is_variable
 from rl_llm.config.base import Section
 from rl_llm.config.kl import KLSection
 from rl_llm.config.rollout import RolloutSection, ServersSection
@@ -13,7 +13,6 @@ from rl_llm.config.server_urls import server_url
 from rl_llm.errors import ConfigError
 
 USUAL_BATCH_ROWS = RolloutSection().max_batch_rows
-VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 def rollout_faults(rollout: RolloutSection, kl: KLSection, *, num_steps: int) -> Iterator[str]:
@@ -33,12 +32,8 @@ def _text_faults(servers: ServersSection) -> Iterator[str]:
             server_url(url)
         except ConfigError as error:
             yield str(error)
-    if not VARIABLE.fullmatch(servers.api_key_env):
-        yield (
-            "rollout.servers.api_key_env is no name of an environment variable (letters, digits "
-            "and _, and no digit first; what it holds is not repeated here, as it may be a key): "
-            "put the key into a variable, and write that variable's name, such as VLLM_API_KEY"
-        )
+    if not is_variable(servers.api_key_env):
+        yield f"rollout.servers.api_key_env is {NO_VARIABLE} VLLM_API_KEY"
 
 
 def _server_faults(rollout: RolloutSection) -> Iterator[str]:

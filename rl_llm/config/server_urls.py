@@ -15,21 +15,30 @@ def server_urls(urls: Iterable[str]) -> list[str]:
 def server_url(url: str) -> str:
     """Return an address as it is asked; raises a `ConfigError` that repeats no password and no
     query."""
+    try:
+        full = web_address(url)
+    except ConfigError as error:
+        raise ConfigError(f"rollout.servers.urls: {error}") from None
+    return full.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def web_address(url: str) -> str:
+    """Return an address with a scheme; raises a `ConfigError` that repeats no password and no
+    query."""
     full = url.strip() if "://" in url else f"http://{url.strip()}"
     if "@" in full:
         raise ConfigError(
-            "rollout.servers.urls: an address holds a user name or password, which would be "
-            "written into the run's files; start the server with an API key, and put it into the "
-            "environment variable that rollout.servers.api_key_env names"
+            "an address holds a user name or password, which would be written into the run's "
+            "files; start the server with an API key, and put it into the environment variable "
+            "that api_key_env names"
         )
     if not _is_address(full):
         shown = re.split("[?#]", url, maxsplit=1)[0]
         rest = " with what follows it" if shown != url else ""
         raise ConfigError(
-            f"rollout.servers.urls: {shown!r}{rest} is no address of a server; write it like "
-            "http://node2:8000"
+            f"{shown!r}{rest} is no address of a server; write it like http://node2:8000"
         )
-    return full.rstrip("/").removesuffix("/v1").rstrip("/")
+    return full
 
 
 def _is_address(url: str) -> bool:

@@ -13,23 +13,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ModelError, nearest
-from rl_llm.plugins import shipped_path
+from rl_llm.plugins import model_place
 from rl_llm.policy.fused_lora import use_fused_layers
 
 
 def model_location(path: str) -> str:
     """Return a folder that exists, or a hub name; a path that looks local and is missing is an
     error."""
-    local = shipped_path(path)
-    if local.is_dir():
-        return str(local)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.is_file()
-    if looks_local or Path(path).parts[0] in {"data", "runs"}:
+    place = model_place(path)
+    if place is None:
         raise ModelError(
             f"model.path={path!r} is not a folder (looked from {Path.cwd()}); give the folder of "
             "a Hugging Face model, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
         )
-    return path
+    return place
 
 
 def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> Any:

@@ -1,7 +1,7 @@
 """One vLLM server's HTTP calls, and what a failure or a refusal of them means.
 
 The completions endpoint takes and gives token ids (`return_token_ids`), so the server's tokenizer
-has no say. Only this module imports httpx.
+has no say. Of this layer only this module imports httpx.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from rl_llm.errors import ConfigError, RunError
+from rl_llm.config.api_key import ApiKey
+from rl_llm.errors import RunError
 from rl_llm.records import FinishReason, Sampling
 
 CONTROL_TIMEOUT_S = 10.0
@@ -62,40 +63,6 @@ class ServerRefusal(RunError):
         """`status` is that of the HTTP answer."""
         super().__init__(words)
         self.status = status
-
-
-class ApiKey:
-    """The servers' key, if they ask for one; it shows itself in no message and no repr."""
-
-    def __init__(self, value: str | None, *, variable: str) -> None:
-        """`variable` names the environment variable that `value` was read from."""
-        self._value = (value or "").strip()
-        self._variable = variable
-        if not (self._value.isascii() and self._value.isprintable()) or " " in self._value:
-            raise ConfigError(
-                f"the environment variable {variable} (rollout.servers.api_key_env) holds "
-                "characters that no HTTP header can carry; set it to the key alone"
-            )
-
-    def __repr__(self) -> str:
-        """Name the variable, and not what it holds."""
-        return f"ApiKey({self._variable}, {'set' if self._value else 'not set'})"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What a request carries."""
-        return {"Authorization": f"Bearer {self._value}"} if self._value else {}
-
-    @property
-    def way_out(self) -> str:
-        """What to do when a server does not take the key."""
-        if self._value:
-            return f"the key in the environment variable {self._variable} is not the server's"
-        return f"set the environment variable {self._variable} to the server's API key"
-
-    def redact(self, text: str) -> str:
-        """Take the key out of what a server says."""
-        return text.replace(self._value, "[API key]") if self._value else text
 
 
 @dataclass(frozen=True, kw_only=True)

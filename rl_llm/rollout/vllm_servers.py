@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from rl_llm.config.api_key import ApiKey
 from rl_llm.config.rollout import ServersSection
 from rl_llm.config.server_urls import server_urls
 from rl_llm.errors import ConfigError, StorageError
@@ -20,7 +21,7 @@ from rl_llm.rollout.loop_thread import LoopThread
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.rollout.server_adapters import Adapter, publish, withdraw
 from rl_llm.rollout.server_checks import refuse_one_twice, serve_command
-from rl_llm.rollout.server_client import ApiKey, Ask, Drawn, ServerClient, connect
+from rl_llm.rollout.server_client import Ask, Drawn, ServerClient, connect
 from rl_llm.rollout.server_dispatch import Dispatch, Work
 from rl_llm.rollout.server_pool import Patience, ServerPool
 from rl_llm.seeds import derive_seed
@@ -80,7 +81,7 @@ class ServersEngine:
         self._calls: list[Future[None]] = []
         self._is_cut = False
         self._busy = asyncio.Lock()
-        key = ApiKey(api_key, variable=section.api_key_env)
+        key = ApiKey(api_key, variable=section.api_key_env, option="rollout.servers.api_key_env")
         self._http = connect(key)
         self._pool = ServerPool(
             [

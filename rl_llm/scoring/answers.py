@@ -98,15 +98,13 @@ def after_hashes(text: str) -> str | None:
 
 def between_tags(text: str, tag: str) -> str | None:
     """Return what stands in the last `<tag>...</tag>`, unstripped; None without a closed pair."""
-    opening, closing = f"<{tag}>", f"</{tag}>"
-    content, position = None, 0
-    while (first := text.find(opening, position)) >= 0:
-        end = text.find(closing, first)
-        if end < 0:
-            break
-        start = text.rfind(opening, first, end) + len(opening)
-        content, position = text[start:end], end + len(closing)
-    return content
+    return _last_between(text, f"<{tag}>", f"</{tag}>")
+
+
+def code_block(text: str, language: str) -> str | None:
+    """Return what stands in the last block between ```language and ```, unstripped; None without a
+    closed one."""
+    return _last_between(text, f"```{language}", "```")
 
 
 def final_answer(text: str) -> Number | None:
@@ -124,6 +122,17 @@ def final_answer(text: str) -> Number | None:
         return last_number(box) if number is None else number
     marked = _leading_value(after_hashes(place) or "")
     return last_number(place) if marked is None else marked
+
+
+def _last_between(text: str, opening: str, closing: str) -> str | None:
+    content, position = None, 0
+    while (first := text.find(opening, position)) >= 0:
+        end = text.find(closing, first + len(opening))
+        if end < 0:
+            break
+        start = text.rfind(opening, first, end) + len(opening)
+        content, position = text[start:end], end + len(closing)
+    return content
 
 
 def _tidy(text: str) -> str:

@@ -69,14 +69,13 @@ def bind_example(
     given = {name: v for name, v in example.inputs.items() if name not in own}
     inputs = _GIVEN - _COLUMNS_IN_TRL if signature.style == "trl" else _GIVEN
     meta = {name: value for name, value in given.items() if name not in inputs}
+    path = f"EXAMPLES of {plugin.name}" if options is None else plugin.name
     reward = Reward(
         name=plugin.name,
         reference=plugin.reference,
         style=signature.style,
         inputs=check_inputs(plugin, columns=meta),
-        options=check_options(
-            callable_of(plugin), {**own, **(options or {})}, path=f"EXAMPLES of {plugin.name}"
-        ),
+        options=check_options(callable_of(plugin), {**own, **(options or {})}, path=path),
         is_async=inspect.iscoroutinefunction(callable_of(plugin)),
     )
     return reward, group_of(given, meta)

@@ -159,10 +159,11 @@ async def _awaited(call: Callable[[], Any], limit_s: float | None) -> Any:
     try:
         async with asyncio.timeout(limit_s) as limit:
             return await call()
-    except TimeoutError:
+    except TimeoutError as error:
         if not limit.expired():
             raise
-        raise _TookTooLong(f"took longer than timeout_s={limit_s:g}") from None
+        said = f": {error}" if str(error) else ""  # What the reward made of being cancelled.
+        raise _TookTooLong(f"took longer than timeout_s={limit_s:g}{said}") from None
     except Stopped:
         raise
     except SystemExit as error:  # It would end the loop, and all calls with it.

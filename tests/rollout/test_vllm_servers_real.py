@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rl_llm.cli.engines import find_vllm
+from rl_llm.config.api_key import ApiKey
 from rl_llm.config.rollout import ServersSection
 from rl_llm.config.schema import LoraSection
 from rl_llm.errors import ConfigError
@@ -18,7 +19,7 @@ from rl_llm.records import Problem, Request, Sampling, content_key
 from rl_llm.rollout import server_client
 from rl_llm.rollout.hf_engine import TransformersEngine
 from rl_llm.rollout.prompts import PromptEncoder
-from rl_llm.rollout.server_client import ApiKey, ServerClient, ServerRefusal
+from rl_llm.rollout.server_client import ServerClient, ServerRefusal
 from rl_llm.rollout.vllm_servers import ServersEngine, serve_command
 
 pytestmark = [
@@ -169,7 +170,7 @@ def test_a_rank_that_a_server_does_not_take_is_refused_in_its_words(connect, wri
 
 def test_a_folder_that_a_server_does_not_see_is_refused_in_its_words(servers, tmp_path):
     async def load():
-        key = ApiKey(KEY, variable="VLLM_API_KEY")
+        key = ApiKey(KEY, variable="VLLM_API_KEY", option="rollout.servers.api_key_env")
         async with server_client.connect(key) as http:
             client = ServerClient(servers[0].url, http, key, timeout_s=60.0)
             await client.load("unseen", tmp_path / "unseen")

@@ -12,6 +12,7 @@ from rl_llm.scoring import (
     after_hashes,
     between_tags,
     boxed,
+    code_block,
     final_answer,
     last_number,
     numbers_equal,
@@ -126,6 +127,7 @@ def test_the_longest_numbers_can_still_be_printed():
     [
         *("1", "1,", "111,", "-", "$", ".1", "1/", "1e", " ", "- ", "}", "a", "\\", "\\frac{1,111"),
         *("\\frac{", "\\frac{1}{", "\\frac ", "\\boxed{", "<answer>", "</answer>", "####", "{1"),
+        *("```json", "```"),
     ],
 )
 def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(unit):
@@ -134,6 +136,7 @@ def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(u
     final_answer(text)
     parse_number(text)
     last_number(text)
+    code_block(text, "json")
     assert time.perf_counter() - start < 3  # a quadratic search takes minutes
 
 
@@ -215,6 +218,21 @@ def test_what_follows_four_hashes(text, rest):
 )
 def test_the_last_closed_pair_of_tags(text, content):
     assert between_tags(text, "answer") == content
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("```json\n7\n```", "\n7\n"),
+        ("```json\n1\n``` or\n```json\n2```", "\n2"),
+        ("```json\n1\n```\n```json\n2", "\n1\n"),
+        ("```python\n7\n```", None),
+        ("```\n7\n```", None),
+        ("```json", None),
+    ],
+)
+def test_the_last_closed_block_of_a_language(text, content):
+    assert code_block(text, "json") == content
 
 
 @pytest.mark.parametrize(

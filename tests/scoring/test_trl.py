@@ -1,5 +1,7 @@
 """Reward functions written for TRL work as they are; `trl_call` is how TRL calls them."""
 
+from dataclasses import replace
+
 import pytest
 
 from rl_llm.errors import PluginError
@@ -7,15 +9,6 @@ from rl_llm.plugins import resolve
 from rl_llm.scoring import build_rubric, read_examples, run_example
 
 CHAT = ({"role": "user", "content": "3+4?"},)
-THINK_FORMAT = """
-import re
-
-def r(completions: list[list[dict[str, str]]], **kwargs) -> list[float]:
-    pattern = r"^<think>(?!.*<think>)(.*?)</think>.*$"
-    contents = [completion[0]["content"] for completion in completions]
-    matches = [re.match(pattern, content, re.DOTALL | re.MULTILINE) for content in contents]
-    return [1.0 if match else 0.0 for match in matches]
-"""
 RECORDS_ITS_ARGUMENTS = """
 seen = {}
 
@@ -39,7 +32,7 @@ def r(prompts, completions, **kwargs):
 def parts(use, group, columns=()):
     (scored,) = build_rubric([use], columns=columns).score([group])
     assert [score.error for score in scored.scores] == [None] * len(scored.scores)
-    return [score.parts.get("r") for score in scored.scores]
+    return [score.parts["r"] for score in scored.scores]
 
 
 def test_a_plain_prompt_is_passed_as_text_and_columns_as_lists(use_reward, make_group):
@@ -52,9 +45,41 @@ def test_a_chat_prompt_is_passed_as_lists_of_messages(use_reward, make_group):
     assert parts(use_reward(RECORDS_ITS_ARGUMENTS), group, ["solution"]) == [0.0, 1.0]
 
 
-def test_a_format_reward_of_trl_works_on_chats(use_reward, make_group):
-    group = make_group("<think>a</think>b", "b", prompt=CHAT)
-    assert parts(use_reward(THINK_FORMAT), group) == [1.0, 0.0]
+@pytest.fixture
+def from_trl(use_reward):
+    """Write a file whose reward `r` is what TRL gives for an expression."""
+    pytest.importorskip("trl.rewards", reason="TRL is not installed", exc_type=ImportError)
+    return lambda expression: use_reward(f"from trl import rewards\n\nr = rewards.{expression}\n")
+
+
+def test_trls_think_format_reward_works_on_chats(from_trl, make_group):
+    group = make_group("<think>a</think>b", "b", "<think>a<think>b</think>c", prompt=CHAT)
+    assert parts(from_trl("think_format_reward"), group) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("num_tokens", "expected"), [(4, 0.0), (6, -0.5), (8, -1.0), (9, -1.0)])
+def test_trls_soft_overlong_punishment_counts_tokens(from_trl, make_group, num_tokens, expected):
+    use = from_trl("get_soft_overlong_punishment(max_completion_len=8, soft_punish_cache=4)")
+    assert parts(use, make_group("7", num_tokens=num_tokens)) == [expected]
+
+
+def test_trls_repetition_penalty_is_given_token_ids(from_trl, make_group):
+    group = make_group("7", "8")
+    twice = replace(group.completions[1], token_ids=(5, 5, 5), text="8")
+    group = replace(group, completions=(group.completions[0], twice))
+    use = from_trl("get_repetition_penalty_reward(ngram_size=2, max_penalty=-1.0)")
+    assert parts(use, group) == [0.0, -0.5]  # 55 55: 1 of 2 differs.
+
+
+@pytest.mark.slow
+def test_trls_accuracy_reward_solves_mathematics_in_a_worker(from_trl, make_group):
+    pytest.importorskip("math_verify", reason="TRL's accuracy_reward needs math-verify")
+    use = from_trl("accuracy_reward")
+    group = make_group(r"\boxed{\frac{1}{3}}", r"\boxed{0.5}", prompt=CHAT, solution="$1/3$")
+    assert parts(use, group, ["solution"]) == [1.0, 0.0]
+    unread = make_group(r"\boxed{7}", prompt=CHAT, solution="?")
+    (scored,) = build_rubric([use], columns=["solution"]).score([unread])
+    assert scored.scores[0].parts == {}
 
 
 def test_a_column_is_a_list_over_the_completions(use_reward, make_group):
