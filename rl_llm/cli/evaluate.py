@@ -18,10 +18,10 @@ from rl_llm.cli.parts import build_evaluator
 from rl_llm.cli.progress import print_lines
 from rl_llm.cli.tables import bucket_table, unscored, with_error
 from rl_llm.config import Recipe, load_recipe
-from rl_llm.errors import DataError, InputError
+from rl_llm.errors import DataError, InputError, PluginError
 from rl_llm.pass_rates import PassRate, ProblemResult, buckets, estimates
 from rl_llm.policy import Ranks
-from rl_llm.scoring import answer_reader
+from rl_llm.scoring import Rubric, answer_reader
 from rl_llm.trainer import Evaluation, Generation, RunFolder
 from rl_llm.trainer.checkpoint import newest_whole
 from rl_llm.trainer.metrics import evaluation_row
@@ -30,9 +30,9 @@ from rl_llm.trainer.storage import write_text
 NAME = "evaluate"
 HELP = "measure the pass rate of an adapter, or of a model, on a recipe's held-out problems"
 
-_NO_VOTES = (
-    "maj@k is left out: no reward on channel 'correctness' says what an answer is (a function "
-    "read_answer in its file does)"
+_NO_READER = (
+    "no reward on channel 'correctness' says what an answer is (a function read_answer in its file "
+    "does)"
 )
 
 
@@ -103,8 +103,9 @@ def run(args: argparse.Namespace) -> int:
             generation = Generation(engine, data.rubric, ranks)
             evaluation = build_evaluator(recipe, data, generation)()
             print_lines(console, generation.take_messages())
-        results = evaluation.results(answer_reader(data.rubric.rewards))
+        results, note = _results(evaluation, data.rubric)
         _show(console, evaluation, results)
+        print_lines(console, [note] if note else [])
         if out is not None:
             about = {"target": args.target, "adapter": None if args.base else _text(adapter)}
             written = {**about, **_figures(recipe, evaluation, results)}
@@ -125,6 +126,19 @@ def _notes(recipe: Recipe) -> list[str]:
         f"note: rollout.temperature=0 draws the same completion {samples} times; pass@k and maj@k "
         "need a temperature above 0"
     ]
+
+
+def _results(evaluation: Evaluation, rubric: Rubric) -> tuple[list[ProblemResult], str]:
+    """Return the results, with votes where answers can be told apart, and why there are none."""
+    reader, fault = answer_reader(rubric.rewards), _NO_READER
+    if reader is not None:
+        try:
+            return evaluation.results(reader), ""
+        except PluginError as error:  # What was generated must not be lost for it.
+            fault = str(error)
+    results = evaluation.results()
+    asks = evaluation.num_completions > len(results)
+    return results, f"maj@k is left out: {fault}" if asks else ""
 
 
 def _text(path: Path | None) -> str | None:
@@ -191,8 +205,6 @@ def _show(console: Console, evaluation: Evaluation, results: Sequence[ProblemRes
         if own:
             rows = [(each, [with_error(found[name]) for name in own]) for each, found in parts]
             console.print(bucket_table(f"{kind}@k, with its standard error", own, rows))
-    if samples > 1 and not any(name.startswith("maj") for name in names):
-        print_lines(console, [_NO_VOTES])
     if evaluation.num_masked:
         print_lines(console, [unscored(evaluation.num_masked, evaluation.num_completions)])
 

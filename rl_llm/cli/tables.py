@@ -15,7 +15,7 @@ def bucket_table(
     has_sources = len({bucket.source for bucket, _ in rows}) > 2
     table = Table(title=title)
     for heading in ("source", "level") if has_sources else ("level",):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right")
     for bucket, cells in rows:

@@ -169,6 +169,17 @@ def test_where_no_reward_says_what_an_answer_is_there_is_no_majority(evaluate, r
     assert "maj@k is left out: no reward on channel 'correctness' says" in printed
 
 
+def test_a_reader_of_answers_that_fails_costs_the_votes_alone(evaluate, run_dir, small):
+    own = small.with_name("own.py")
+    own.write_text(
+        "def own(completion, answer):\n    return float(answer in completion)\n"
+        "def read_answer(completion):\n    return [completion]\n"
+    )
+    _, printed = evaluate(run_dir, "--samples", 2, f"rewards=[{{use: '{own}:own'}}]")
+    assert "pass@2" in printed and "maj@2" not in printed
+    assert printed.splitlines()[-1].startswith(f"maj@k is left out: {own}: read_answer failed")
+
+
 def test_greedy_samples_are_said_to_be_all_the_same(evaluate, run_dir):
     _, printed = evaluate(run_dir, "--samples", 2, "rollout.temperature=0")
     assert "note: rollout.temperature=0 draws the same completion 2 times" in printed
