@@ -23,5 +23,10 @@ def exact_answer(completion: str, answer: str) -> float:
 
     White space around either does not count.
     """
+    return float(read_answer(completion) == answer.strip())
+
+
+def read_answer(completion: str) -> str:
+    """Return what stands in the last `<answer>...</answer>`, else the whole completion."""
     tagged = between_tags(completion, "answer")
-    return float((completion if tagged is None else tagged).strip() == answer.strip())
+    return (completion if tagged is None else tagged).strip()

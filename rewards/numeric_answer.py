@@ -5,6 +5,8 @@ from rl_llm.scoring import final_answer, numbers_equal
 
 INLINE = True  # Linear in the text, and no completion makes it raise.
 
+read_answer = final_answer  # What votes are counted by.
+
 EXAMPLES = [
     ("She sold 72 clips.", "72", 1.0),
     ("That makes 1,000.0", "1000", 1.0),

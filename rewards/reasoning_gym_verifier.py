@@ -48,7 +48,7 @@ def reasoning_gym_verifier(
     An answer that the verifier cannot read gives 0.0. So does, in the families whose verifier
     evaluates it, an answer that is more than numbers, names, operators and common functions.
     """
-    answer = extract_answer(completion)
+    answer = read_answer(completion)
     if family in EVALUATED and _UNSAFE.search(answer):
         return 0.0
     score_answer = _score_answer(family, json.dumps(config, sort_keys=True))
@@ -58,7 +58,7 @@ def reasoning_gym_verifier(
         return 0.0
 
 
-def extract_answer(completion: str) -> str:
+def read_answer(completion: str) -> str:
     """Return the part of a completion that is its answer, stripped."""
     for found in (between_tags(completion, "answer"), boxed(completion), after_hashes(completion)):
         if found is not None:

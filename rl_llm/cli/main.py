@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "train a model on a recipe",
     "validate": "check a recipe and everything it names before a run",
     "evaluate": "measure the pass rate of a run or a model on held-out problems",
+    "compare": "compare two runs or evaluations on the same held-out problems",
+    "runs": "list the runs in a folder",
     "report": "write the HTML report of a run",
     "push": "push the adapter of a run to a model hub",
     "rewards": "list the rewards, check one, or score completions with it",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.adapter_files import CONFIG, WEIGHTS, base_of
+from rl_llm.cli.arguments import positive, writable_file
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.measured import MeasuredFile, Row
@@ -40,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", default=[], metavar="a.b=c", help="set one value of the recipe"
     )
     parser.add_argument("--out", metavar="FILE.parquet", type=Path, required=True)
-    parser.add_argument("--samples", type=_positive, default=8, help="completions of each problem")
+    parser.add_argument("--samples", type=positive, default=8, help="completions of each problem")
     parser.add_argument(
-        "--batch-problems", type=_positive, default=64, help="problems between two saves"
+        "--batch-problems", type=positive, default=64, help="problems between two saves"
     )
     parser.add_argument("--split", choices=("train", "eval"), default="train")
     parser.add_argument(
@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         data = load_data(recipe, model.encoder)
         check_context(recipe, data, model.base.config)
         identity = _identity(recipe, model, samples=args.samples, adapter=args.adapter)
-        measured = MeasuredFile(_checked(args.out), identity=identity)
+        measured = MeasuredFile(
+            writable_file(args.out, example="measured.parquet"), identity=identity
+        )
         pool = data.train if args.split == "train" else data.held_out
         with (
             closing(_engine(recipe, model, ranks, adapter=args.adapter, out=args.out)) as engine,
@@ -210,26 +212,6 @@ def _adapter_hash(adapter: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _checked(out: Path) -> Path:
-    """Refuse a file that could not be written before hours are spent on it."""
-    if out.is_dir():
-        raise InputError(
-            f"--out {out} is a folder; name a file, such as {out / 'measured.parquet'}"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: its folder cannot be made: {error.strerror}") from None
-    try:
-        with TemporaryFile(dir=out.parent):
-            return out
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: its folder cannot be written to: {error.strerror}; name a file in one "
-            "that can"
-        ) from None
-
-
 def _row(scored: ScoredGroup) -> Row:
     counted = counted_scores(scored)
     num_correct = sum(score.correct for score in counted)
@@ -299,10 +281,3 @@ def _notes(counted_N: NDArray[np.int64], *, group_size: int) -> Iterator[str]:
             f"mixed groups: a lower bound, from groups of {most}; --samples {group_size} or more "
             "estimates it for rollout.group_size"
         )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too few; use 1 or more")
-    return number

@@ -279,6 +279,7 @@ def build_parts(
             counters=Counters(),
             sinks=[],
             draw_log=None,
+            evaluation_log=None,
             watcher=watcher,
         )
         undo.pop_all()

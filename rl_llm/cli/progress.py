@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rl_llm.cli.tables import unscored
 from rl_llm.trainer import Evaluation
 
 Row = dict[str, Any]
@@ -165,14 +166,6 @@ def pass_rate_table(before: Row, after: Row) -> Table:
         f"{new - old:+.3f}",
     )
     return table
-
-
-def unscored(num_masked: int, num_completions: int) -> str:
-    """Say of an evaluation for how many completions no reward could be had."""
-    return (
-        f"{num_masked} of {num_completions} completions could not be scored (a reward failed or "
-        "gave no number); they count as wrong"
-    )
 
 
 def _not_scored(row: Row) -> str:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rl_llm.cli import reward_check, reward_score
+from rl_llm.cli.tables import plain_lines
 from rl_llm.errors import PluginError
 from rl_llm.plugins import Plugin, names, resolve, shipped_folder
 from rl_llm.scoring import read_signature
@@ -58,7 +59,7 @@ def _list(_args: argparse.Namespace) -> int:
     if console.is_terminal:
         console.print(_table(rows))
     else:
-        print("\n".join(_plain_lines(rows)))
+        print("\n".join(plain_lines([_HEADINGS, *map(astuple, rows)])))
     return 0
 
 
@@ -100,13 +101,3 @@ def _table(rows: Iterable[_Row]) -> Table:
     for row in rows:
         table.add_row(*map(escape, astuple(row)))
     return table
-
-
-def _plain_lines(rows: Iterable[_Row]) -> list[str]:
-    """Return one line a reward, in columns as wide as their widest entry."""
-    cells = [_HEADINGS, *map(astuple, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]

@@ -18,8 +18,8 @@ from rl_llm.hub import Place, write_card
 from rl_llm.hub.source import command_line, read_command
 from rl_llm.policy import Ranks
 from rl_llm.report import write_report
+from rl_llm.run_lock import hold
 from rl_llm.trainer import Parts, RunFolder, checkpoint, read_rows
-from rl_llm.trainer.run_lock import hold
 from rl_llm.trainer.storage import discard, flush, flush_tree, write_text, writing
 
 _MAY_ONLY_BE_READ = (errno.EROFS, errno.EACCES, errno.EPERM)

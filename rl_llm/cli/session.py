@@ -207,16 +207,21 @@ def _train(parts: Parts, console: Console, interrupt: Interrupt, pushing: Pushin
     if not parts.ranks.is_main:
         return Trainer(parts, stop_requested=interrupt.is_requested).run()
     sinks = _open_sinks(parts)
-    draw_log = JsonlSink(parts.folder.draws, last_step=_last_step(parts))
+    draws, evaluations = (
+        JsonlSink(path, last_step=_last_step(parts))
+        for path in (parts.folder.draws, parts.folder.evaluations)
+    )
     watcher = PushingWatcher(
         console, pushing, total_steps=parts.recipe.run.steps, first_step=parts.counters.step
     )
     try:
         with watcher:
-            shown = replace(parts, sinks=sinks, draw_log=draw_log, watcher=watcher)
+            shown = replace(
+                parts, sinks=sinks, draw_log=draws, evaluation_log=evaluations, watcher=watcher
+            )
             return Trainer(shown, stop_requested=interrupt.is_requested).run()
     finally:
-        for sink in (*sinks, draw_log):
+        for sink in (*sinks, draws, evaluations):
             sink.close()
 
 

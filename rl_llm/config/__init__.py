@@ -2,6 +2,7 @@
 
 from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import describe_invalid
+from rl_llm.config.differences import differences
 from rl_llm.config.kl import KLSection
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe
 from rl_llm.config.rollout import RolloutSection, ServersSection, VllmSection
@@ -25,6 +26,7 @@ __all__ = [
     "SourceUse",
     "VllmSection",
     "describe_invalid",
+    "differences",
     "dump_yaml",
     "load_recipe",
     "parse_recipe",

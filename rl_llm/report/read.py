@@ -7,17 +7,19 @@ written is read, and a last line that is cut off is left out and noted.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rl_llm.errors import InputError
+from rl_llm.pass_rates import ProblemResult, read_result
 
 RECIPE_FILE = "resolved.yaml"
 METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
 SAMPLES_FOLDER = "completions"
 
 
@@ -127,35 +129,69 @@ def level_order(level: str) -> tuple[int, float, str]:
         return (1, 0.0, level)
 
 
-def read_run(run_dir: Path) -> RunRecord:
-    """Read a run's folder.
+def read_run(run_dir: Path, *, with_samples: bool = True) -> RunRecord:
+    """Read a run's folder, with or without its sample completions.
 
     Raises `InputError` when the folder, its resolved recipe or its metrics are missing, when a file
     is not what it should be (with the line), or when no row has been written yet.
     """
     _require_run(run_dir)
-    text = _read_text(run_dir / RECIPE_FILE)
-    recipe = _parse_recipe(text, run_dir / RECIPE_FILE)
-    notes: list[str] = []
-    rows = tuple(_read_rows(run_dir / METRICS_FILE, notes))
-    if not rows:
+    run = read_started(run_dir)
+    if not run.rows:
         raise InputError(
             f"{run_dir / METRICS_FILE} holds no complete row, so there is nothing to report; "
             "a run writes its first row behind its first evaluation or step; one that ended before "
             "it starts over by the same command"
         )
+    if not with_samples:
+        return run
+    notes = [*run.notes]
     files = sorted((run_dir / SAMPLES_FOLDER).glob("step-*.jsonl"))
     samples = tuple(_read_sample(row) for file in files for row in _read_rows(file, notes))
+    return replace(run, samples=samples, notes=tuple(notes))
+
+
+def read_started(run_dir: Path) -> RunRecord:
+    """Read the recipe and the metrics of a run that may have none yet; samples are left out.
+
+    Raises `InputError` when a file is not what it should be (with the line).
+    """
+    text = _read_text(run_dir / RECIPE_FILE)
+    recipe = _parse_recipe(text, run_dir / RECIPE_FILE)
+    notes: list[str] = []
+    metrics = run_dir / METRICS_FILE
     run = recipe.get("run")
     named = run.get("name") if isinstance(run, Mapping) else None
     return RunRecord(
         name=str(named or run_dir.resolve().name),
         recipe=recipe,
         recipe_text=text,
-        rows=rows,
-        samples=samples,
+        rows=tuple(_read_rows(metrics, notes)) if metrics.is_file() else (),
+        samples=(),
         notes=tuple(notes),
     )
+
+
+def read_evaluation(run_dir: Path, step: int) -> tuple[ProblemResult, ...]:
+    """Return the result of each held-out problem behind a step; none from a run that keeps none.
+
+    Raises `InputError` when a line is not what it should be.
+    """
+    file = run_dir / EVALUATIONS_FILE
+    rows = _read_rows(file, []) if file.is_file() else ()
+    return read_results((row for row in rows if row["step"] == step), file)
+
+
+def read_results(rows: Iterable[Mapping[str, Any]], file: Path) -> tuple[ProblemResult, ...]:
+    """Return the results that the rows of a file hold; raises `InputError` for one that holds
+    none."""
+    try:
+        return tuple(read_result(row) for row in rows)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{file} holds a row that is no problem's result ({type(error).__name__}: {error}); "
+            "take the file from the run again, or evaluate anew"
+        ) from None
 
 
 def _require_run(run_dir: Path) -> None:

@@ -12,6 +12,7 @@ from rl_llm.scoring.answers import (
     parse_number,
 )
 from rl_llm.scoring.examples import Example, read_examples, run_example
+from rl_llm.scoring.reader import answer_reader
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
 from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns
 from rl_llm.scoring.signature import RewardSignature, read_signature
@@ -27,6 +28,7 @@ __all__ = [
     "Rubric",
     "Value",
     "after_hashes",
+    "answer_reader",
     "between_tags",
     "boxed",
     "build_rubric",

@@ -1,6 +1,6 @@
 """The loop, and everything that must survive a restart."""
 
-from rl_llm.trainer.evaluate import Evaluation, Evaluator, PassRate, sample_problems
+from rl_llm.trainer.evaluate import Evaluation, Evaluator, sample_problems
 from rl_llm.trainer.folder import ResumePoint, RunFolder
 from rl_llm.trainer.generation import Generation
 from rl_llm.trainer.identity import Identity, check_identity
@@ -20,7 +20,6 @@ __all__ = [
     "JsonlSink",
     "Overlap",
     "Parts",
-    "PassRate",
     "Pending",
     "Pipeline",
     "ResumePoint",

@@ -5,21 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rl_llm.errors import ConfigError
+from rl_llm.pass_rates import (
+    PassRate,
+    ProblemResult,
+    ReadAnswer,
+    by_level,
+    pass_rate,
+    result_of,
+)
 from rl_llm.records import Level, Problem, Request, Sampling, ScoredGroup
 from rl_llm.seeds import derive_rng, derive_seed
 from rl_llm.trainer.generation import Generation, refuse_unscored
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassRate:
-    """A mean over problems of their pass rates, with its standard error and their number."""
-
-    mean: float
-    standard_error: float
-    num_problems: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,10 @@ class Evaluation:
     scored: tuple[ScoredGroup, ...]
     train: PassRate | None = None
     scored_train: tuple[ScoredGroup, ...] = ()
+
+    def results(self, read_answer: ReadAnswer | None = None) -> list[ProblemResult]:
+        """Return the result of each held-out problem; with a reader of answers, also of votes."""
+        return [result_of(group, read_answer) for group in self.scored]
 
     @property
     def num_completions(self) -> int:
@@ -94,17 +96,17 @@ class Evaluator:
         groups = tuple(self._generation(self._requests(step)))
         refuse_unscored(groups)
         scored, scored_train = groups[: len(self._problems)], groups[len(self._problems) :]
-        rates_N = _rates(scored)
+        results, train = ([result_of(group) for group in each] for each in (scored, scored_train))
         completions = [c for group in scored for c in group.group.completions]
         return Evaluation(
-            overall=pass_rate(rates_N),
-            by_level=_by_level(scored, rates_N),
+            overall=_pass_rate(results),
+            by_level={level: _pass_rate(own) for level, own in by_level(results).items()},
             completion_tokens_mean=float(np.mean([len(c.token_ids) for c in completions])),
             truncated_share=float(np.mean([c.finish_reason == "length" for c in completions])),
-            num_masked=sum(s.error is not None for group in scored for s in group.scores),
+            num_masked=sum(result.masked for result in results),
             elapsed_s=time.perf_counter() - started,
             scored=scored,
-            train=pass_rate(_rates(scored_train)) if scored_train else None,
+            train=_pass_rate(train) if train else None,
             scored_train=scored_train,
         )
 
@@ -148,29 +150,5 @@ def sample_problems(problems: Sequence[Problem], num: int, *, seed: int) -> list
     return [problems[position] for position in chosen.tolist()]
 
 
-def _rates(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
-    """Return the share of correct completions of every group."""
-    return np.array([np.mean([s.correct for s in group.scores]) for group in scored])
-
-
-def _by_level(scored: Sequence[ScoredGroup], rates_N: NDArray[np.float64]) -> dict[Level, PassRate]:
-    """Return the pass rate of each level, numbers before names; a number that one source writes as
-    text is the same level."""
-    names = [str(group.group.problem.level) for group in scored]
-    levels = {name: g.group.problem.level for name, g in zip(names, scored, strict=True)}
-    in_order = sorted(levels.items(), key=lambda item: (str(type(item[1])), item[1]))
-    return {level: pass_rate(rates_N[[own == name for own in names]]) for name, level in in_order}
-
-
-def pass_rate(rates_N: NDArray[np.float64]) -> PassRate:
-    """Return the mean of per-problem rates; problems are the unit of the standard error.
-
-    One problem alone has no standard error: it is given as 0.
-    """
-    count = len(rates_N)
-    deviation = float(rates_N.std(ddof=1)) if count > 1 else 0.0
-    return PassRate(
-        mean=float(rates_N.mean()),
-        standard_error=deviation / count**0.5,
-        num_problems=count,
-    )
+def _pass_rate(results: Sequence[ProblemResult]) -> PassRate:
+    return pass_rate([result.rate for result in results])

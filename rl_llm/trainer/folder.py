@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "draws.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """One JSON object for each held-out problem of each evaluation."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder a checkpoint."""
         return self.path / "checkpoints"
@@ -73,7 +78,7 @@ class RunFolder:
 
     def flush_rows(self) -> None:
         """Put the rows on the disk that a checkpoint will count on; raises `StorageError`."""
-        for path in (self.metrics, self.draws, self.path):
+        for path in (self.metrics, self.draws, self.evaluations, self.path):
             if path.exists():
                 with writing(path):
                     flush(path)

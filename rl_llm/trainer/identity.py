@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_llm.config import parse_recipe
+from rl_llm.config import differences, parse_recipe
 from rl_llm.errors import CheckpointError, ConfigError
 
 _MEMORY_OF_VLLM = tuple(
@@ -46,16 +46,13 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     ]
     if not needs_length:
         may_differ.add("run.steps")
-    saved, given = _flat(recipe), _flat(identity.recipe)
+    found = differences(recipe, identity.recipe)
     changes = [
-        f"  {path}: {_shown(saved, path)} in the checkpoint, {_shown(given, path)} in the recipe"
-        for path in sorted(saved.keys() | given.keys())
-        if saved.get(path) != given.get(path)
-        and path not in may_differ
-        and not path.startswith(("rollout.servers.", "hub."))
-        and not any(other.startswith(f"{path}.") for other in (*saved, *given))
+        f"  {path}: {there} in the checkpoint, {here} in the recipe"
+        for path, (there, here) in found.items()
+        if path not in may_differ and not path.startswith(("rollout.servers.", "hub."))
     ]
-    if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
+    if "run.steps" in found and "run.steps" not in may_differ:
         changes.append(f"  (run.steps may not change here: {'; '.join(needs_length)})")
     if changes:
         changes += refusal
@@ -79,10 +76,6 @@ def _filled(recipe: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
         return parse_recipe(recipe, where="its recipe").model_dump(), []
     except ConfigError as error:
         return recipe, [f"  (defaults are not filled in: this version refuses {error})"]
-
-
-def _shown(leaves: Mapping[str, Any], path: str) -> str:
-    return repr(leaves[path]) if path in leaves else "nothing"
 
 
 def _needs_length(recipe: Mapping[str, Any]) -> list[str]:
@@ -127,17 +120,3 @@ def _learnt_from_the_end(recipe: Mapping[str, Any], counters: Mapping[str, Any])
         for learner, holds in learners.items()
         if holds
     ]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a tree by their dotted path; `tracking` is a leaf, and so is what holds
-    nothing."""
-    children: Mapping[Any, Any] = {}
-    if isinstance(tree, Mapping):
-        children = tree
-    elif isinstance(tree, list) and prefix != "tracking":
-        children = dict(enumerate(tree))
-    leaves: dict[str, Any] = {}
-    for key, child in children.items():
-        leaves |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
-    return leaves or {prefix: tree}

@@ -21,7 +21,14 @@ from rl_llm.seeds import derive_rng
 from rl_llm.trainer import checkpoint
 from rl_llm.trainer.draws import draw_rows
 from rl_llm.trainer.generation import Harvest
-from rl_llm.trainer.metrics import Row, Sink, evaluation_row, harvest_row, update_row
+from rl_llm.trainer.metrics import (
+    Row,
+    Sink,
+    evaluation_row,
+    evaluation_rows,
+    harvest_row,
+    update_row,
+)
 from rl_llm.trainer.parts import Parts
 from rl_llm.trainer.pending import HarvestReport, UnfinishedStep
 from rl_llm.trainer.pipeline import Overlap, Pipeline
@@ -136,7 +143,7 @@ class Trainer:
         harvest = report.harvest
         self._seconds |= rollouts.take_times()
         self._say(report)
-        self._log_draws(harvest, step)
+        self._log(draw_rows(harvest, step=step), parts.draw_log)
         with self._timed("update"):
             facts, row, samples = self._learn(harvest, step)
         self._tell(self._remarks.of_update(harvest, facts, step=step))
@@ -204,6 +211,7 @@ class Trainer:
         if parts.evaluator.has_problems:
             evaluation = rollouts.evaluate(step, teach=parts.recipe.curriculum.learn_from_eval)
             row = evaluation_row(evaluation)
+            self._log(evaluation_rows(evaluation, step=step), parts.evaluation_log)
             samples = evaluation_samples(evaluation.scored, step=step) + samples
             parts.policy.reference.observe_evaluation(evaluation.overall.mean)
             threshold = parts.recipe.eval.stop_when
@@ -288,9 +296,8 @@ class Trainer:
         if self._why_ended is not None:
             raise RunError(self._why_ended)
 
-    def _log_draws(self, harvest: Harvest, step: int) -> None:
-        log = self._parts.draw_log
-        self._write_rows(draw_rows(harvest, step=step), [] if log is None else [log])
+    def _log(self, rows: Sequence[Row], log: Sink | None) -> None:
+        self._write_rows(rows, [] if log is None else [log])
 
     def _is_due(self, every: int) -> bool:
         return self.is_finished or self._counters.step % every == 0

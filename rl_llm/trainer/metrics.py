@@ -17,9 +17,10 @@ import numpy as np
 
 from rl_llm.curriculum.gates import is_mixed
 from rl_llm.curriculum.pool import bucket_name
+from rl_llm.pass_rates import PassRate, estimates
 from rl_llm.policy import CriticFacts, UpdateFacts
 from rl_llm.records import Score, ScoredGroup
-from rl_llm.trainer.evaluate import Evaluation, PassRate
+from rl_llm.trainer.evaluate import Evaluation
 from rl_llm.trainer.generation import Harvest
 from rl_llm.trainer.storage import writing
 
@@ -147,6 +148,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         "eval/pass_rate": evaluation.overall.mean,
         "eval/pass_rate_se": evaluation.overall.standard_error,
         **{f"eval/pass_rate/level={k}": rate.mean for k, rate in evaluation.by_level.items()},
+        **_pass_at_row(estimates(evaluation.results())),
         "eval/completion_tokens_mean": evaluation.completion_tokens_mean,
         "eval/truncated_share": evaluation.truncated_share,
         "eval/completions": evaluation.num_completions,
@@ -154,6 +156,21 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         **_train_row(evaluation.train),
         "time/eval_s": evaluation.elapsed_s,
     }
+
+
+def evaluation_rows(evaluation: Evaluation, *, step: int) -> list[Row]:
+    """Return the row of each held-out problem, for evaluations.jsonl."""
+    return [{"step": step, **result.row} for result in evaluation.results()]
+
+
+def _pass_at_row(found: Mapping[str, PassRate]) -> Row:
+    """Return pass@k of more than one sample; that of one is the pass rate."""
+    row: Row = {}
+    for name, rate in found.items():
+        if name != "pass@1":
+            key = f"eval/{name.replace('@', '_at_')}"
+            row |= {key: rate.mean, f"{key}_se": rate.standard_error}
+    return row
 
 
 def _train_row(train: PassRate | None) -> Row:

@@ -63,6 +63,7 @@ class Parts:
     counters: Counters
     sinks: Sequence[Sink]
     draw_log: Sink | None
+    evaluation_log: Sink | None
     watcher: Watcher
     pending: Pending = field(default_factory=Pending)
 

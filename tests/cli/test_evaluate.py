@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -100,9 +101,94 @@ def test_a_run_without_any_adapter_is_refused_and_told_of_base(run_dir, capsys):
 
 
 def test_more_samples_a_problem_can_be_asked_for(evaluate, run_dir):
-    table, printed = evaluate(run_dir, "eval.samples_per_problem=3")
+    _, printed = evaluate(run_dir, "eval.samples_per_problem=3")
     assert "held-out pass rate, 3 samples a problem" in printed
-    assert table["all"][0] == "12"
+    assert [heading for heading in ("pass@2", "maj@2", "pass@4") if heading in printed] == [
+        "pass@2",
+        "maj@2",
+    ]
+
+
+def test_pass_at_k_and_maj_at_k_are_printed_and_written_with_the_result_of_each_problem(
+    evaluate, run_dir, tmp_path
+):
+    out = tmp_path / "new" / "results.json"
+    _, printed = evaluate(run_dir, "--samples", 4, "--out", out, "eval.samples_per_problem=2")
+    assert printed.splitlines()[-1] == f"written: {out}"
+    tree = json.loads(out.read_text(encoding="utf-8"))
+    assert tree["adapter"] == f"{run_dir}/adapter"
+    assert tree["recipe"]["eval"]["samples_per_problem"] == 4
+    problems = tree["problems"]
+    assert len(problems) == 12 and {each["samples"] for each in problems} == {4}
+    # Of the 6 pairs of 4 samples, c correct ones are in 0, 3, 5, 6 and 6.
+    pairs = [(0, 3, 5, 6, 6)[each["correct"]] / 6 for each in problems]
+    level, *_, total = tree["estimates"]
+    assert (level["level"], level["problems"], total["level"], total["problems"]) == (
+        3,
+        4,
+        None,
+        12,
+    )
+    assert list(total) == [
+        *("source", "level", "problems", "pass@1", "pass@2", "pass@4", "maj@2", "maj@4")
+    ]
+    assert total["pass@2"]["mean"] == pytest.approx(sum(pairs) / 12)
+    assert total["pass@4"]["mean"] == pytest.approx(sum(p["correct"] > 0 for p in problems) / 12)
+    assert total["maj@4"]["mean"] == pytest.approx(sum(p["majority"]["4"] for p in problems) / 12)
+    # Three or four of a kind are the majority.
+    assert all(p["majority"]["4"] == 1.0 for p in problems if p["correct"] >= 3)
+    assert all(p["majority"]["4"] == 0.0 for p in problems if p["correct"] == 0)
+    assert tree["metrics"]["eval/pass_at_2"] == total["pass@2"]["mean"]
+    rate = total["maj@4"]
+    assert f"{rate['mean']:.3f} +-{rate['standard_error']:.3f}" in printed
+
+
+def test_sources_are_measured_apart(evaluate, small, repository):
+    both = "data.eval=[{use: arithmetic, levels: [3], size: 4, split: eval, seed: 1}, "
+    both += "{use: jsonl, path: sums.jsonl, level: level}]"
+    rows = [{"prompt": f"{n}+1=", "answer": str(n + 1), "level": 1} for n in (3, 5)]
+    small.with_name("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = repository / "data" / "models" / "carry-adder"
+    _, printed = evaluate(model, "--recipe", small, "model.dtype=float32", both)
+    lines = [line for line in printed.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert [row[:3] for row in cells] == [
+        ["arithmetic", "3", "4"],
+        ["arithmetic", "all", "4"],
+        ["sums", "1", "2"],
+        ["sums", "all", "2"],
+        ["all", "all", "6"],
+    ]
+
+
+def test_where_no_reward_says_what_an_answer_is_there_is_no_majority(evaluate, run_dir, small):
+    own = small.with_name("own.py")
+    own.write_text("def own(completion, answer):\n    return float(answer in completion)\n")
+    _, printed = evaluate(run_dir, "--samples", 2, f"rewards=[{{use: '{own}:own'}}]")
+    assert "pass@2" in printed and "maj@2" not in printed
+    assert "maj@k is left out: no reward on channel 'correctness' says" in printed
+
+
+def test_a_reader_of_answers_that_fails_costs_the_votes_alone(evaluate, run_dir, small):
+    own = small.with_name("own.py")
+    own.write_text(
+        "def own(completion, answer):\n    return float(answer in completion)\n"
+        "def read_answer(completion):\n    return [completion]\n"
+    )
+    _, printed = evaluate(run_dir, "--samples", 2, f"rewards=[{{use: '{own}:own'}}]")
+    assert "pass@2" in printed and "maj@2" not in printed
+    assert printed.splitlines()[-1].startswith(f"maj@k is left out: {own}: read_answer failed")
+
+
+def test_greedy_samples_are_said_to_be_all_the_same(evaluate, run_dir):
+    _, printed = evaluate(run_dir, "--samples", 2, "rollout.temperature=0")
+    assert "note: rollout.temperature=0 draws the same completion 2 times" in printed
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_generated(run_dir, capsys):
+    assert main(["evaluate", str(run_dir), "--out", str(run_dir)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "is a folder; name a file" in printed.err
 
 
 def test_a_run_keeps_its_own_model_on_the_problems_of_another_recipe(evaluate, run_dir, small):

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from rl_llm.cli.progress import ConsoleWatcher, pass_rate_table
+from rl_llm.pass_rates import PassRate
 from rl_llm.records import Score, ScoredGroup
-from rl_llm.trainer import Evaluation, PassRate
+from rl_llm.trainer import Evaluation
 
 WRONG = Score(total=0.0, parts={}, correct=False)
 

@@ -246,6 +246,10 @@ def assert_same_run(read_metrics, lasting):
             for run in (ours, whole)
         )
         assert samples == samples_whole
+        ours_evaluated, whole_evaluated = (
+            (run / "evaluations.jsonl").read_bytes() for run in (ours, whole)
+        )
+        assert ours_evaluated == whole_evaluated
 
     return compare
 

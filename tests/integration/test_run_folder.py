@@ -70,6 +70,7 @@ def test_a_finished_run_holds_these_files_and_no_others(run_dir):
         "resolved.yaml",
         "metrics.jsonl",
         "draws.jsonl",
+        "evaluations.jsonl",
         "report.html",
         "checkpoints/step-N/manifest.json",
         "checkpoints/step-N/state.json",
@@ -121,6 +122,8 @@ def test_every_key_of_a_row_is_documented_and_every_documented_key_is_written(
     # Neither run has probes, a reference that moves, a correction or a reward that fails, or
     # generates ahead.
     elsewhere = {"curriculum/probes_waiting", "kl/reference_refreshes"}
+    # An evaluation here draws one sample of each problem.
+    elsewhere |= {"eval/pass_at_<k>", "eval/pass_at_<k>_se"}
     elsewhere |= {"rollout/corrected_share", "time/wait_s", "reward/<name>_failures/<kind>"}
     assert (unknown, absent) == (set(), elsewhere)
 
@@ -131,6 +134,19 @@ def test_every_field_of_a_sample_is_documented(run_dir, documented):
     table = documented[1].partition("##")[0]
     assert {name for sample in samples for name in sample} == set(first_cells(table))
     assert {sample["split"] for sample in samples} == {"train", "eval"}
+
+
+def test_every_held_out_problem_has_a_row_at_every_evaluation(run_dir, rows, repository):
+    lines = (run_dir / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [row["step"] for row in results] == [0] * 12 + [2] * 12 + [4] * 12 + [5] * 12
+    assert len({row["key"] for row in results}) == 12
+    for step in (0, 5):
+        correct = [row["correct"] for row in results if row["step"] == step]
+        assert sum(correct) / 12 == pytest.approx(rows[step]["eval/pass_rate"])
+    page = (repository / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    table = page.partition("## Results of single problems")[2].partition("\n## ")[0]
+    assert {name for row in results for name in row} | {"majority"} == set(first_cells(table))
 
 
 def test_the_recipe_is_kept_as_written_and_as_run(finished, run_dir):

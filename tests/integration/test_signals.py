@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl_llm.plugins import load_module
-from rl_llm.trainer.run_lock import hold
+from rl_llm.run_lock import hold
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ INTEGRAL = {
     ],
 )
 def test_the_answer_is_tagged_then_boxed_then_after_hashes_then_everything(completion, answer):
-    assert PLUGIN.module.extract_answer(completion) == answer
+    assert PLUGIN.module.read_answer(completion) == answer
 
 
 @pytest.mark.parametrize("answer", ["x**2 + C", "x*x", "(x + 1)**2 - 2*x", "x**2 + sin(1)"])

@@ -7,6 +7,7 @@ import pytest
 
 from rl_llm.config import SourceUse
 from rl_llm.errors import ConfigError
+from rl_llm.pass_rates import pass_rate
 from rl_llm.problems import load_pool
 from rl_llm.records import (
     Completion,
@@ -17,8 +18,8 @@ from rl_llm.records import (
     ScoredGroup,
     content_key,
 )
-from rl_llm.trainer.evaluate import Evaluator, pass_rate, sample_problems
-from rl_llm.trainer.metrics import evaluation_row
+from rl_llm.trainer.evaluate import Evaluator, sample_problems
+from rl_llm.trainer.metrics import evaluation_row, evaluation_rows
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=4)
 
@@ -175,3 +176,33 @@ def test_of_a_stream_the_first_batch_is_measured():
     chosen = sample_problems(pool.problems, 10, seed=0)
     assert {p.key for p in chosen} <= pool.endless_keys
     assert Counter(p.level for p in chosen) == {3: 5, 4: 5}
+
+
+def test_several_samples_give_pass_at_k_and_a_row_for_each_problem():
+    held_out = [problem("h:1000", level=1), problem("i:1110", level=2)]
+    evaluation = evaluator(Scripted(), held_out, [problem("t:1111")])()
+    row = {key: value for key, value in evaluation_row(evaluation).items() if "pass" in key}
+    del row["eval/train_pass_rate"], row["eval/train_pass_rate_se"]
+    assert row == pytest.approx(
+        {
+            "eval/pass_rate": 0.5,
+            "eval/pass_rate_se": 0.25,
+            "eval/pass_rate/level=1": 0.25,
+            "eval/pass_rate/level=2": 0.75,
+            # Of the 6 pairs of h, 3 hold its correct sample; of i, all.
+            "eval/pass_at_2": 0.75,
+            "eval/pass_at_2_se": 0.25,
+            "eval/pass_at_4": 1.0,
+            "eval/pass_at_4_se": 0.0,
+        }
+    )
+    rows = evaluation_rows(evaluation, step=8)
+    assert [(r["step"], r["key"], r["correct"], r["samples"], r["masked"]) for r in rows] == [
+        (8, held_out[0].key, 1, 4, 0),
+        (8, held_out[1].key, 3, 4, 0),
+    ]
+
+
+def test_one_sample_gives_no_pass_at_k():
+    row = evaluation_row(evaluator(Scripted(), [problem("h:1"), problem("i:0")])())
+    assert not [key for key in row if key.startswith("eval/pass_at")]

@@ -322,3 +322,16 @@ def test_a_step_draws_again_until_the_share_of_its_groups_that_is_enough(prepare
     for rounds in admitted.values():
         assert rounds.total() >= 2
         assert rounds.total() - rounds[max(rounds)] < 2 or len(rounds) == 1
+
+
+def test_each_evaluation_logs_its_held_out_problems_and_no_other(prepare):
+    parts = prepare("run.steps=1")
+    log = Kept()
+    Trainer(replace(parts, evaluation_log=log)).run()
+    evaluations = parts.watcher.evaluations
+    assert len(log.rows) == 12
+    for step, evaluation in enumerate(evaluations):
+        own = [row for row in log.rows if row["step"] == step]
+        assert {row["key"] for row in own} == keys_of(evaluation.scored)
+        assert {row["samples"] for row in own} == {3}
+        assert sum(row["correct"] for row in own) / 18 == pytest.approx(evaluation.overall.mean)

@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -128,18 +129,27 @@ def _write(lock: int, owner: Owner, path: Path) -> None:
     os.fsync(lock)
 
 
+def holder(folder: Path) -> Owner | None:
+    """Return the process that trains in a run's folder; None where there is none, or where it is
+    gone for certain, or long silent."""
+    path = folder / LOCK_FILE
+    try:
+        with path.open("rb") as file:
+            owner = _read(file.fileno())
+        return None if owner is None or _silence(path, owner) is None else owner
+    except OSError:
+        return None
+
+
 def _refuse_alive(path: Path, owner: Owner) -> None:
     """Raise `InputError` unless the owner of a lock is gone for certain, or long silent."""
+    silent_s = _silence(path, owner)
+    if silent_s is None:
+        return
     seen = ""
-    if owner.place == _place():
-        if not _is_alive(owner):
-            return
-    else:
-        silent_s = _now_of_disk(path.parent) - path.stat().st_mtime
-        if silent_s > SILENT_S:
-            return
+    if owner.place != _place():
         seen = (
-            f", and gave its last sign of life {max(silent_s, 0):.0f} s ago (it counts as gone "
+            f", and gave its last sign of life {silent_s:.0f} s ago (it counts as gone "
             f"after {SILENT_S:.0f} s of silence)"
         )
     raise InputError(
@@ -147,6 +157,15 @@ def _refuse_alive(path: Path, owner: Owner) -> None:
         "it end or stop it, or give this run another run.name; if that process is gone, delete "
         f"{path}"
     )
+
+
+def _silence(path: Path, owner: Owner) -> float | None:
+    """Return for how many seconds an owner that lives has been silent, 0 for one that can be looked
+    at; None for one that is gone."""
+    if owner.place == _place():
+        return 0.0 if _is_alive(owner) else None
+    silent_s = max(_now_of_disk(path.parent) - path.stat().st_mtime, 0.0)
+    return silent_s if silent_s <= SILENT_S else None
 
 
 def _give_back(path: Path, owner: Owner) -> None:
@@ -229,9 +248,13 @@ def _read(lock: int) -> Owner | None:
 
 
 def _now_of_disk(folder: Path) -> float:
-    """Return the time by the clock that stamps files there, which a server may keep."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
+    """Return the time by the clock that stamps files there, which a server may keep; by this
+    machine's where nothing can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _place() -> str:

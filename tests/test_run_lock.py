@@ -12,22 +12,21 @@ from datetime import UTC, datetime
 
 import pytest
 
+from rl_llm import run_lock
 from rl_llm.errors import InputError
-from rl_llm.trainer import run_lock
-from rl_llm.trainer.run_lock import hold, this_process
+from rl_llm.run_lock import hold, holder, this_process
 
 LOAD = """\
 import sys
 from pathlib import Path
 from rl_llm.errors import InputError
-from rl_llm.plugins import load_module
-hold = load_module(Path(sys.argv[1])).hold  # By its path, or torch loads too.
+from rl_llm.run_lock import hold
 """
 
 # Holds the lock of a folder, says so, and keeps it until its input ends.
 HOLDER = f"""\
 {LOAD}
-with hold(Path(sys.argv[2]), on_loss=print) as note:
+with hold(Path(sys.argv[1]), on_loss=print) as note:
     print("held", note, flush=True)
     sys.stdin.read()
 """
@@ -38,7 +37,7 @@ RACE = f"""\
 import multiprocessing, shutil
 from contextlib import ExitStack
 {LOAD}
-base, left_behind, num_rounds = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+base, left_behind, num_rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 fork = multiprocessing.get_context("fork")
 together, results = fork.Barrier(7), fork.Queue()
 
@@ -77,7 +76,7 @@ def start():
 
     def run(folder):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, run_lock.__file__, str(folder)],
+            [sys.executable, "-c", HOLDER, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -141,7 +140,9 @@ def test_a_second_process_is_told_who_holds_the_lock_and_the_way_out(tmp_path, s
     message = str(refused.value)
     assert f"{tmp_path} is in use: process {first.pid} on {os.uname().nodename} has" in message
     assert f"delete {tmp_path / 'run.lock'}" in message
+    assert holder(tmp_path).pid == first.pid
     let_go(first)
+    assert holder(tmp_path) is None
     assert take(tmp_path) is None
 
 
@@ -171,6 +172,7 @@ def test_a_later_process_of_the_same_id_is_not_taken_for_the_owner(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
 def test_a_lock_that_was_cut_off_in_writing_holds_nobody_back(tmp_path, content):
     (tmp_path / "run.lock").write_text(content, encoding="utf-8")
+    assert holder(tmp_path) is None
     assert take(tmp_path) is None
 
 
@@ -184,7 +186,9 @@ def test_a_run_on_another_machine_is_refused_until_it_is_silent_for_five_minutes
     message = str(refused.value)
     assert "process 4711 on node7 has been training there since" in message
     assert "last sign of life 200 s ago (it counts as gone after 300 s of silence)" in message
+    assert holder(tmp_path).pid == 4711
     beat_ago(lock, 310)
+    assert holder(tmp_path) is None
     assert "left behind by process 4711 on node7" in take(tmp_path)
 
 
@@ -241,10 +245,10 @@ def test_a_new_lock_goes_to_one_only_also_where_the_file_system_has_no_flock(
 
 @pytest.mark.parametrize("is_left_behind", [False, True])
 def test_of_six_processes_that_start_together_exactly_one_gets_the_lock(tmp_path, is_left_behind):
-    words = [run_lock.__file__, str(tmp_path), "", "200"]
+    words = [str(tmp_path), "", "200"]
     if is_left_behind:
         leave_behind(tmp_path / "left")
-        words[2] = str(tmp_path / "left" / "run.lock")
+        words[1] = str(tmp_path / "left" / "run.lock")
     raced = subprocess.run(
         [sys.executable, "-c", RACE, *words], capture_output=True, text=True, timeout=120
     )
