@@ -3,6 +3,7 @@
 from rl_llm.scoring.answers import (
     Number,
     after_hashes,
+    answer_text,
     between_tags,
     boxed,
     final_answer,
@@ -26,6 +27,7 @@ __all__ = [
     "Rubric",
     "Value",
     "after_hashes",
+    "answer_text",
     "between_tags",
     "boxed",
     "build_rubric",
