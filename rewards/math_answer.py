@@ -92,12 +92,13 @@ def _read(marked: str) -> tuple[str, list[Any]]:
         return "", []
     text = tidy_latex(marked)
     if words_of(text) is not None:
-        return text, []
+        return text, _extracted(marked)[1]
     if is_sentence(text):
         return _extracted(marked)
-    percent = text.endswith("\\%")  # math-verify reads the sign behind a formula, not in it.
-    body = text.removesuffix("\\%")
-    return text, _parsed(f"\\[{body}\\]\\%" if percent else f"\\[{text}\\]", _LATEX)[1]
+    given = _parsed(f"\\[{text}\\]", _LATEX)[1]
+    if not given and text.endswith("\\%"):  # Of a fraction, the sign is read behind the formula.
+        given = _parsed(f"\\[{text[:-2]}\\]\\%", _LATEX)[1]
+    return text, given
 
 
 def _extracted(text: str) -> tuple[str, list[Any]]:

@@ -9,14 +9,15 @@ import re
 
 _FENCE = re.compile(r"\\?[$€£]|(?<!\\)\\[()\[\]]|\\(?:left|right)(?=\\[{}]|[()\[\]|])")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}")
-_LETTERS = re.compile(r"\(?([^\W\d_](?:[^\W\d_]|[ '-])*)\)?")
+_WORDS = re.compile(r"(?=.*[^\W\d_]{4})[^\W\d_](?:[^\W_]|[ ',:;.-])*")
+_SAID = re.compile(r"\b(?:is|are|equals?|answer)\b|^infinity$", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(?:\\?%|percent|\\text\s*\{\s*(?:\\?%|percent)\s*\})$")
 _DEGREES = re.compile(r"\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\u00b0)")
 # Behind a number: words in \text{}, a plain word too long for a product of variables, or some that
 # are not.
 _UNIT = re.compile(
     r"(?:\\[ ,;]|\s)*(?:\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{(?!_COUNTS)[^{}]*\}"
-    r"|(?<=[\d})]\s)(?!_COUNTS)(?:[A-Za-z]{4,}|[ckm]m|kg|ft|lbs?|mph)(?:\s[A-Za-z]+)*)"
+    r"|(?<=[\d})]\s)(?!_COUNTS)(?:[A-Za-z]{4,}|[ckm]m|kg|ft|lbs?|mph|[AaPp]\.?[Mm]\b\.?)(?:\s[A-Za-z]+)*)"
     r"(?:\s*\^\s*(?:\d|\{\d\}))?$".replace(
         "_COUNTS", r"\s*(?:and|or|million|billion|thousand|hundred|dozen|infinity)\b"
     )
@@ -54,11 +55,12 @@ def tidy_latex(text: str) -> str:
 
 
 def words_of(text: str) -> str | None:
-    """Return the words, in small letters, that a tidied answer is; None where it is more than
-    letters, or so short that it may be a product of variables."""
-    match = _LETTERS.fullmatch(_TEXT.sub(r"\1", text).replace("\\ ", " ").strip())
-    words = " ".join(match[1].casefold().split()) if match else ""
-    return words if len(words) > 3 and words != "infinity" else None
+    """Return the words, in small letters, that a tidied answer is, a date or a name with a number
+    among them; None where it is a sentence, or so short that it may be a product of variables."""
+    plain = _TEXT.sub(r"\1", text).replace("\\ ", " ").strip(" ().")
+    if _WORDS.fullmatch(plain) is None or _SAID.search(plain):
+        return None
+    return " ".join(plain.casefold().split())
 
 
 def is_sentence(text: str) -> bool:

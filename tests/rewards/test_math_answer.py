@@ -113,7 +113,13 @@ def test_what_is_tidied_before_it_is_read(text, tidied):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("(Monday)", "monday"), ("no  solution", "no solution"), ("abc", None), ("is 5", None)],
+    [
+        ("(Monday)", "monday"),
+        ("no  solution", "no solution"),
+        ("abc", None),
+        ("June 20", "june 20"),
+        ("It is 5", None),
+    ],
 )
 def test_four_letters_are_a_word_and_three_a_product(text, words):
     assert words_of(text) == words
