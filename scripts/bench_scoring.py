@@ -3,10 +3,17 @@
 python scripts/bench_scoring.py
 
 Prints the best of five rounds in milliseconds; workers have started and loaded the reward before.
+Of `math_answer` it prints the median of five rounds, with one worker and with two in turns, and how
+many times as fast two are: at least 1.7 times on two free cores. A round compares answers of
+tests/rewards/pairs_math.txt, each with its own reference and those of seven others, and no two
+rounds compare the same ones.
 """
 
+import re
+import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rl_llm.config import RewardUse
 from rl_llm.records import Completion, Group, Problem
@@ -16,25 +23,41 @@ NUM_GROUPS = 64
 GROUP_SIZE = 8
 ROUNDS = 5
 TEXT = "<think>" + "17+25=42 " * 40 + "</think><answer>42</answer>"
+PAIRS = Path(__file__).resolve().parent.parent / "tests" / "rewards" / "pairs_math.txt"
+
+
+def group(number: int, answer: str, texts: list[str]) -> Group:
+    """Return a problem with completions of 200 tokens."""
+    completions = tuple(
+        Completion(
+            token_ids=tuple(range(200)),
+            logprobs=(-0.5,) * 200,
+            text=text,
+            finish_reason="stop",
+            policy_version=0,
+        )
+        for text in texts
+    )
+    problem = Problem(key=f"k{number}", prompt="17+25=", answer=answer)
+    return Group(problem=problem, prompt_ids=(), completions=completions)
 
 
 def groups() -> list[Group]:
     """Return 64 groups of 8 completions of 200 tokens."""
-    completion = Completion(
-        token_ids=tuple(range(200)),
-        logprobs=(-0.5,) * 200,
-        text=TEXT,
-        finish_reason="stop",
-        policy_version=0,
-    )
-    return [
-        Group(
-            problem=Problem(key=f"k{number}", prompt="17+25=", answer="42"),
-            prompt_ids=(),
-            completions=(completion,) * GROUP_SIZE,
-        )
-        for number in range(NUM_GROUPS)
-    ]
+    return [group(number, "42", [TEXT] * GROUP_SIZE) for number in range(NUM_GROUPS)]
+
+
+def math_groups(round_number: int) -> list[Group]:
+    """Return 64 groups of 8 completions that give their answers in a box, others in each round."""
+    lines = PAIRS.read_text(encoding="utf-8").splitlines()
+    pairs = [re.split(r"\s{2,}", line)[:2] for line in lines if line and not line.startswith("# ")]
+    made = []
+    for number in range(NUM_GROUPS):
+        turn, first = divmod(round_number * NUM_GROUPS + number, len(pairs))
+        rows = [(first + place * (turn + 1)) % len(pairs) for place in range(GROUP_SIZE)]
+        texts = [f"We put it together and get \\boxed{{{pairs[row][0]}}}." for row in rows]
+        made.append(group(number, pairs[first][1], texts))
+    return made
 
 
 def best_ms(call: Callable[[], object]) -> float:
@@ -47,10 +70,9 @@ def best_ms(call: Callable[[], object]) -> float:
     return min(times) * 1000
 
 
-def main() -> None:
-    """Measure and print a line for each way."""
+def measure_plain() -> None:
+    """Print a line for each way to call rewards that are quick."""
     given = groups()
-    count = NUM_GROUPS * GROUP_SIZE
     for name in ("exact_answer", "numeric_answer"):
         for num_workers in (None, 1, 2, 4):
             use = RewardUse(use=name, inline=num_workers is None)
@@ -58,11 +80,43 @@ def main() -> None:
             list(rubric.score(given))
             spent = best_ms(lambda rubric=rubric: list(rubric.score(given)))
             rubric.close()
-            where = "inline" if num_workers is None else f"{num_workers} workers"
-            print(
-                f"{name:15} {where:10} {spent:7.1f} ms for {count} completions, "
-                f"{spent / count:.3f} ms each"
-            )
+            _print(name, "inline" if num_workers is None else f"{num_workers} workers", spent)
+
+
+def measure_math() -> None:
+    """Print a line for one worker and for two, and how many times as fast two are."""
+    rubrics = {
+        count: build_rubric([RewardUse(use="math_answer")], columns=(), num_workers=count)
+        for count in (1, 2)
+    }
+    spent: dict[int, list[float]] = {count: [] for count in rubrics}
+    for rubric in rubrics.values():
+        list(rubric.score(groups()))
+    for round_number in range(ROUNDS):
+        given = math_groups(round_number)
+        for count in sorted(rubrics, reverse=round_number % 2 == 1):
+            started = time.perf_counter()
+            list(rubrics[count].score(given))
+            spent[count].append((time.perf_counter() - started) * 1000)
+    medians = {count: statistics.median(times) for count, times in spent.items()}
+    for count, rubric in rubrics.items():
+        rubric.close()
+        _print("math_answer", f"{count} workers", medians[count])
+    print(f"math_answer: two workers are {medians[1] / medians[2]:.2f} times as fast as one")
+
+
+def _print(name: str, where: str, spent_ms: float) -> None:
+    count = NUM_GROUPS * GROUP_SIZE
+    print(
+        f"{name:15} {where:10} {spent_ms:7.1f} ms for {count} completions, "
+        f"{spent_ms / count:.3f} ms each"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    measure_plain()
+    measure_math()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ from rl_llm.trainer import (
     sample_problems,
 )
 
-_ZERO_OR_ONE = ("answer_tags", "exact_answer", "numeric_answer", "think_tags")
+_ZERO_OR_ONE = (
+    *("answer_tags", "choice_answer", "exact_answer", "math_answer", "numeric_answer"),
+    "think_tags",
+)
 """Shipped rewards without partial credit."""
 
 

@@ -39,6 +39,7 @@ from rl_llm.policy.imagined import load_config, shares_prompts
 from rl_llm.policy.launched import check_reference
 from rl_llm.problems import summary_lines
 from rl_llm.rollout.prompts import PromptEncoder
+from rl_llm.scoring.references import reference_faults
 from rl_llm.trainer import Parts, RunFolder, Trainer
 
 NAME = "validate"
@@ -217,6 +218,9 @@ def _print_verdict(console: Console, line: str) -> None:
 def _print_data(console: Console, data: Data) -> None:
     print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
     console.print(f"longest prompt: {data.longest_prompt_tokens} tokens", highlight=False)
+    if not console.quiet:
+        kept = [*data.train.problems, *data.held_out.problems]
+        print_lines(console, list(reference_faults(data.rubric.rewards, kept)))
 
 
 def _critic_lines(algorithm: Algorithm) -> list[str]:

@@ -3,6 +3,7 @@
 from rl_llm.scoring.answers import (
     Number,
     after_hashes,
+    answer_text,
     between_tags,
     boxed,
     code_block,
@@ -29,6 +30,7 @@ __all__ = [
     "Value",
     "after_hashes",
     "answer_reader",
+    "answer_text",
     "between_tags",
     "boxed",
     "build_rubric",

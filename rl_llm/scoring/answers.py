@@ -107,6 +107,23 @@ def code_block(text: str, language: str) -> str | None:
     return _last_between(text, f"```{language}", "```")
 
 
+def answer_text(text: str) -> str | None:
+    r"""Return what a completion marks as its answer, stripped; None where it marks none.
+
+    That is what stands in the last `<answer>...</answer>` that is not blank, and there, or without
+    such tags everywhere, in the last `\boxed{...}` that is not blank, else after `####` where that
+    begins the last line; a box or hashes outside of tags do not count.
+    """
+    place = _answer_place(text)
+    box = boxed(place)
+    if box and not box.isspace():
+        return box.strip()
+    _, hashes, rest = place.rstrip().rpartition("####")
+    if hashes and rest.strip() and "\n" not in rest:
+        return rest.strip()
+    return None if place is text else place.strip()
+
+
 def final_answer(text: str) -> Number | None:
     r"""Return the number that a completion gives as its answer.
 
@@ -114,8 +131,7 @@ def final_answer(text: str) -> Number | None:
     number in a `\boxed{...}` that is not blank, else the number that follows `####` (a heading such
     as `#### Step 2` is none), else the last number. A box without a number gives None.
     """
-    tagged = between_tags(text, "answer")
-    place = tagged if tagged and not tagged.isspace() else text
+    place = _answer_place(text)
     box = boxed(place)
     if box and not box.isspace():
         number = parse_number(box)
@@ -133,6 +149,12 @@ def _last_between(text: str, opening: str, closing: str) -> str | None:
         start = text.rfind(opening, first, end) + len(opening)
         content, position = text[start:end], end + len(closing)
     return content
+
+
+def _answer_place(text: str) -> str:
+    """Return where the answer is looked for: in the last tags that are not blank, else `text`."""
+    tagged = between_tags(text, "answer")
+    return tagged if tagged and not tagged.isspace() else text
 
 
 def _tidy(text: str) -> str:

@@ -36,6 +36,12 @@ def test_a_valid_recipe_is_counted_and_leaves_nothing_behind(small, scratch, cap
     assert everything_under(small.parent) == ["scratch", "small.yaml"]
 
 
+def test_references_that_a_reward_cannot_use_are_counted(small, capsys):
+    assert main(["validate", str(small), "rewards=[{use: choice_answer}]"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "references of" in line]
+    assert line.startswith("reward 'choice_answer' cannot use the references of 72 of 72 problems;")
+
+
 def cells(printed):
     return [
         [cell.strip() for cell in line.strip("│").split("│")]
