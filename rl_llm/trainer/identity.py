@@ -24,11 +24,11 @@ class Identity:
 def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
     """Refuse to resume another recipe or another model, and show the difference.
 
-    Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, `hub`, where
-    servers are found (`rollout.servers`), what memory vLLM takes (`rollout.vllm.memory_fraction`,
-    `kv_cache_gib`, `sleep` and `compile`), and, where nothing is scheduled over it and nothing
-    learnt from its end, `run.steps` may differ. Keys that the checkpoint was written before count
-    with their defaults.
+    Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, `hub`,
+    `alarms`, where servers are found (`rollout.servers`), what memory vLLM takes
+    (`rollout.vllm.memory_fraction`, `kv_cache_gib`, `sleep` and `compile`), and, where nothing is
+    scheduled over it and nothing learnt from its end, `run.steps` may differ. Keys that the
+    checkpoint was written before count with their defaults.
     """
     may_differ = {
         "run.name",
@@ -52,7 +52,7 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
         for path in sorted(saved.keys() | given.keys())
         if saved.get(path) != given.get(path)
         and path not in may_differ
-        and not path.startswith(("rollout.servers.", "hub."))
+        and not path.startswith(("rollout.servers.", "hub.", "alarms."))
         and not any(other.startswith(f"{path}.") for other in (*saved, *given))
     ]
     if saved.get("run.steps") != given.get("run.steps") and "run.steps" not in may_differ:
