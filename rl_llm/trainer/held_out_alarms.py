@@ -18,8 +18,8 @@ Row = Mapping[str, Any]
 SURE = 3.0
 """So many standard errors up or down are no noise."""
 LEAST_EFFECT = 0.5
-"""A side reward has risen by half a standard deviation between problems at least: of many problems
-a standard error is so small that what hardly matters is sure, too."""
+"""Where the held-out pass rate did not fall, a side reward counts from half a standard deviation
+between problems: of many problems what hardly matters is sure, too."""
 FLAT = 1.0
 """What has not risen by so many has not risen."""
 LEAST_PROBLEMS = 8
@@ -60,7 +60,8 @@ def errors_between(before: Measured, after: Measured) -> float:
 
 class SideReward:
     """Raised for a reward off channel `correctness` whose held-out mean rose by `SURE` standard
-    errors, and by `LEAST_EFFECT`, while the held-out pass rate did not rise by `FLAT`, or fell.
+    errors, while the held-out pass rate fell by as many; or did not rise by `FLAT`, where the
+    reward rose by `LEAST_EFFECT`, too.
 
     A pass rate that lies within `SURE` standard errors of 1 cannot be asked to rise: then it has to
     have fallen.
@@ -84,9 +85,7 @@ class SideReward:
 
     def _why(self, name: str) -> str | None:
         for start, later in _comparisons(self._past, name):
-            # n problems of standard deviation s: s is sqrt(n / 2) standard errors of a difference.
-            least = max(SURE, LEAST_EFFECT * math.sqrt(start.num_problems / 2))
-            if all(_rose(start, each, name, least) and _stood(start, each) for each in later):
+            if all(_parted(start, each, name) for each in later):
                 now = later[-1]
                 return (
                     f"from step {start.step} to step {now.step} the held-out mean of reward "
@@ -127,7 +126,7 @@ class Overfit:
 
     def _why(self) -> str | None:
         for start, later in _comparisons(self._past, "train"):
-            if all(_rose(start, each, "train", SURE) and _fell(start, each) for each in later):
+            if all(_rise(start, each, "train") >= SURE and _fell(start, each) for each in later):
                 now = later[-1]
                 return (
                     f"from step {start.step} to step {now.step} the pass rate of training problems "
@@ -173,17 +172,21 @@ def _comparisons(
             yield start, tuple(having[-2:])
 
 
-def _rose(start: Evaluated, now: Evaluated, name: str, least: float) -> bool:
-    return errors_between(start.others[name], now.others[name]) >= least
+def _parted(start: Evaluated, now: Evaluated, name: str) -> bool:
+    """Whether the reward rose and the held-out pass rate did not, though it could have."""
+    rise = _rise(start, now, name)
+    if rise < SURE or _fell(start, now):
+        return rise >= SURE
+    if start.held_out.mean + SURE * start.held_out.error >= 1:
+        return False
+    # The deviation between n problems is sqrt(n / 2) standard errors of a difference.
+    matters = rise >= LEAST_EFFECT * math.sqrt(start.num_problems / 2)
+    return matters and errors_between(start.held_out, now.held_out) < FLAT
+
+
+def _rise(start: Evaluated, now: Evaluated, name: str) -> float:
+    return errors_between(start.others[name], now.others[name])
 
 
 def _fell(start: Evaluated, now: Evaluated) -> bool:
     return errors_between(start.held_out, now.held_out) <= -SURE
-
-
-def _stood(start: Evaluated, now: Evaluated) -> bool:
-    """Whether the held-out pass rate did not rise, though it could have."""
-    is_near_1 = start.held_out.mean + SURE * start.held_out.error >= 1
-    if is_near_1:
-        return _fell(start, now)
-    return errors_between(start.held_out, now.held_out) < FLAT

@@ -1,5 +1,6 @@
 """How much alike the completions of a step are: within a problem, and over its problems."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -7,9 +8,9 @@ from rl_llm.records import ScoredGroup
 from rl_llm.scoring import after_hashes, between_tags, boxed
 
 
-def distinct_share(groups: Iterable[ScoredGroup]) -> float | None:
+def distinct_share(groups: Iterable[ScoredGroup]) -> float:
     """Return the mean over groups with a completion that is not correct of (d - 1) / (n - 1), d
-    different texts among n completions: 0 where all are alike, 1 where no two are. None without
+    different texts among n completions: 0 where all are alike, 1 where no two are. NaN without
     such a group of two or more.
 
     Groups that are all correct are left out: who knows the answer may well say it in one way.
@@ -20,7 +21,7 @@ def distinct_share(groups: Iterable[ScoredGroup]) -> float | None:
         for each in groups
         if len(each.scores) > 1 and not all(score.correct for score in each.scores)
     ]
-    return sum(shares) / len(shares) if shares else None
+    return sum(shares) / len(shares) if shares else math.nan
 
 
 def same_answer_share(groups: Sequence[ScoredGroup]) -> float:
