@@ -87,10 +87,11 @@ class SideReward:
         for start, later in _comparisons(self._past, name):
             if all(_parted(start, each, name) for each in later):
                 now = later[-1]
+                went = "fell" if _fell(start, now) else "did not rise"
                 return (
                     f"from step {start.step} to step {now.step} the held-out mean of reward "
                     f"{name!r} rose from {start.others[name]} to {now.others[name]}, and the "
-                    f"held-out pass rate did not: {start.held_out} to {now.held_out}. The policy "
+                    f"held-out pass rate {went}: {start.held_out} to {now.held_out}. The policy "
                     "may be collecting it without solving problems: lower its weight, or let it "
                     "count with the correct answer alone (only_if)"
                 )
@@ -132,8 +133,7 @@ class Overfit:
                     f"from step {start.step} to step {now.step} the pass rate of training problems "
                     f"rose from {start.others['train']} to {now.others['train']}, and that of "
                     f"held-out ones fell from {start.held_out} to {now.held_out}. What is learnt "
-                    "does not carry over: add problems, lower optim.lr or raise beta; or a reward "
-                    "can be had in training alone"
+                    "does not carry over: add problems, lower optim.lr or raise beta"
                 )
         return None
 

@@ -49,8 +49,7 @@ class Length:
                 f"completions of the last {len(recent)} steps up to step {row['step']} are "
                 f"{growth:.2f} times as long as in the {len(before)} steps before, level by level "
                 f"({row['train/completion_tokens_mean']:.0f} tokens on average now). They may be "
-                "padded or repeat themselves: look for a reward that pays for length, or whether "
-                "the loss does"
+                "padded or repeat themselves: look for a reward that pays for length"
             )
         }
 

@@ -119,7 +119,8 @@ class TestSideReward:
         *_, last = (alarm(row) for row in self.rows(*[(0.125, 0.03)] * 3))
         assert last["reward/tags"].startswith(
             "from step 0 to step 16 the held-out mean of reward 'tags' rose from 0.200 +- 0.030 to "
-            "0.900 +- 0.020, and the held-out pass rate did not: 0.125 +- 0.030 to 0.125 +- 0.030."
+            "0.900 +- 0.020, and the held-out pass rate did not rise: 0.125 +- 0.030 to "
+            "0.125 +- 0.030."
         )
 
     def test_a_reward_on_channel_correctness_is_none_of_its_business(self):
