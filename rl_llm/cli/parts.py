@@ -32,6 +32,7 @@ from rl_llm.trainer import (
     Watcher,
     sample_problems,
 )
+from rl_llm.trainer.alarms import build_alarms
 
 _ZERO_OR_ONE = (
     *("answer_tags", "choice_answer", "exact_answer", "math_answer", "numeric_answer"),
@@ -278,6 +279,10 @@ def build_parts(
             engine=engine,
             policy=_build_policy(recipe, model, algorithm, ranks),
             kl=controller,
+            alarms=build_alarms(
+                recipe,
+                side_rewards=[r.name for r in data.rubric.rewards if r.channel != "correctness"],
+            ),
             ranks=ranks,
             counters=Counters(),
             sinks=[],

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from rl_llm.config.alarms import AlarmsSection
 from rl_llm.config.base import (
     NamedPart,
     NonNegativeFloat,
@@ -250,6 +251,7 @@ class Recipe(Section):
     optim: OptimSection = OptimSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    alarms: AlarmsSection = AlarmsSection()
     hub: HubSection = HubSection()
     tracking: list[Literal["jsonl", "tensorboard"]] = ["jsonl"]
     """Where metrics go; metrics.jsonl is written in any case."""

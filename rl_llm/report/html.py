@@ -11,7 +11,7 @@ from statistics import median
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from rl_llm.report import plots, plots_curriculum, summary
+from rl_llm.report import alarms, plots, plots_curriculum, summary
 from rl_llm.report.read import RunRecord
 
 _PAIRS_SHOWN, _PAIRS_FOLDED = 8, 40
@@ -193,6 +193,7 @@ def render(run: RunRecord) -> str:
     return page.render(
         run=run,
         held_out=summary.held_out(run),
+        alarms=alarms.stands(run),
         tiles=_tiles(run),
         facts=_facts(run),
         sections={title: cards for title, cards in sections.items() if cards},

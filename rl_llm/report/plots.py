@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from rl_llm.report.alarms import raised_at
 from rl_llm.report.canvas import (
     BLUE,
     GREEN,
@@ -74,6 +75,7 @@ def held_out_pass_rate(run: RunRecord) -> str:
         panel.plot(mean.steps, values, color=BLUE, marker="o", ms=4, label="mean over problems")
         for index in {0, len(values) - 1}:
             annotate(panel, mean.steps[index], values[index])
+        mark_steps(panel, raised_at(run, "reward", "overfit"), "alarm")
         percent_axis(panel, "held-out pass rate", full=True)
         step_axis(panel)
         legend_above(panel)
@@ -169,6 +171,7 @@ def lengths(run: RunRecord) -> str:
         top, bottom = drawn.panels
         line(top, train, BLUE, "training")
         line(top, held_out, ORANGE, "held-out")
+        mark_steps(top, raised_at(run, "length", "truncation"), "alarm")
         from_zero(top, "tokens / completion")
         legend_above(top)
         line(bottom, run.series("train/truncated_share"), BLUE)
@@ -193,6 +196,7 @@ def rewards(run: RunRecord) -> str:
         for (name, series), colour in zip(parts.items(), colours, strict=False):
             line(panel, series, colour, label(name))
         line(panel, total, INK, "total")
+        mark_steps(panel, raised_at(run, "reward"), "alarm")
         from_zero(panel, "mean reward")
         step_axis(panel)
         legend_above(panel, columns=3)

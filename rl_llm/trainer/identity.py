@@ -24,11 +24,11 @@ class Identity:
 def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
     """Refuse to resume another recipe or another model, and show the difference.
 
-    Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, `hub`, where
-    servers are found (`rollout.servers`), what memory vLLM takes (`rollout.vllm.memory_fraction`,
-    `kv_cache_gib`, `sleep` and `compile`), and, where nothing is scheduled over it and nothing
-    learnt from its end, `run.steps` may differ. Keys that the checkpoint was written before count
-    with their defaults.
+    Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, `hub`,
+    `alarms`, where servers are found (`rollout.servers`), what memory vLLM takes
+    (`rollout.vllm.memory_fraction`, `kv_cache_gib`, `sleep` and `compile`), and, where nothing is
+    scheduled over it and nothing learnt from its end, `run.steps` may differ. Keys that the
+    checkpoint was written before count with their defaults.
     """
     may_differ = {
         "run.name",
@@ -50,7 +50,7 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
     changes = [
         f"  {path}: {there} in the checkpoint, {here} in the recipe"
         for path, (there, here) in found.items()
-        if path not in may_differ and not path.startswith(("rollout.servers.", "hub."))
+        if path not in may_differ and not path.startswith(("rollout.servers.", "hub.", "alarms."))
     ]
     if "run.steps" in found and "run.steps" not in may_differ:
         changes.append(f"  (run.steps may not change here: {'; '.join(needs_length)})")

@@ -27,6 +27,7 @@ from rl_llm.trainer.metrics import (
     evaluation_row,
     evaluation_rows,
     harvest_row,
+    iter_rows,
     update_row,
 )
 from rl_llm.trainer.parts import Parts
@@ -34,6 +35,11 @@ from rl_llm.trainer.pending import HarvestReport, UnfinishedStep
 from rl_llm.trainer.pipeline import Overlap, Pipeline
 from rl_llm.trainer.remarks import Remarks
 from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
+
+ALARM_STOPS = (
+    "alarms.stop=true: the run ends here, behind a checkpoint; the same command goes on, and an "
+    "alarm that still stands does not end it again"
+)
 
 
 class Trainer:
@@ -99,11 +105,12 @@ class Trainer:
         unfinished = self._parts.pending.unfinished
         if self._counters.step > 0:
             rollouts.catch_up(self._counters.step)
+            self._recall()
         self._publish(rollouts)
         self._tell(rollouts.take_messages())
         if self._counters.step == 0:
             row = self._evaluate([], rollouts)
-            self._write({"step": 0, **row})
+            self._write({"step": 0, **row, **self._watch({"step": 0, **row}, [])})
             self._tell(self._remarks.of_start(row))
         if unfinished is not None:
             self._finish_step(unfinished, rollouts)
@@ -127,6 +134,7 @@ class Trainer:
             self._parts.pending.unfinished = step
             row = row | self._evaluate(step.samples, rollouts)
         self._parts.pending.unfinished = None
+        row = row | self._watch(row, step.samples)
         self._write(row | self._take_times())
         self._tell(rollouts.take_messages())
         is_saved = self._why_ended is not None or self._is_due(self._parts.recipe.checkpoint.every)
@@ -191,7 +199,11 @@ class Trainer:
             num_refreshed=self._num_refreshed(),
         )
         samples = training_samples(
-            harvest.admitted, advantages_PG.tolist(), step=step, beliefs=harvest.beliefs
+            harvest.admitted,
+            advantages_PG.tolist(),
+            step=step,
+            beliefs=harvest.beliefs,
+            dropped=harvest.dropped,
         )
         return facts, row, samples
 
@@ -285,6 +297,29 @@ class Trainer:
             else:
                 messages.append(dry)
         self._tell([*messages, *self._remarks.of_harvest(harvest)])
+
+    def _recall(self) -> None:
+        """Show the alarms the rows of the earlier part of the run."""
+        parts, done = self._parts, self._counters.step
+        if parts.ranks.is_main:
+            rows = iter_rows(parts.folder.metrics)
+            parts.alarms.recall(row for row in rows if row["step"] <= done)
+
+    def _watch(self, row: Row, samples: list[Row]) -> Row:
+        """Ask the alarms about a row, and return their keys; what they have to say is said, or kept
+        for the end of the step, as `alarms.stop` wants, with samples to look at."""
+        parts, recipe = self._parts, self._parts.recipe
+        found = parts.ranks.on_main(lambda: parts.alarms(row))
+        file = parts.folder.samples(row["step"])
+        messages = [f"{message}; look at {file}" for message in found.messages]
+        if messages and not self._is_due(recipe.eval.every):
+            parts.ranks.on_main(lambda: write_samples(file, samples))
+        ends = recipe.alarms.stop and not self.is_finished and self._why_ended is None
+        if messages and ends:
+            self._why_ended = f"{'; '.join(messages)}. {ALARM_STOPS}"
+        else:
+            self._tell(messages)
+        return dict(found.keys)
 
     def _tell(self, messages: Iterable[str]) -> None:
         for message in messages:

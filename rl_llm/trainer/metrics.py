@@ -6,7 +6,7 @@ Every key is explained in docs/metrics.md.
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -17,11 +17,12 @@ import numpy as np
 
 from rl_llm.curriculum.gates import is_mixed
 from rl_llm.curriculum.pool import bucket_name
-from rl_llm.pass_rates import PassRate, estimates
+from rl_llm.pass_rates import PassRate, estimates, pass_rate
 from rl_llm.policy import CriticFacts, UpdateFacts
 from rl_llm.records import Score, ScoredGroup
 from rl_llm.trainer.evaluate import Evaluation
 from rl_llm.trainer.generation import Harvest
+from rl_llm.trainer.likeness import distinct_share, same_answer_share, same_reference_share
 from rl_llm.trainer.storage import writing
 
 Row = dict[str, Any]
@@ -75,6 +76,7 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
         "train/completions_masked": len(scores) - len(counted),
         "train/truncated_share": _mean([c.finish_reason == "length" for c in completions]),
         "train/completion_tokens_mean": _mean([len(c.token_ids) for c in completions]),
+        **_lengths_by_bucket(harvest.scored),
         **_part_means(counted),
         **_failure_counts(scores),
         "rollout/completions": counters.completions,
@@ -83,6 +85,9 @@ def harvest_row(harvest: Harvest, counters: Counters) -> Row:
         "rollout/dropped_tokens": counters.dropped_tokens,
         "rollout/tokens_per_s": tokens / max(harvest.generate_s, 1e-9),
         "rollout/refill_rounds": max(harvest.num_rounds - 1, 0),
+        "rollout/distinct_share": distinct_share(harvest.scored),
+        "rollout/same_answer_share": same_answer_share(harvest.scored),
+        "rollout/same_reference_share": same_reference_share(harvest.scored),
         "curriculum/admitted_share": _admitted_share(harvest),
         **_groups_by_bucket(harvest.concluded),
         "time/generate_s": harvest.generate_s,
@@ -153,6 +158,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         "eval/truncated_share": evaluation.truncated_share,
         "eval/completions": evaluation.num_completions,
         "eval/completions_masked": evaluation.num_masked,
+        **_held_out_parts(evaluation.scored),
         **_train_row(evaluation.train),
         "time/eval_s": evaluation.elapsed_s,
     }
@@ -173,6 +179,19 @@ def _pass_at_row(found: Mapping[str, PassRate]) -> Row:
     return row
 
 
+def _held_out_parts(groups: Sequence[ScoredGroup]) -> Row:
+    """Return the mean of each reward over the problems on which it gave something, with its
+    standard error."""
+    by_name: defaultdict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for key, mean in _part_means([s for s in group.scores if s.error is None]).items():
+            by_name[key].append(mean)
+    rates = {name: pass_rate(means) for name, means in sorted(by_name.items())}
+    return {f"eval/{name}": rate.mean for name, rate in rates.items()} | {
+        f"eval/{name}_se": rate.standard_error for name, rate in rates.items()
+    }
+
+
 def _train_row(train: PassRate | None) -> Row:
     if train is None:
         return {}
@@ -190,6 +209,18 @@ def _groups_by_bucket(groups: Sequence[ScoredGroup]) -> Row:
     problems = [group.group.problem for group in groups]
     counts = Counter(bucket_name(problem.source, problem.level) for problem in problems)
     return {f"curriculum/groups/{name}": count for name, count in sorted(counts.items())}
+
+
+def _lengths_by_bucket(groups: Sequence[ScoredGroup]) -> Row:
+    lengths: defaultdict[str, list[int]] = defaultdict(list)
+    for group in groups:
+        problem = group.group.problem
+        lengths[bucket_name(problem.source, problem.level)] += [
+            len(completion.token_ids) for completion in group.group.completions
+        ]
+    return {
+        f"train/completion_tokens_mean/{name}": _mean(own) for name, own in sorted(lengths.items())
+    }
 
 
 def _part_means(counted: Sequence[Score]) -> Row:

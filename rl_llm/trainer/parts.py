@@ -12,6 +12,7 @@ from rl_llm.kl import KLController
 from rl_llm.policy import PolicyEngine, Ranks
 from rl_llm.rollout import RolloutEngine
 from rl_llm.trainer import checkpoint
+from rl_llm.trainer.alarms import Alarms
 from rl_llm.trainer.evaluate import Evaluation, Evaluator
 from rl_llm.trainer.folder import RunFolder
 from rl_llm.trainer.generation import Generation
@@ -59,6 +60,7 @@ class Parts:
     engine: RolloutEngine
     policy: PolicyEngine
     kl: KLController
+    alarms: Alarms
     ranks: Ranks
     counters: Counters
     sinks: Sequence[Sink]

@@ -30,10 +30,14 @@ def training_samples(
     *,
     step: int,
     beliefs: Mapping[str, float | None],
+    dropped: Sequence[ScoredGroup] = (),
 ) -> list[dict[str, Any]]:
-    """Return whole groups, each completion with its advantage and the belief about its problem."""
+    """Return whole groups, each completion with its advantage and the belief about its problem;
+    where there are few, `dropped` ones fill up, from which nothing is learnt."""
     rows = []
-    for group, own in list(zip(groups, advantages, strict=True))[:MAX_TRAIN_GROUPS]:
+    learnt = zip(groups, advantages, strict=True)
+    unlearnt = ((group, [0.0] * len(group.scores)) for group in dropped)
+    for group, own in [*learnt, *unlearnt][:MAX_TRAIN_GROUPS]:
         belief = beliefs[group.group.problem.key]
         for row, advantage in zip(_rows(group, split="train", step=step), own, strict=False):
             rows.append(row | {"advantage": advantage, "belief": belief})

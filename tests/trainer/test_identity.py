@@ -46,6 +46,12 @@ def test_where_a_run_is_pushed_may_differ(tmp_path):
     check(tmp_path, identity(hub=hub), identity())
 
 
+def test_alarms_may_differ_for_they_only_look_on(tmp_path):
+    for alarms in ({"stop": True}, {"watch": []}, {"watch": ["reward"], "stop": True}):
+        check(tmp_path, identity(), identity(alarms=alarms))
+        check(tmp_path, identity(alarms=alarms), identity())
+
+
 def test_steps_may_differ_where_nothing_is_scheduled_over_them(tmp_path):
     check(tmp_path, identity(), identity(run={"steps": 20}))
 

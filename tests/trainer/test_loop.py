@@ -1,5 +1,6 @@
 """The loop with a real model: what an evaluation teaches, and what the watcher hears."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from rl_llm.config import load_recipe
 from rl_llm.errors import PluginError, RunError
 from rl_llm.policy import Ranks
 from rl_llm.trainer import RunFolder, Trainer, checkpoint
+from rl_llm.trainer.alarms import Alarms
 
 # The model solves some sums of three digits and none of eight.
 RECIPE = """\
@@ -234,6 +236,61 @@ def test_a_dry_step_that_ends_the_run_is_logged_counted_and_saved_first(prepare)
     assert [row["step"] for row in later] == [2, 2]
     # Both remember the first step: what it drew is believed to be hard, and others come next.
     assert {row["key"] for row in later}.isdisjoint(row["key"] for row in draws)
+
+
+class Raised:
+    """Stands at some steps, and keeps what it is shown."""
+
+    def __init__(self, *steps):
+        self.steps, self.shown = steps, []
+
+    def __call__(self, row):
+        self.shown.append(row)
+        return {"scripted": "why" if row["step"] in self.steps else None}
+
+
+RARELY = ["run.steps=3", "eval.every=9", "checkpoint.every=9"]
+
+
+def test_an_alarm_is_said_once_written_in_the_rows_and_has_samples_to_look_at(prepare):
+    parts, metrics = prepare(*RARELY), Kept()
+    Trainer(replace(parts, sinks=[metrics], alarms=Alarms([Raised(1, 2)]))).run()
+    file = parts.folder.samples(1)
+    assert [text for _, text in parts.watcher.said_at if text.startswith("alarm")] == [
+        f"alarm scripted: why; look at {file}"
+    ]
+    assert [row["alarms/scripted"] for row in metrics.rows] == [0, 1, 1, 0]
+    samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    # Both groups of the step, of 2 completions each; held-out ones are of evaluations.
+    assert [(row["split"], row["step"]) for row in samples] == [("train", 1)] * 4
+    names = sorted(path.name for path in file.parent.iterdir())
+    assert names == ["step-000000.jsonl", "step-000001.jsonl", "step-000003.jsonl"]
+
+
+def test_an_alarm_that_may_ends_the_run_behind_a_checkpoint_but_not_behind_its_last_step(prepare):
+    stops = [*RARELY, "alarms.stop=true"]
+    parts, metrics = prepare(*stops), Kept()
+    with pytest.raises(RunError, match=r"^alarm scripted: why; look at .*; the same command goes"):
+        Trainer(replace(parts, sinks=[metrics], alarms=Alarms([Raised(2)]))).run()
+    assert [row["alarms/scripted"] for row in metrics.rows] == [0, 0, 1]
+    assert parts.watcher.saved_names == ["step-000002"]
+    last = prepare(*stops, name="last")
+    assert Trainer(replace(last, alarms=Alarms([Raised(3)]))).run()
+    assert [text for _, text in last.watcher.said_at if text.startswith("alarm scripted")]
+
+
+def test_a_resumed_run_shows_alarms_the_rows_up_to_its_checkpoint(prepare):
+    stopped = prepare("eval.every=9")
+    assert not Trainer(stopped, stop_requested=lambda: True).run()
+    resumed, alarm = prepare("eval.every=9"), Raised(1)
+    rows = "".join(json.dumps({"step": step}) + "\n" for step in range(3))
+    resumed.folder.metrics.write_text(rows, encoding="utf-8")
+    [saved] = checkpoint.list_checkpoints(resumed.folder.checkpoints)
+    checkpoint.load(saved, checkpoint.read_state(saved), resumed.stateful)
+    Trainer(replace(resumed, alarms=Alarms([alarm]))).run()
+    assert [row["step"] for row in alarm.shown] == [0, 1, 2]
+    assert "train/pass_rate" in alarm.shown[-1]
+    assert not any(text.startswith("alarm") for _, text in resumed.watcher.said_at)
 
 
 def test_a_step_taken_alone_ends_with_the_error_too_and_saves_nothing(prepare):

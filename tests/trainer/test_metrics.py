@@ -3,16 +3,25 @@
 import json
 import math
 import resource
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 
 from rl_llm.curriculum.draw_record import Draw
 from rl_llm.errors import StorageError
+from rl_llm.pass_rates import PassRate
 from rl_llm.policy import UpdateFacts
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup, content_key
+from rl_llm.trainer.evaluate import Evaluation
 from rl_llm.trainer.generation import Harvest
-from rl_llm.trainer.metrics import Counters, JsonlSink, harvest_row, read_rows, update_row
+from rl_llm.trainer.metrics import (
+    Counters,
+    JsonlSink,
+    evaluation_row,
+    harvest_row,
+    read_rows,
+    update_row,
+)
 
 
 def scored_group(prompt, *scores, level=0):
@@ -89,6 +98,44 @@ def test_a_harvest_counts_dropped_groups_and_leaves_failed_rewards_out_of_means(
     assert row["rollout/tokens_per_s"] == pytest.approx(24)
     assert row["rollout/refill_rounds"] == 1
     assert counters.step == 3
+
+
+def test_lengths_are_told_by_source_and_level_and_likeness_over_all():
+    long = replace(scored_group("q", WRONG, level=2).group.completions[0], token_ids=(5,) * 8)
+    group = scored_group("q", WRONG, WRONG, level=2)
+    mixed = replace(group, group=replace(group.group, completions=(long, long)))
+    groups = scored_group("p", RIGHT, WRONG, level=1), scored_group("r", RIGHT, level=2), mixed
+    row = harvest_row(harvest(*groups), Counters())
+    # Level 2: two completions of 8 tokens, one of 2.
+    assert row["train/completion_tokens_mean/sums/level=1"] == 2.0
+    assert row["train/completion_tokens_mean/sums/level=2"] == 6.0
+    # All texts are the same, and so are the reference answers.
+    assert row["rollout/distinct_share"] == 0.0
+    assert row["rollout/same_answer_share"] == pytest.approx(1.0)
+    assert row["rollout/same_reference_share"] == 1.0
+
+
+def test_an_evaluation_tells_of_each_reward_the_mean_over_problems_with_its_error():
+    only_exact = Score(total=0.0, parts={"exact": 0.0}, correct=False)
+    groups = (
+        scored_group("p", RIGHT, WRONG),
+        scored_group("q", WRONG, FAILED),
+        scored_group("r", only_exact, only_exact),
+    )
+    evaluation = Evaluation(
+        overall=PassRate(mean=0.0, standard_error=0.0, num_problems=3),
+        by_level={},
+        completion_tokens_mean=2.0,
+        truncated_share=0.0,
+        num_masked=1,
+        elapsed_s=0.0,
+        scored=groups,
+    )
+    row = evaluation_row(evaluation)
+    # Exact: 1/2, 0 and 0, of deviation root(1/12). Format applies to two problems, 1 in both.
+    assert row["eval/reward/exact_mean"] == pytest.approx(1 / 6)
+    assert row["eval/reward/exact_mean_se"] == pytest.approx(1 / 6)
+    assert (row["eval/reward/format_mean"], row["eval/reward/format_mean_se"]) == (1.0, 0.0)
 
 
 def test_counters_accumulate():
