@@ -19,13 +19,14 @@ def meant_json(completion: str) -> str:
 def fits_schema(text: str, schema: Mapping[str, Any]) -> bool:
     """Return whether a text is JSON and valid under a schema that `sound_schema` has passed.
 
-    `NaN` and `Infinity` are no JSON; numbers of more than 4,300 digits and text that is nested
-    deeper than Python can follow count as none. `format` in a schema checks nothing.
+    `NaN` and `Infinity` are no JSON. Numbers of more than 4,300 digits, text that is nested deeper
+    than Python can follow, and what arithmetic cannot take are not valid. `format` in a schema
+    checks nothing.
     """
     validator = _validator(schema)
     try:
         return bool(validator.is_valid(json.loads(text, parse_constant=_refuse)))
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):
         return False
 
 

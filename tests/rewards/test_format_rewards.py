@@ -108,3 +108,15 @@ def test_the_last_block_of_the_answer_counts_and_no_other():
     schema = {"items": {"type": "integer"}}
     texts = [f"{draft} then {final}", f"<answer>{final}</answer> {draft}", f"{final} then {draft}"]
     assert [give("json_schema", completion=t, schema=schema) for t in texts] == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("number", ["1e400", "1" + "0" * 400])
+def test_a_number_that_arithmetic_cannot_take_is_not_valid(number):
+    assert give("json_schema", completion=number, schema={"multipleOf": 0.5}) == 0.0
+    assert give("json_schema", completion="1.5", schema={"multipleOf": 0.5}) == 1.0
+
+
+def test_a_multiple_is_counted_in_floats_as_the_page_says():
+    schema = {"multipleOf": 0.01}
+    assert give("json_schema", completion="19.99", schema=schema) == 0.0
+    assert give("json_schema", completion="19.5", schema=schema) == 1.0
