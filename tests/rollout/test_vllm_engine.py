@@ -290,7 +290,9 @@ def test_an_engine_that_sleeps_wakes_its_weights_then_its_cache_and_draws_the_sa
     folder = write_adapter(tmp_path / "adapter", deviation=0.05)
     engine.load_weights(folder, version=1)
     expected, asleep = drawn(engine, requests), []
-    monkeypatch.setattr(engine, "_cycle", SleepCycle(engine._llm, sleeps=True))
+    monkeypatch.setattr(
+        engine, "_cycle", SleepCycle(engine._llm, sleeps=True, make_room=torch.cuda.empty_cache)
+    )
     core = engine._llm.llm_engine.engine_core
 
     def note_sleep():
