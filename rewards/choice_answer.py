@@ -40,7 +40,7 @@ def choice_answer(completion: str, answer: str, problem: Problem) -> float:
     one. What stands before `</think>` does not count. The reference is a letter in one of these
     ways, or the text of one of the options in a column `choices`; else `ValueError` is raised.
     """
-    expected, choices = _letter_of(answer), problem.meta.get("choices")
+    expected, choices = read_answer(answer), problem.meta.get("choices")
     if expected is None and isinstance(choices, list | tuple) and answer in choices:
         expected = chr(ord("A") + choices.index(answer))
     if expected is None:
@@ -48,10 +48,11 @@ def choice_answer(completion: str, answer: str, problem: Problem) -> float:
             f"the reference answer {answer!r} is neither a letter from A to J nor one of the "
             "texts in a column 'choices'; write the letter"
         )
-    return float(_letter_of(completion) == expected)
+    return float(read_answer(completion) == expected)
 
 
-def _letter_of(text: str) -> str | None:
+def read_answer(text: str) -> str | None:
+    """Return the letter, a capital one, that a text gives."""
     text = text.rpartition("</think>")[2]
     marked = answer_text(text)
     if marked is not None:

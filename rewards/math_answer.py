@@ -72,6 +72,13 @@ def math_answer(completion: str, answer: str) -> float:
     return float(equal)
 
 
+def read_answer(completion: str) -> str | None:
+    """Return the marked answer, tidied: votes are counted by how it is written, since the library
+    that knows what is equal may hang."""
+    marked = answer_text(completion)
+    return tidy_latex(marked) if marked is not None and len(marked) <= _MAX_CHARS else None
+
+
 @lru_cache(maxsize=256)
 def _read_reference(answer: str) -> tuple[str, list[Any]]:
     wanted, expected = _read(answer_text(answer) or answer)

@@ -3,6 +3,7 @@ say what `rl-llm validate` says."""
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rl_llm.cli.main import main
 from rl_llm.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(ROOT.glob("recipes/qwen2.5-*/grpo-gsm8k.yaml"))
+RECIPES = sorted(ROOT.glob("recipes/qwen2.5-*/*.yaml"))
 # As published: width, layers, heads, heads of keys and values, width of the MLP, vocabulary,
 # whether the head is the embedding; and the parameters in all.
 SHAPES = {
@@ -22,11 +23,11 @@ SHAPES = {
     "Qwen2.5-1.5B-Instruct": ((1536, 28, 12, 2, 8960, 151936, True), 1_543_714_304),
     "Qwen2.5-7B-Instruct": ((3584, 28, 28, 4, 18944, 152064, False), 7_615_616_512),
 }
-LONGEST = 254
-"""Tokens of GSM8K's longest question with the recipe's instruction, in the models' own tokens and
-template."""
-INSTRUCTION = 61
-"""Characters that the source puts behind a question."""
+LONGEST = {"grpo-gsm8k": 254, "grpo-math": 512}
+"""Tokens of the longest prompt: of GSM8K in the models' own tokens and template; of MATH what
+`data.max_prompt_tokens` lets pass."""
+INSTRUCTION = {"grpo-gsm8k": 61, "grpo-math": 62}
+"""Characters of a prompt that are not the question's."""
 
 
 def config(name):
@@ -44,6 +45,10 @@ def config(name):
         rms_norm_eps=1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )
+
+
+def name_of(recipe):
+    return f"{recipe.parent.name}-{recipe.stem}"
 
 
 def header(recipe):
@@ -82,19 +87,23 @@ def places(tmp_path_factory):
     letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     tokenizer = Qwen2Tokenizer(vocab=letters, merges=[], chat_template=template)
-    for split in ("train", "test"):
-        longest = LONGEST - INSTRUCTION if split == "train" else 0
+    for kind, split in product(LONGEST, ("train", "test")):
+        longest = LONGEST[kind] - INSTRUCTION[kind] if split == "train" else 0
         questions = [f"{split} {number}" for number in range(700)]
         questions[0] = questions[0].ljust(longest, ".")
-        rows = [json.dumps({"question": text, "answer": "#### 1"}) for text in questions]
-        (home / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        rows = [
+            json.dumps({"question": text, "problem": text, "answer": "#### 1", "level": 1})
+            for text in questions
+        ]
+        (home / kind).mkdir(exist_ok=True)
+        (home / kind / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     for name in SHAPES:
         config(name).save_pretrained(home / name)
         tokenizer.save_pretrained(home / name)
 
     def overrides(recipe):
         name = load_recipe(recipe).model.path.removeprefix("Qwen/")
-        data = [f"data.{pool}.0.path={home}" for pool in ("train", "eval")]
+        data = [f"data.{pool}.0.path={home / recipe.stem}" for pool in ("train", "eval")]
         return [f"model.path={home / name}", *data]
 
     return overrides
@@ -107,7 +116,7 @@ def test_the_shapes_are_those_of_the_published_models(name):
     assert sum(parameter.numel() for parameter in model.parameters()) == SHAPES[name][1]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.parent.name)
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
 def test_a_recipe_is_of_a_known_model_takes_the_engine_at_hand_and_says_what_it_needs(recipe):
     found = load_recipe(recipe)
     assert found.model.path.removeprefix("Qwen/") in SHAPES
@@ -128,7 +137,7 @@ def plan(recipe, arguments, places, capsys, monkeypatch):
         "without)",
         "data.train: 700 problems",
         "data.eval: 700 problems",
-        f"longest prompt: {LONGEST} tokens",
+        f"longest prompt: {LONGEST[recipe.stem]} tokens",
         "vLLM has rollout.vllm.memory_fraction=0.4 of the GPU while it generates, not while the "
         "policy learns: the last row is the least GPU on which both find room",
         f"{shown}: valid as planned; neither weights nor a rollout engine were tried",
@@ -142,7 +151,7 @@ def plan(recipe, arguments, places, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("recipe", "gpu", "arguments", "gib"),
     CLAIMS,
-    ids=[f"{recipe.parent.name}-{gpu}GB" for recipe, gpu, *_ in CLAIMS],
+    ids=[f"{name_of(recipe)}-{gpu}GB" for recipe, gpu, *_ in CLAIMS],
 )
 def test_the_header_says_what_validate_estimates_and_it_leaves_a_tenth_of_the_gpu_free(
     recipe, gpu, arguments, gib, places, capsys, monkeypatch
@@ -155,7 +164,7 @@ def test_the_header_says_what_validate_estimates_and_it_leaves_a_tenth_of_the_gp
 @pytest.mark.parametrize(
     ("recipe", "file"),
     FILES,
-    ids=[f"{recipe.parent.name}-{Path(file).stem}" for recipe, file in FILES],
+    ids=[f"{name_of(recipe)}-{Path(file).stem}" for recipe, file in FILES],
 )
 def test_nothing_speaks_against_another_file_of_accelerate_that_the_header_names(
     recipe, file, places, capsys, monkeypatch

@@ -9,7 +9,7 @@ from rl_llm.errors import PluginError
 from rl_llm.plugins import resolve
 from rl_llm.scoring import answer_reader, build_rubric, read_examples
 
-VOTERS = ("exact_answer", "numeric_answer", "reasoning_gym_verifier")
+VOTERS = ("choice_answer", "exact_answer", "numeric_answer", "reasoning_gym_verifier")
 
 
 def reader_of(*uses, columns=()):
@@ -36,6 +36,13 @@ def test_without_a_reward_on_correctness_that_says_so_there_are_no_answers():
     assert reader_of(silent) is None
     assert reader_of(silent, {"use": "exact_answer", "channel": "other"}) is None
     assert reader_of(silent, {"use": "exact_answer"}) is not None
+
+
+def test_mathematics_votes_by_what_is_marked_without_units_and_delimiters():
+    pytest.importorskip("math_verify", reason="needs the extra math")
+    read = reader_of({"use": "math_answer"})
+    texts = (r"So \boxed{$5\text{ cm}$}.", "<answer>5</answer>", "#### 5", "It is 5.")
+    assert [read(text) for text in texts] == ["5", "5", "5", None]
 
 
 @pytest.mark.parametrize("name", VOTERS)
