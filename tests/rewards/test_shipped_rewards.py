@@ -18,7 +18,9 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("name", "index"), EXAMPLES)
-def test_a_shipped_reward_gives_what_its_example_says(name, index):
+def test_a_shipped_reward_gives_what_its_example_says(name, index, request):
+    if name == "code_tests":
+        request.getfixturevalue("isolated")
     plugin = resolve(name, kind="rewards")
     example = read_examples(plugin)[index]
     assert run_example(plugin, example) == example.expected
