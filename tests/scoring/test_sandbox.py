@@ -244,9 +244,10 @@ def test_a_program_sees_no_files_but_the_systems_and_changes_none(sandbox, tmp_p
 
 
 def test_a_program_may_import_what_is_installed_wherever_that_is(isolated, monkeypatch, tmp_path):
-    (tmp_path / "mine.py").write_text("number = 7")
-    tmp_path.chmod(0o755)
-    monkeypatch.setattr("rl_llm.scoring.sandbox._imports", lambda: [str(tmp_path)])
+    folder = tmp_path / "with a ü"
+    folder.mkdir()
+    (folder / "mine.py").write_text("number = 7")
+    monkeypatch.setattr("rl_llm.scoring.sandbox._imports", lambda: [str(folder)])
     with closing(Sandbox(memory_mib=256)) as sandbox:
         said = printed(
             sandbox,

@@ -157,8 +157,9 @@ def _bind(path: str, real: str) -> None:
 
 def _make_read_only() -> None:
     """Leave the old root, and let nothing that is mounted be written to."""
-    with open(f"{_OLD}/proc/self/mountinfo", encoding="ascii") as lines:
-        mounts = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    with open(f"{_OLD}/proc/self/mountinfo", "rb") as lines:
+        escaped = [line.split()[4] for line in lines]
+    mounts = [os.fsdecode(e.decode("unicode_escape").encode("latin-1")) for e in escaped]
     _system("umount2", _OLD, _MNT_DETACH)
     os.rmdir(_OLD)
     for path in mounts:
@@ -176,7 +177,7 @@ def _write(file: str, text: str) -> None:
 
 def _system(name: str, *arguments: Any) -> None:
     """Call a function of the C library; an `OSError` has its name in the place of a file's."""
-    given = [each.encode() if isinstance(each, str) else each for each in arguments]
+    given = [os.fsencode(each) if isinstance(each, str) else each for each in arguments]
     if getattr(_libc, name)(*given) == -1:
         number = ctypes.get_errno()
         what = f"{name} {arguments[1]}" if name == "mount" else name
