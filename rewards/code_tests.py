@@ -49,7 +49,7 @@ EXAMPLES = [
 
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)[^`]*")
 _PYTHON = ("python", "python3", "py", "py3")
-_SHOWN_CHARS = 80
+_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +181,17 @@ def read_tests(answer: str, problem: Problem) -> list[Pair] | list[Script]:
             raise ValueError("a list of tests holds texts, at least one")
         return [_script(each, problem.meta.get("entry_point")) for each in sources]
     except (ValueError, SyntaxError, RecursionError) as error:
-        shown = answer if len(answer) <= _SHOWN_CHARS else f"{answer[:_SHOWN_CHARS]}..."
+        prompt = problem.prompt
+        asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         raise DataError(
-            f"the answer of problem {problem.key} is no tests: {error}; it is {shown!r}; write "
+            f"the answer {_short(answer)} of problem {_short(asked)} (key {problem.key}, source "
+            f"{problem.source!r}) is no tests: {error}; write "
             '{"inputs": [...], "outputs": [...]}, a list of assertions, or Python'
         ) from None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
 
 
 def _pairs(value: Mapping[str, Any]) -> Iterator[Pair]:

