@@ -75,11 +75,12 @@ def _restore(held: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
         now = dict(vars(owner))
         changed = [name for name, value in values.items() if now.get(name) is not value]
         added = [name for name in now if name not in values] if isinstance(owner, type) else []
-        with suppress(AttributeError, TypeError):  # What cannot be set was not set by a program.
-            for name in added:
-                delattr(owner, name)
-            for name in changed:
-                setattr(owner, name, values[name])
+        for name in (*added, *changed):
+            with suppress(AttributeError, TypeError):  # What cannot be set is not a program's.
+                if name in values:
+                    setattr(owner, name, values[name])
+                else:
+                    delattr(owner, name)
 
 
 class _Judge:
