@@ -61,6 +61,11 @@ class EngineLost(RunError):
     run go on later."""
 
 
+class SandboxError(RunError):
+    """What runs the programs that models write failed, or the kernel does not permit it: that says
+    nothing of the program."""
+
+
 class StorageError(RunError):
     """A file of a run cannot be written: the disk or a quota is full, or something forbids it."""
 

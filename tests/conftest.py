@@ -6,7 +6,11 @@ so it is set before anything else happens; the processes that tests start inheri
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from rl_llm.errors import SandboxError
+from rl_llm.scoring.sandbox import check_isolated
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,3 +24,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("steady")
+
+
+@pytest.fixture
+def isolated():
+    """Skip where the kernel does not let programs be isolated."""
+    try:
+        check_isolated()
+    except SandboxError as error:
+        pytest.skip(str(error))

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rl_llm.config import RewardUse
-from rl_llm.errors import ConfigError, PluginError, RunError
+from rl_llm.errors import ConfigError, InputError, PluginError, RunError
 from rl_llm.plugins import Plugin, check_options, resolve
 from rl_llm.records import Group, Problem, Score, ScoredGroup
 from rl_llm.scoring.conditions import check_conditions, held_back
@@ -216,14 +217,16 @@ def bind_reward(
         raise PluginError(f"{path}.use: {error}") from error.__cause__
     inputs = check_inputs(plugin, columns=columns, problems=problems)
     says_inline = bool(getattr(plugin.module, "INLINE", False)) and use.memory_gib is None
+    options = check_options(
+        callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields
+    )
+    prepare(plugin, options, path=path, timeout_s=use.timeout_s, problems=problems)
     return Reward(
         name=plugin.name,
         reference=absolute_reference(use.use),
         style=read_signature(plugin).style,
         inputs=inputs,
-        options=check_options(
-            callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields
-        ),
+        options=options,
         file=str(Path(plugin.origin).resolve()),
         source=_source(plugin),
         is_async=inspect.iscoroutinefunction(callable_of(plugin)),
@@ -236,6 +239,34 @@ def bind_reward(
         on_error=use.on_error,
         only_if=use.only_if,
     )
+
+
+def prepare(
+    plugin: Plugin,
+    options: Mapping[str, Any],
+    *,
+    path: str,
+    timeout_s: float,
+    problems: Sequence[Problem] = (),
+) -> None:
+    """Call the `before_run` that a reward's file may define, with the options that stand at `path`.
+
+    An `InputError` or a `ValueError` of it gets the path in front; raises `PluginError` where it
+    fails in another way.
+    """
+    before_run = getattr(plugin.module, "before_run", None)
+    if before_run is None:
+        return
+    try:
+        before_run(problems, timeout_s, options)
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from error.__cause__
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except Exception as error:  # It is somebody else's code.
+        raise PluginError(
+            f"{path}: before_run of {plugin.origin} fails: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _source(plugin: Plugin) -> bytes | None:

@@ -14,7 +14,7 @@ from rl_llm.records import Group
 from rl_llm.scoring.examples import Example, bind_example, read_examples
 from rl_llm.scoring.pool import WorkerPool
 from rl_llm.scoring.reward import Failure, Outcome, Reward
-from rl_llm.scoring.rubric import absolute_reference
+from rl_llm.scoring.rubric import absolute_reference, prepare
 from rl_llm.scoring.signature import (
     COMPLETION_INPUTS,
     GROUP_INPUTS,
@@ -115,7 +115,7 @@ def try_reward(plugin: Plugin, use: RewardUse) -> Report:
     on all of them once more in reverse.
 
     Raises `PluginError` where it cannot be called without examples: for options, or for columns of
-    the data.
+    the data; and what its `before_run` raises.
     """
     examples = read_examples(plugin)
     example_cases = [
@@ -123,6 +123,13 @@ def try_reward(plugin: Plugin, use: RewardUse) -> Report:
         for index, example in enumerate(examples)
     ]
     odd_cases = list(_odd_cases(plugin, use, examples))
+    prepare(
+        plugin,
+        odd_cases[0].reward.options,
+        path=use.use,
+        timeout_s=use.timeout_s,
+        problems=[case.group.problem for case in example_cases],
+    )
     pool = WorkerPool(1)
     try:
         tried = _try_twice(pool, [*example_cases, *odd_cases])

@@ -34,7 +34,9 @@ SHIPPED = {file.stem for file in shipped_folder("rewards").glob("[!_]*.py")}
 
 # The other two need a server and a model, and are checked in their own tests.
 @pytest.mark.parametrize("name", sorted(SHIPPED - {"remote", "reward_model"}))
-def test_every_shipped_reward_passes_its_check(name, capsys):
+def test_every_shipped_reward_passes_its_check(name, capsys, request):
+    if name == "code_tests":
+        request.getfixturevalue("isolated")
     assert main(["rewards", "check", name]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"odd completions: {len(ODD_COMPLETIONS)} of {len(ODD_COMPLETIONS)} scored" in lines
@@ -76,6 +78,35 @@ def test_a_check_finds(check, change, fault):
     code, printed, _ = check(HONEST.replace(*change), "timeout_s=0.5")
     assert code == 1
     assert [line for line in printed.splitlines() if line.startswith("fault: ") and fault in line]
+
+
+BEFORE = """
+from rl_llm.errors import DataError
+
+def before_run(problems, timeout_s, options):
+    if options["gain"] > timeout_s:
+        raise ValueError(f"gain={options['gain']} is more than timeout_s={timeout_s}")
+    for problem in problems:
+        if not problem.answer.isdigit():
+            raise DataError(f"the answer {problem.answer!r} is no number")
+    if options["gain"] < 0:
+        raise KeyError("gain")
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "override", "fault"),
+    [
+        (("", ""), "gain=31", "r.py:r: gain=31.0 is more than timeout_s=30.0\n"),
+        (('("8", "7"', '("8", "x"'), "gain=1", "r.py:r: the answer 'x' is no number\n"),
+        (("", ""), "gain=-1", "r.py fails: KeyError: 'gain'\n"),
+    ],
+)
+def test_what_a_reward_refuses_before_the_run_is_an_error(check, change, override, fault):
+    source = BEFORE + HONEST.replace(*change)
+    code, printed, said = check(source, override)
+    assert (code, printed) == (2, "")
+    assert said.startswith("error: ") and said.endswith(fault)
 
 
 def test_a_check_finds_a_slow_reward_that_says_inline(check):

@@ -20,7 +20,9 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("name", "index"), EXAMPLES)
-def test_a_shipped_reward_gives_what_its_example_says(name, index):
+def test_a_shipped_reward_gives_what_its_example_says(name, index, request):
+    if name == "code_tests":
+        request.getfixturevalue("isolated")
     plugin = resolve(name, kind="rewards")
     example = read_examples(plugin)[index]
     assert run_example(plugin, example) == example.expected
@@ -86,8 +88,5 @@ def test_the_command_lists_every_shipped_reward_with_inputs_and_options(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines[1:]} >= set(SHIPPED)
     (budget,) = [line for line in lines if line.startswith("length_budget")]
-    assert re.split("  +", budget)[2:] == [
-        "token_count",
-        "limit (required), cache (required)",
-        "shipped",
-    ]
+    assert "  token_count  " in budget
+    assert re.search(r"  limit \(required\), cache \(required\) +shipped$", budget)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from rl_llm.config import SourceUse
 from rl_llm.plugins import resolve
-from rl_llm.scoring import read_examples, run_example
+from rl_llm.problems import load_pool
+from rl_llm.scoring import Example, read_examples, read_signature, run_example
 
 PAGE = Path(__file__).parents[2] / "docs" / "rewards.md"
 
@@ -21,3 +23,29 @@ def test_a_reward_of_the_page_gives_what_its_examples_say(tmp_path, name, num_ex
     examples = read_examples(plugin)
     assert len(examples) == num_examples
     assert [run_example(plugin, each) for each in examples] == [e.expected for e in examples]
+
+
+def test_a_program_passes_the_tests_of_the_page_in_each_of_their_forms(tmp_path, isolated):
+    (rows,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    use = SourceUse(use="jsonl", path=str(tmp_path / "rows.jsonl"))
+    problems = load_pool([use], where="data.train").problems
+    plugin = resolve("code_tests", kind="rewards")
+    adds = "def add(a, b):\n    return a + b\nif __name__ == '__main__':\n"
+    adds += "    print(add(*map(int, input().split())))"
+
+    def score(program, problem):
+        given = {"completion": f"```python\n{program}\n```", "answer": problem.answer}
+        return run_example(plugin, Example(inputs={**given, **problem.meta}, expected=None))
+
+    assert [score(adds, each) for each in problems] == [1.0] * 3
+    assert [score(adds.replace("+ b", "- b"), each) for each in problems] == [0.0] * 3
+
+
+def test_the_page_gives_every_option_of_code_tests_with_its_default():
+    page = PAGE.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \|", page, re.MULTILINE))
+    plugin = resolve("code_tests", kind="rewards")
+    options = read_signature(plugin).options
+    shown = {name: str(each.default).lower().removesuffix(".0") for name, each in options.items()}
+    assert {name: rows.get(name) for name in shown} == shown
