@@ -26,7 +26,8 @@ def test_a_reward_of_the_page_gives_what_its_examples_say(tmp_path, name, num_ex
 
 
 def test_a_program_passes_the_tests_of_the_page_in_each_of_their_forms(tmp_path, isolated):
-    (rows,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    section = PAGE.read_text(encoding="utf-8").partition("\n## Code\n")[2]
+    (rows,) = re.findall(r"```json\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     (tmp_path / "rows.jsonl").write_text(rows)
     use = SourceUse(use="jsonl", path=str(tmp_path / "rows.jsonl"))
     problems = load_pool([use], where="data.train").problems
