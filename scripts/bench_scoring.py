@@ -4,9 +4,9 @@ python scripts/bench_scoring.py
 
 Prints the best of five rounds in milliseconds; workers have started and loaded the reward before.
 Of `math_answer` it prints the median of five rounds, with one worker and with two in turns, and how
-many times as fast two are: at least 1.7 times on two free cores. A round compares answers of
-tests/rewards/pairs_math.txt, each with its own reference and those of seven others, and no two
-rounds compare the same ones.
+many times as fast two are: the target is 1.7 times, on two cores that do nothing else. Before, two
+rounds warm up what parser and algebra keep in each process. A round compares references of
+tests/rewards/pairs_math.txt with their own answers and seven others each; the next compares others.
 """
 
 import re
@@ -22,6 +22,7 @@ from rl_llm.scoring import build_rubric
 NUM_GROUPS = 64
 GROUP_SIZE = 8
 ROUNDS = 5
+WARM_UP_ROUNDS = 2
 TEXT = "<think>" + "17+25=42 " * 40 + "</think><answer>42</answer>"
 PAIRS = Path(__file__).resolve().parent.parent / "tests" / "rewards" / "pairs_math.txt"
 
@@ -54,7 +55,7 @@ def math_groups(round_number: int) -> list[Group]:
     made = []
     for number in range(NUM_GROUPS):
         turn, first = divmod(round_number * NUM_GROUPS + number, len(pairs))
-        rows = [(first + place * (turn + 1)) % len(pairs) for place in range(GROUP_SIZE)]
+        rows = [(first + place * (37 + turn)) % len(pairs) for place in range(GROUP_SIZE)]
         texts = [f"We put it together and get \\boxed{{{pairs[row][0]}}}." for row in rows]
         made.append(group(number, pairs[first][1], texts))
     return made
@@ -90,15 +91,13 @@ def measure_math() -> None:
         for count in (1, 2)
     }
     spent: dict[int, list[float]] = {count: [] for count in rubrics}
-    for rubric in rubrics.values():
-        list(rubric.score(groups()))
-    for round_number in range(ROUNDS):
+    for round_number in range(WARM_UP_ROUNDS + ROUNDS):
         given = math_groups(round_number)
         for count in sorted(rubrics, reverse=round_number % 2 == 1):
             started = time.perf_counter()
             list(rubrics[count].score(given))
             spent[count].append((time.perf_counter() - started) * 1000)
-    medians = {count: statistics.median(times) for count, times in spent.items()}
+    medians = {count: statistics.median(times[WARM_UP_ROUNDS:]) for count, times in spent.items()}
     for count, rubric in rubrics.items():
         rubric.close()
         _print("math_answer", f"{count} workers", medians[count])
