@@ -91,14 +91,16 @@ class Sandbox:
 
     def run(self, program: str, *, stdin: str, limit_s: float) -> Ended:
         """Run a program for at most `limit_s`; raises `SandboxError` where the sandbox fails."""
-        return self._case({"program": program, "stdin": stdin, "limit_s": limit_s})
+        case = {"program": program, "stdin": stdin, "limit_s": limit_s}
+        return _ended(self._ask(case, limit_s=limit_s + _ANSWER_GRACE_S))
 
     def passes(self, program: str, tests: str, *, modules: Sequence[str], limit_s: float) -> bool:
         """Run a program and then tests in its interpreter, which import `modules`; return whether
         they came to their end. Raises `SandboxError` where the sandbox fails."""
         case = {"program": program, "stdin": "", "limit_s": limit_s, "modules": list(modules)}
         token = secrets.token_hex(16)
-        ended = self._case(case, [tests, token])
+        self._ask(case, limit_s=_ANSWER_GRACE_S)
+        ended = _ended(self._ask([tests, token], limit_s=limit_s + _ANSWER_GRACE_S))
         return ended.how == "exit" and ended.output == b"?" + token.encode("ascii")
 
     def close(self) -> None:
@@ -129,23 +131,17 @@ class Sandbox:
             "paths": _paths(),
             "imports": _imports(),
         }
-        said = self._ask([settings], _START_LIMIT_S)
+        said = self._ask(settings, limit_s=_START_LIMIT_S)
         if "refused" in said:
             self.close()
         return str(said.get("refused", ""))
 
-    def _case(self, case: Mapping[str, Any], *behind: Any) -> Ended:
-        said = self._ask([case, *behind], case["limit_s"] + _ANSWER_GRACE_S)
-        output = said["output"].encode("latin-1")
-        return Ended(how=said["ended"], code=said["code"], output=output)
-
-    def _ask(self, lines: Sequence[Any], limit_s: float) -> Mapping[str, Any]:
-        """Send lines, and return the one that answers them."""
+    def _ask(self, question: Any, *, limit_s: float) -> Mapping[str, Any]:
+        """Send a line, and return the one that answers it."""
         deadline = time.monotonic() + limit_s
-        question = "".join(json.dumps(line) + "\n" for line in lines).encode("ascii")
         try:
             self._channel.settimeout(limit_s)
-            self._channel.sendall(question)
+            self._channel.sendall(json.dumps(question).encode("ascii") + b"\n")
             while b"\n" not in self._received:
                 self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
                 data = self._channel.recv(1 << 20)
@@ -177,6 +173,10 @@ def check_isolated() -> None:
             f"Python's own modules cannot be imported in the sandbox (exit code {ended.code}): "
             f"any user must be able to read {sys.base_prefix}"
         )
+
+
+def _ended(said: Mapping[str, Any]) -> Ended:
+    return Ended(how=said["ended"], code=said["code"], output=said["output"].encode("latin-1"))
 
 
 def _popen(channel: socket.socket) -> "subprocess.Popen[bytes]":

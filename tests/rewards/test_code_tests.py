@@ -201,6 +201,15 @@ TRICKS = {
         "def f(x): return 3",
         TEST,
     ),
+    "looks for the tests before they are there": (
+        "import gc, sys\nframe, seen = sys._getframe(), ''\nwhile frame:\n"
+        "    for value in [*frame.f_locals.values()]:\n"
+        "        seen += str(getattr(getattr(value, 'gi_frame', value), 'f_locals', value))\n"
+        "    frame = frame.f_back\ngc.unfreeze()\n"
+        "seen += str([each for each in gc.get_objects() if type(each) in (dict, list, tuple)])\n"
+        "def f(x): return 3 if '(1)'.join(['rt f', ' ==']) in seen else 1",
+        TEST,
+    ),
     "kills its parent": ("import os\nos.kill(os.getppid(), 9)\ndef f(x): return 1", TEST),
     "is equal to everything": (ALWAYS + "def f(x): return A()", TEST),
     "is equal to everything on the right": (ALWAYS + "def f(x): return A()", "assert 3 == f(1)"),

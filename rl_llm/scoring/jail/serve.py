@@ -41,8 +41,11 @@ def main() -> int:
         case = Case(json.loads(line), settings)
         if case.pid == 0:
             return case.run()
-        # What tests expect is read when the program's process is there and has no copy of it.
-        _say(**case.watch(next(lines) if case.is_tested else ""))
+        tests = ""
+        if case.is_tested:  # They come when the program's process is there, which gets no copy.
+            _say(begun=True)
+            tests = next(lines)
+        _say(**case.watch(tests))
     return 0
 
 
