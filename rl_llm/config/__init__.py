@@ -12,6 +12,7 @@ from rl_llm.config.schema import (
     RewardUse,
     SourceUse,
 )
+from rl_llm.config.tracking import TrackerUse
 
 __all__ = [
     "HubSection",
@@ -23,6 +24,7 @@ __all__ = [
     "RolloutSection",
     "ServersSection",
     "SourceUse",
+    "TrackerUse",
     "VllmSection",
     "describe_invalid",
     "dump_yaml",
