@@ -59,12 +59,12 @@ def test_a_stopped_run_goes_on_in_the_same_run_there(
 ):
     words = ["train", "small.yaml", "curriculum.sampler.name=stopping.py:Posterior", WANDB]
     folder = prepare(tmp_path)
-    # Killed behind step 3, of which the checkpoint of step 2 knows nothing.
+    # Killed behind step 3, of which the checkpoint of step 2 knows nothing; its row is out or lost.
     first = program(*words, folder=folder, STOP="4 SIGKILL", **server.environment)
     assert first.returncode == -signal.SIGKILL
     (run,) = server.runs.values()
     wait_until(lambda: run.exit_codes == [137])
-    assert [row["step"] for row in run.rows] == [0, 1, 2, 3]
+    assert [row["step"] for row in run.rows] in ([0, 1, 2, 3], [0, 1, 2])
     done = program(*words, folder=folder, **server.environment)
     assert done.returncode == 0, done.stderr
     assert "resuming runs/small/checkpoints/step-000002" in done.stdout
@@ -109,7 +109,6 @@ def test_a_server_that_is_not_there_changes_no_number_and_no_exit_code(
     done = program("train", "small.yaml", WANDB, folder=tmp_path, **dead)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the run is logged offline") == 1
-    assert "waiting for wandb to send what is left; Ctrl-C ends that" in done.stdout
     ours, whole = (read_metrics(each / "runs" / "small") for each in (tmp_path, finished))
     assert lasting(ours) == lasting(whole)
 
