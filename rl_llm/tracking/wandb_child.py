@@ -25,7 +25,8 @@ def main() -> None:
     """Log what stdin says, to its end; an error becomes a message."""
     frames, answers = _take_streams()
     try:
-        _log(map(json.loads, frames), answers)
+        whole = (line for line in frames if line.endswith("\n"))
+        _log(map(json.loads, whole), answers)
     except BrokenPipeError:  # Nobody is there to hear more.
         os._exit(0)
     except Exception as error:  # wandb raises many kinds, and each ends the tracker alone.
@@ -53,20 +54,28 @@ def _log(frames: Iterator[Frame], answers: TextIO) -> None:
         _answer(answers, done=True)
         return
     # The server knows what it has; what lies on the disk is known here.
-    next_step = kept.next_step if run.offline else run.starting_step
-    exit_code = _KILLED
+    kept.next_step = kept.next_step if run.offline else run.starting_step
+    try:
+        exit_code = _log_rows(frames, run, kept)
+    except Exception:
+        run.finish(exit_code=1)
+        raise
+    if exit_code is None:
+        signal.alarm(_SEND_WITHIN_S)
+    run.finish(exit_code=_KILLED if exit_code is None else exit_code)
+    _answer(answers, done=True)
+
+
+def _log_rows(frames: Iterator[Frame], run: Any, kept: "_Kept") -> int | None:
+    """Log rows up to the exit code, and return it; None where there is none."""
     for frame in frames:
         if "exit_code" in frame:
-            exit_code = frame["exit_code"]
-            break
+            return int(frame["exit_code"])
         step = frame["numbers"]["step"]
-        if step >= next_step:
+        if step >= kept.next_step:
             run.log(frame["numbers"], step=step, commit=True)
             kept.logged(step)
-    if exit_code == _KILLED:
-        signal.alarm(_SEND_WITHIN_S)
-    run.finish(exit_code=exit_code)
-    _answer(answers, done=True)
+    return None
 
 
 class _Kept:
@@ -83,7 +92,7 @@ class _Kept:
             self._write()
 
     def logged(self, step: int) -> None:
-        self.next_step = max(self.next_step, step + 1)
+        self.next_step = step + 1
         self._write()
 
     def _write(self) -> None:
@@ -101,8 +110,8 @@ def _open(order: Frame, run_id: str, answers: TextIO) -> Any:
         _forget_failed_run()
         run = _init(order, run_id, mode="offline")
         said = (
-            f"wandb: {_in_one_line(error)}; the run is logged offline: log in (wandb login), then "
-            f"send it (wandb sync {_place(run)}), or set WANDB_MODE=offline"
+            f"wandb: {_in_one_line(error)}; the run is logged offline, as WANDB_MODE=offline does "
+            f"without a try; send it later with: wandb sync {_place(run)}"
         )
         _answer(answers, say=said)
     else:

@@ -19,7 +19,6 @@ FINISHED_WITHIN_S: Final = 45.0
 One that was stopped, or failed, waits less."""
 STOPPED_WITHIN_S: Final = 10.0
 
-_OFFLINE: Final = "with WANDB_MODE=offline it needs none, and `wandb sync` sends it later"
 _PROGRAM: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from rl_llm.tracking.wandb_child import main; main()"
@@ -89,10 +88,15 @@ class Wandb:
             self._process.kill()
             self._process.wait()
         self._reader.join()
-        if not self._is_done:
-            what = "not all was sent" if self._place else "nothing was logged"
-            way_out = f"send it: wandb sync {self._place}" if self._place else _OFFLINE
-            self._messages.append(f"wandb: {what}: no answer within {limit_s:g} s; {way_out}")
+        if not self._is_done and self._place:
+            self._messages.append(
+                f"wandb: not all was sent in time; send it with: wandb sync {self._place}"
+            )
+        elif not self._is_done:
+            self._messages.append(
+                "wandb: nothing was logged, for no server answered in time; WANDB_MODE=offline "
+                "needs none, and `wandb sync` sends it later"
+            )
 
     def _feed(self) -> None:
         """Hand on what waits, until the process takes no more."""

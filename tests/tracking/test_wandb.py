@@ -130,8 +130,8 @@ def test_without_a_login_nothing_asks_and_the_rows_can_be_sent_later(track, serv
     (said,), took_s = track([], rows(0, 1))
     (part,) = offline_parts()
     assert said == (
-        "wandb: No API key configured. Use `wandb login` to log in; the run is logged offline: "
-        f"log in (wandb login), then send it (wandb sync {part}), or set WANDB_MODE=offline"
+        "wandb: No API key configured. Use `wandb login` to log in; the run is logged offline, as "
+        f"WANDB_MODE=offline does without a try; send it later with: wandb sync {part}"
     )
     assert took_s < 15
     use(WANDB_API_KEY=server.environment["WANDB_API_KEY"])
@@ -145,7 +145,7 @@ def test_a_server_that_is_not_there_costs_a_bounded_time_at_the_end_and_no_row(t
     (said,), took_s = track([], rows(0, 1))
     (part,) = offline_parts()
     assert said.startswith("wandb: ") and f'"{CLOSED}/graphql"' in said
-    assert said.endswith(f"send it (wandb sync {part}), or set WANDB_MODE=offline")
+    assert said.endswith(f"; send it later with: wandb sync {part}")
     assert took_s < FINISHED_WITHIN_S
     use(WANDB_BASE_URL=server.url)
     sync(part)
@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_waits_ten_seconds_at_most(track, use):
     use(WANDB_BASE_URL=CLOSED)
     (said,), took_s = track([], rows(0), exit_code=130)
     assert said == (
-        "wandb: nothing was logged: no answer within 10 s; with WANDB_MODE=offline it needs none, "
+        "wandb: nothing was logged, for no server answered in time; WANDB_MODE=offline needs none, "
         "and `wandb sync` sends it later"
     )
     assert 10 <= took_s < 12
@@ -169,8 +169,9 @@ def test_a_server_that_goes_away_leaves_what_can_be_sent_later(track, server, us
     said, took_s = track([], rows(0, 1))
     assert took_s < 7
     (part,) = sorted(Path("runs/adder/wandb").glob("run-*"))
-    last = f"wandb: not all was sent: no answer within 5 s; send it: wandb sync {part}"
-    assert said[1:] == [last]
+    assert said[1:] == [
+        f"wandb: not all was sent in time; send it with: wandb sync {part}",
+    ]
 
 
 def test_wandb_may_be_switched_off(track, server, use):
@@ -185,6 +186,20 @@ def test_a_folder_that_cannot_be_written_is_one_message(track):
     assert said.startswith("wandb: [Errno 21] Is a directory") and said.endswith(
         "; the run goes on without it"
     )
+
+
+def test_a_disk_that_takes_no_more_marks_the_run_as_failed(track, server, tmp_path):
+    folder = tmp_path / "runs" / "adder"
+    tracker = Wandb(folder, name="x", config={}, project=None, entity=None, rows=rows(0))
+    wait_until(lambda: (folder / "wandb.json").is_file() and server.runs, within_s=30)
+    (folder / ".wandb.json.partial").mkdir(exist_ok=True)
+    for step in range(1, 50):
+        tracker.write(row(step))
+    wait_until(lambda: not tracker._reader.is_alive(), within_s=30)
+    tracker.finish(0)
+    (run,) = server.runs.values()
+    assert run.exit_codes == [1] and len(run.rows) < 50
+    assert tracker.take_messages()[-1].endswith("; the run goes on without it")
 
 
 def test_a_process_that_dies_is_one_message_and_rows_are_still_taken(track, server, tmp_path):
