@@ -22,6 +22,7 @@ _BOUNDS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    parser.epilog = "example: rl-llm schema --out recipe-schema.json"
     parser.add_argument("--markdown", action="store_true", help="a table of all keys and defaults")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to stdout")
 

@@ -48,6 +48,7 @@ HELP = "check a recipe: plugins load, data load, the model fits; --dry-run also 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm validate recipes/quickstart.yaml --dry-run"
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's YAML file")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="set a value, as in run.steps=10"
