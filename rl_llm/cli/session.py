@@ -119,6 +119,8 @@ def _go_on(
     started.pushing.begin(model.tokenizer, step=parts.counters.step)
     if _is_done(parts):
         console.print("nothing is left to do: this is what the run came to", highlight=False)
+        if parts.ranks.is_main:
+            started.tracking.catch_up()
         return 0
     return _run(parts, model, console, interrupt, started)
 
@@ -212,9 +214,8 @@ def _train(parts: Parts, console: Console, interrupt: Interrupt, started: _Start
     """Run the loop with its sinks open and its progress shown."""
     if not parts.ranks.is_main:
         return Trainer(parts, stop_requested=interrupt.is_requested).run()
-    # Up to which step rows are kept; -1 for none.
     first_step = parts.counters.step
-    last_step = first_step if first_step > 0 else -1
+    last_step = first_step if first_step > 0 else -1  # Rows up to it are kept.
     metrics = JsonlSink(parts.folder.metrics, last_step=last_step)
     draw_log = JsonlSink(parts.folder.draws, last_step=last_step)
     tracking = started.tracking

@@ -1,6 +1,7 @@
 """Where the metrics of a run go beside metrics.jsonl."""
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from threading import Timer
 from types import TracebackType
@@ -9,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from rl_llm.cli.failure import failure_of
-from rl_llm.cli.progress import print_lines
+from rl_llm.cli.progress import Row, print_lines
 from rl_llm.config import Recipe
 from rl_llm.errors import ConfigError
 from rl_llm.hub.access import redact
@@ -66,15 +67,25 @@ class Tracking:
             events = self._folder.path / "tensorboard"
             self.trackers.append(TensorBoard(events, last_step=last_step))
         if "wandb" in uses:
-            wandb = Wandb(
-                self._folder.path,
-                name=self._recipe.run.name,
-                config=_shown(self._recipe),
-                project=uses["wandb"].project,
-                entity=uses["wandb"].entity,
-                rows=read_rows(self._folder.metrics),
-            )
-            self.trackers.append(wandb)
+            self._log_to_wandb(read_rows(self._folder.metrics))
+
+    def catch_up(self) -> None:
+        """Log the rows of a run that is done where they never were."""
+        rows = read_rows(self._folder.metrics)
+        if "wandb" in self._recipe.trackers and Wandb.lacks(self._folder.path, rows):
+            self._log_to_wandb(rows)
+
+    def _log_to_wandb(self, rows: Sequence[Row]) -> None:
+        use = self._recipe.trackers["wandb"]
+        wandb = Wandb(
+            self._folder.path,
+            name=self._recipe.run.name,
+            config=_shown(self._recipe),
+            project=use.project,
+            entity=use.entity,
+            rows=rows,
+        )
+        self.trackers.append(wandb)
 
     def take_messages(self) -> list[str]:
         """Return what is to be said by now."""

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 from uuid import uuid4
@@ -27,8 +28,6 @@ def main() -> None:
     try:
         whole = (line for line in frames if line.endswith("\n"))
         _log(map(json.loads, whole), answers)
-    except BrokenPipeError:  # Nobody is there to hear more.
-        os._exit(0)
     except Exception as error:  # wandb raises many kinds, and each ends the tracker alone.
         said = f"wandb: {_in_one_line(error)}; the run goes on without it"
         _answer(answers, say=said, done=True)
@@ -48,7 +47,7 @@ def _take_streams() -> tuple[TextIO, TextIO]:
 
 def _log(frames: Iterator[Frame], answers: TextIO) -> None:
     order = next(frames)
-    kept = _Kept(Path(order["folder"]) / "wandb.json")
+    kept = Kept(Path(order["folder"]))
     run = _open(order, kept.id, answers)
     if run.disabled:
         _answer(answers, done=True)
@@ -66,36 +65,34 @@ def _log(frames: Iterator[Frame], answers: TextIO) -> None:
     _answer(answers, done=True)
 
 
-def _log_rows(frames: Iterator[Frame], run: Any, kept: "_Kept") -> int | None:
+def _log_rows(frames: Iterator[Frame], run: Any, kept: "Kept") -> int | None:
     """Log rows up to the exit code, and return it; None where there is none."""
+    kept.save()
     for frame in frames:
         if "exit_code" in frame:
             return int(frame["exit_code"])
         step = frame["numbers"]["step"]
         if step >= kept.next_step:
             run.log(frame["numbers"], step=step, commit=True)
-            kept.logged(step)
+            kept.next_step = step + 1
+            kept.save()
     return None
 
 
-class _Kept:
+class Kept:
     """What the next part of a run has to know, in its folder: the id on Weights & Biases, and the
     step that is to be logged next."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, folder: Path) -> None:
+        """Read it; nothing is written before `save`."""
+        self._file = folder / "wandb.json"
         self.id, self.next_step = uuid4().hex[:16], 0
-        if file.is_file():
-            there = json.loads(file.read_text(encoding="utf-8"))
+        if self._file.is_file():
+            there = json.loads(self._file.read_text(encoding="utf-8"))
             self.id, self.next_step = there["id"], there["next_step"]
-        else:
-            self._write()
 
-    def logged(self, step: int) -> None:
-        self.next_step = step + 1
-        self._write()
-
-    def _write(self) -> None:
+    def save(self) -> None:
+        """Write it, as a whole."""
         aside = self._file.with_name(f".{self._file.name}.partial")
         there = {"id": self.id, "next_step": self.next_step}
         aside.write_text(json.dumps(there) + "\n", encoding="utf-8")
@@ -172,5 +169,6 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _answer(answers: TextIO, **what: Any) -> None:
-    answers.write(json.dumps(what) + "\n")
-    answers.flush()
+    with suppress(BrokenPipeError):  # The run is gone, and what it logged is kept all the same.
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()

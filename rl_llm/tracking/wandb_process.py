@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from rl_llm.launchers import without_launcher
 from rl_llm.tracking.numbers import numbers_of
+from rl_llm.tracking.wandb_child import Kept
 
 FINISHED_WITHIN_S: Final = 45.0
 """How long the end of a finished run waits: for a server that does not answer, then for the data.
@@ -63,6 +64,14 @@ class Wandb:
         for row in rows:
             self.write(row)
 
+    @staticmethod
+    def lacks(folder: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Say whether there are rows of the run in a folder that were never logged."""
+        try:
+            return bool(rows) and Kept(folder).next_step <= rows[-1]["step"]
+        except (OSError, ValueError, KeyError):
+            return True  # The process says what is wrong with the file.
+
     def write(self, row: Mapping[str, Any]) -> None:
         """Have the row's numbers logged, if there is still a process to do it."""
         if self._reader.is_alive():
@@ -94,8 +103,8 @@ class Wandb:
             )
         elif not self._is_done:
             self._messages.append(
-                "wandb: nothing was logged, for no server answered in time; WANDB_MODE=offline "
-                "needs none, and `wandb sync` sends it later"
+                "wandb: nothing was logged, for no server answered in time; the same command logs "
+                "it later, and with WANDB_MODE=offline none is asked"
             )
 
     def _feed(self) -> None:

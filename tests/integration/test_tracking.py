@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,20 @@ def test_a_stopped_run_goes_on_in_the_same_run_there(
     assert list(server.runs.values()) == [run]
     whole = [numbers(row) for row in read_metrics(finished / "runs" / "small")]
     assert lasting(run.rows) == lasting(whole) and run.exit_codes == [137, 0]
+
+
+def test_the_same_command_with_wandb_logs_a_run_that_is_done(
+    server, program, finished, read_metrics, tmp_path
+):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    for _ in range(2):
+        done = program("train", "small.yaml", WANDB, folder=folder, **server.environment)
+        assert done.returncode == 0, done.stderr
+        assert "nothing is left to do" in done.stdout
+    (run,) = server.runs.values()
+    rows = read_metrics(finished / "runs" / "small")
+    assert run.rows == [numbers(row) for row in rows]
+    assert run.exit_codes == [0]  # The second time there was nothing to log.
 
 
 def test_ctrl_c_marks_the_run_and_leaves_no_process(server, write_small, tmp_path):

@@ -111,6 +111,13 @@ def test_one_that_begins_late_gets_the_rows_from_before(track, server):
     assert run.rows == rows(0, 1, 2, 3)
 
 
+def test_rows_are_lacking_until_they_were_logged(track, server):
+    folder = Path("runs/adder")
+    assert Wandb.lacks(folder, rows(0, 1)) and not Wandb.lacks(folder, [])
+    track([], rows(0, 1))
+    assert Wandb.lacks(folder, rows(0, 1, 2)) and not Wandb.lacks(folder, rows(0, 1))
+
+
 def test_parts_that_were_kept_offline_make_one_run_when_they_are_sent(track, server, use):
     use(WANDB_MODE="offline")
     said, _ = track([], rows(0, 1, 2, 3), exit_code=143)
@@ -157,8 +164,8 @@ def test_a_run_that_is_stopped_waits_ten_seconds_at_most(track, use):
     use(WANDB_BASE_URL=CLOSED)
     (said,), took_s = track([], rows(0), exit_code=130)
     assert said == (
-        "wandb: nothing was logged, for no server answered in time; WANDB_MODE=offline needs none, "
-        "and `wandb sync` sends it later"
+        "wandb: nothing was logged, for no server answered in time; the same command logs it "
+        "later, and with WANDB_MODE=offline none is asked"
     )
     assert 10 <= took_s < 12
 
@@ -180,18 +187,20 @@ def test_wandb_may_be_switched_off(track, server, use):
     assert server.runs == {} and not Path("runs/adder/wandb").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_message(track):
+def test_a_folder_that_cannot_be_written_is_one_message_and_a_failed_run(track, server):
     Path("runs/adder/.wandb.json.partial").mkdir()
-    (said,), _ = track([], rows(0))
+    (_, said), _ = track([], rows(0))
     assert said.startswith("wandb: [Errno 21] Is a directory") and said.endswith(
         "; the run goes on without it"
     )
+    (run,) = server.runs.values()
+    assert (run.rows, run.exit_codes) == ([], [1])
 
 
 def test_a_disk_that_takes_no_more_marks_the_run_as_failed(track, server, tmp_path):
     folder = tmp_path / "runs" / "adder"
     tracker = Wandb(folder, name="x", config={}, project=None, entity=None, rows=rows(0))
-    wait_until(lambda: (folder / "wandb.json").is_file() and server.runs, within_s=30)
+    wait_until(lambda: (folder / "wandb.json").is_file(), within_s=30)
     (folder / ".wandb.json.partial").mkdir(exist_ok=True)
     for step in range(1, 50):
         tracker.write(row(step))
