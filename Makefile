@@ -11,7 +11,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := deepspeed,dev,gguf,math,reasoning-gym,trl
+EXTRAS := deepspeed,dev,gguf,math,reasoning-gym,trl,wandb
 # The build of vLLM for what is here: CUDA, else Linux on x86-64, else none. `make setup VLLM=` leaves
 # it out.
 VLLM ?= $(shell if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then echo vllm; \

@@ -24,7 +24,7 @@ LEVELS = [
     ["algorithms", "rewards", "data"],
     ["policy"],
     ["trainer"],
-    ["hub", "report"],
+    ["hub", "report", "tracking"],
     ["cli"],
     ["__main__"],
     ["scripts"],
@@ -57,7 +57,9 @@ HOMES = {
     "httpx": ["rl_llm/rollout/server_client.py", "rl_llm/scoring/remote.py"],
     "matplotlib": ["rl_llm/report/"],
     "peft": ["rl_llm/policy/", "rl_llm/rollout/"],
+    "tensorboard": ["rl_llm/tracking/event_file.py"],
     "vllm": ["rl_llm/rollout/vllm_engine.py"],
+    "wandb": ["rl_llm/tracking/wandb_child.py"],
 }
 # What a person runs; what these are made of lies in scripts/parts, which they import as `parts`.
 PROGRAMS = {file.stem for file in (ROOT / "scripts").glob("*.py")}

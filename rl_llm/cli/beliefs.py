@@ -29,6 +29,7 @@ class SavedScheduler:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm data beliefs runs/quickstart --out beliefs.parquet"
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run's folder")
     parser.add_argument("--out", metavar="FILE.parquet", type=Path, required=True)
 

@@ -42,10 +42,12 @@ class LateParser(argparse.ArgumentParser):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `rl-llm data`."""
+    parser.epilog = "example: rl-llm data preview recipes/quickstart.yaml --num 5"
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="COMMAND", parser_class=LateParser
     )
     preview = actions.add_parser("preview", help="count and show what a recipe trains and tests on")
+    preview.epilog = "example: rl-llm data preview recipes/quickstart.yaml --num 5"
     preview.set_defaults(run_action=run_preview)
     preview.add_argument("recipe", metavar="RECIPE")
     preview.add_argument(

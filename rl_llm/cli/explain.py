@@ -42,6 +42,7 @@ class Found:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm data explain runs/quickstart 3+2="
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run's folder")
     parser.add_argument(
         "key", metavar="KEY", help="a problem's key, its first digits, or the text of its prompt"

@@ -75,6 +75,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rl-llm",
         description="Reinforcement learning for language models, on checkable rewards.",
+        epilog="example: rl-llm train recipes/quickstart.yaml",
     )
     parser.add_argument("--version", action="version", version=f"rl-llm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -35,6 +35,7 @@ from rl_llm.trainer import Generation, RunFolder
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm data measure recipes/quickstart.yaml --out measured.parquet"
     parser.add_argument("recipe", metavar="RECIPE", help="its model, problems and rewards")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="set one value of the recipe"

@@ -24,6 +24,7 @@ HELP = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm push runs/quickstart my-name/adder"
     parser.add_argument(
         "run_dir",
         metavar="RUN",

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -200,19 +200,27 @@ class Pushing:
 
 
 class PushingWatcher(ConsoleWatcher):
-    """Shows a run, has its checkpoints pushed, and says what comes of it."""
+    """Shows a run, has its checkpoints pushed, and says what comes of it, and what there is to say
+    by `messages`."""
 
     def __init__(
-        self, console: Console, pushing: Pushing, *, total_steps: int, first_step: int
+        self,
+        console: Console,
+        pushing: Pushing,
+        *,
+        total_steps: int,
+        first_step: int,
+        messages: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """`first_step` is where a resumed run starts."""
         super().__init__(console, total_steps=total_steps, first_step=first_step)
         self._pushing = pushing
+        self._messages_beside = messages
 
     def stepped(self, row: Row) -> None:
-        """Show the step, and what happened to pushes meanwhile."""
+        """Show the step, and what happened beside it meanwhile."""
         super().stepped(row)
-        for message in self._pushing.take_messages():
+        for message in (*self._pushing.take_messages(), *self._messages_beside()):
             self.said(message)
 
     def saved(self, checkpoint: Path) -> None:

@@ -9,6 +9,7 @@ HELP = "write RUN_DIR/report.html: plots, pass rates and sample completions of a
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm report runs/quickstart"
     parser.add_argument(
         "run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, as in runs/quickstart"
     )

@@ -19,6 +19,7 @@ _TOO_SLOW_INLINE_S = 1.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm rewards check numeric_answer"
     parser.add_argument("ref", metavar="REF", help="a name, or path/to/file.py:name")
     add_overrides(parser)
 

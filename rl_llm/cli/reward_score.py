@@ -29,6 +29,7 @@ _INPUTS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm rewards score numeric_answer completions.jsonl"
     parser.add_argument("ref", metavar="REF", help="a name, or path/to/file.py:name")
     parser.add_argument(
         "data",

@@ -34,8 +34,10 @@ class _Row:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `rl-llm rewards`."""
+    parser.epilog = "example: rl-llm rewards list"
     actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     listed = actions.add_parser("list", help="every reward by name, with its inputs and options")
+    listed.epilog = "example: rl-llm rewards list"
     listed.set_defaults(run_action=_list)
     checked = actions.add_parser(
         "check", help="try a reward on its EXAMPLES and on odd completions, as a run would call it"

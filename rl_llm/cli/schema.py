@@ -22,6 +22,7 @@ _BOUNDS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    parser.epilog = "example: rl-llm schema --out recipe-schema.json"
     parser.add_argument("--markdown", action="store_true", help="a table of all keys and defaults")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to stdout")
 
@@ -68,11 +69,8 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], *, path: str) ->
 def _reference(field: dict[str, Any]) -> str | None:
     """Return what a field that is a section refers to, also one in a list and one that may be
     null."""
-    references = (
-        choice.get("$ref") or choice.get("items", {}).get("$ref")
-        for choice in [field, *field.get("anyOf", [])]
-    )
-    return next(filter(None, references), None)
+    inner = [*field.get("anyOf", []), *([field["items"]] if "items" in field else [])]
+    return field.get("$ref") or next(filter(None, map(_reference, inner)), None)
 
 
 def _value(field: dict[str, Any], definitions: dict[str, Any]) -> str:

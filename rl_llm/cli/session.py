@@ -20,6 +20,7 @@ from rl_llm.cli.progress import PatientConsole, SilentWatcher, print_lines
 from rl_llm.cli.pushing import Pushing, PushingWatcher, check_hub, hub_lines
 from rl_llm.cli.run_files import locked, prepare, where_it_goes_on, write_results
 from rl_llm.cli.runtime import tag_warnings, warnings_heard
+from rl_llm.cli.tracking import Tracking, check_tracking
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError, StorageError
 from rl_llm.policy import Ranks
@@ -29,8 +30,6 @@ from rl_llm.trainer import (
     Parts,
     ResumePoint,
     RunFolder,
-    Sink,
-    TensorBoardSink,
     Trainer,
     check_identity,
     checkpoint,
@@ -50,17 +49,20 @@ def train(
     Where `a.b=c` overrides changed it, the next commands name the recipe as run.
     """
     check_hub(recipe)
+    check_tracking(recipe)
     folder = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     transformers_logging.disable_progress_bar()
     ranks = Ranks(timeout_s=recipe.run.timeout_s)
     interrupt.end_with_others(partial(ranks.is_ending, wait_s=_HEAR_OF_A_DEATH_S))
     console = PatientConsole(quiet=not ranks.is_main)
     pushing = Pushing(recipe, folder, console, is_main=ranks.is_main)
+    tracking = Tracking(recipe, folder, console)
     with (
         closing(ranks),
         EndingTogether(ranks, last_words=partial(where_it_goes_on, folder)),
         locked(folder, recipe, ranks) as note,
         pushing,
+        tracking,
     ):
         print_lines(console, [*([note] if note else []), *hub_lines(recipe)])
         resume_from = ranks.on_main(lambda: folder.find_checkpoint(resume))
@@ -81,22 +83,25 @@ def train(
                 command=shlex.join(["rl-llm", "train", str(source), *overrides]),
                 resume_from=resume_from,
                 pushing=pushing,
+                tracking=tracking,
             )
             code = _go_on(parts, model, console, interrupt, started)
         if ranks.is_main and code == 0:
             show_outcome(parts, console, source=folder.resolved if overrides else source)
             pushing.finish()
+        tracking.finish(code)
         return code
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Started:
-    """What a session starts from, and the pushes that go on beside it."""
+    """What a session starts from, and what goes on beside it."""
 
     source: Path
     command: str
     resume_from: ResumePoint | None
     pushing: Pushing
+    tracking: Tracking
 
 
 def _go_on(
@@ -113,6 +118,8 @@ def _go_on(
     started.pushing.begin(model.tokenizer, step=parts.counters.step)
     if _is_done(parts):
         console.print("nothing is left to do: this is what the run came to", highlight=False)
+        if parts.ranks.is_main:
+            started.tracking.catch_up()
         return 0
     return _run(parts, model, console, interrupt, started)
 
@@ -172,7 +179,7 @@ def _run(
         interrupt.finish_first(
             "finishing this step and writing a checkpoint", at_once="the step is lost"
         )
-        finished = _train(parts, console, interrupt, started.pushing)
+        finished = _train(parts, console, interrupt, started)
         if finished:
             interrupt.finish_first(
                 "writing the results", at_once="the same command writes the results"
@@ -202,38 +209,31 @@ def _stopped_line(parts: Parts, *, finished: bool) -> str:
     )
 
 
-def _train(parts: Parts, console: Console, interrupt: Interrupt, pushing: Pushing) -> bool:
+def _train(parts: Parts, console: Console, interrupt: Interrupt, started: _Started) -> bool:
     """Run the loop with its sinks open and its progress shown."""
     if not parts.ranks.is_main:
         return Trainer(parts, stop_requested=interrupt.is_requested).run()
-    sinks = _open_sinks(parts)
-    draws, evaluations = (
-        JsonlSink(path, last_step=_last_step(parts))
-        for path in (parts.folder.draws, parts.folder.evaluations)
+    first_step = parts.counters.step
+    last_step = first_step if first_step > 0 else -1  # Rows up to it are kept.
+    folder, tracking = parts.folder, started.tracking
+    metrics, draws, evaluations = (
+        JsonlSink(path, last_step=last_step)
+        for path in (folder.metrics, folder.draws, folder.evaluations)
     )
+    tracking.begin(last_step=last_step)
     watcher = PushingWatcher(
-        console, pushing, total_steps=parts.recipe.run.steps, first_step=parts.counters.step
+        console,
+        started.pushing,
+        total_steps=parts.recipe.run.steps,
+        first_step=first_step,
+        messages=tracking.take_messages,
     )
-    try:
-        with watcher:
-            shown = replace(
-                parts, sinks=sinks, draw_log=draws, evaluation_log=evaluations, watcher=watcher
-            )
-            return Trainer(shown, stop_requested=interrupt.is_requested).run()
-    finally:
-        for sink in (*sinks, draws, evaluations):
-            sink.close()
-
-
-def _last_step(parts: Parts) -> int:
-    """Return up to which step rows are kept; -1 for none."""
-    return parts.counters.step if parts.counters.step > 0 else -1
-
-
-def _open_sinks(parts: Parts) -> list[Sink]:
-    """Open what `tracking` asks for; metrics.jsonl is always written."""
-    last_step = _last_step(parts)
-    sinks: list[Sink] = [JsonlSink(parts.folder.metrics, last_step=last_step)]
-    if "tensorboard" in parts.recipe.tracking:
-        sinks.append(TensorBoardSink(parts.folder.path / "tensorboard", last_step=last_step))
-    return sinks
+    with closing(metrics), closing(draws), closing(evaluations), watcher:
+        shown = replace(
+            parts,
+            sinks=[metrics, *tracking.trackers],
+            draw_log=draws,
+            evaluation_log=evaluations,
+            watcher=watcher,
+        )
+        return Trainer(shown, stop_requested=interrupt.is_requested).run()

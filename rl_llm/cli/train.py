@@ -12,6 +12,7 @@ HELP = "train a model on a recipe; goes on from the newest checkpoint in the run
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm train recipes/quickstart.yaml optim.lr=5e-4"
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's YAML file")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="set a value, as in run.steps=10"

@@ -32,6 +32,7 @@ from rl_llm.cli.plan_table import memory_table, share_lines, step_table
 from rl_llm.cli.progress import SilentWatcher, print_lines, share
 from rl_llm.cli.pushing import check_hub, hub_lines
 from rl_llm.cli.run_files import check_place
+from rl_llm.cli.tracking import check_tracking
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks, load_tokenizer
@@ -48,6 +49,7 @@ HELP = "check a recipe: plugins load, data load, the model fits; --dry-run also 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "example: rl-llm validate recipes/quickstart.yaml --dry-run"
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's YAML file")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="set a value, as in run.steps=10"
@@ -73,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, and print what was found."""
     recipe = load_recipe(args.recipe, args.overrides)
     check_hub(recipe)
+    check_tracking(recipe)
     transformers_logging.disable_progress_bar()
     planned = planned_launch(args.config_file, args.processes, dtype=recipe.model.dtype)
     if planned is None:

@@ -13,6 +13,7 @@ from rl_llm.config.schema import (
     RewardUse,
     SourceUse,
 )
+from rl_llm.config.tracking import TrackerUse
 
 __all__ = [
     "HubSection",
@@ -24,6 +25,7 @@ __all__ = [
     "RolloutSection",
     "ServersSection",
     "SourceUse",
+    "TrackerUse",
     "VllmSection",
     "describe_invalid",
     "differences",

@@ -17,7 +17,7 @@ from rl_llm.config.schema import Recipe, RewardUse, SourceUse
 from rl_llm.errors import nearest
 
 # What pydantic calls the members of a union; it puts these into a location as if they were keys.
-_UNION_MEMBER = re.compile(r"^(str|int|float|bool|none|constrained-.*|.*\[.*\])$")
+_UNION_MEMBER = re.compile(r"^(str|int|float|bool|none|constrained-.*|.*\[.*\]|TrackerUse)$")
 _FIRST_KEY: dict[type[BaseModel], str] = {NamedPart: "name", SourceUse: "use", RewardUse: "use"}
 
 _MOST_SHOWN_CHARS = 60
@@ -26,6 +26,7 @@ _MOST_SHOWN_CHARS = 60
 _WAYS_OUT = {
     "data.train": "name at least one prompt source, as in [{use: jsonl, path: problems.jsonl}]",
     "rewards": "name at least one reward, as in [{use: exact_answer}]",
+    "tracking.*": "write names, with options as in [jsonl, {name: wandb, project: NAME}]",
     "curriculum.gates": "write a list, as in [{name: informative}]; [] admits all groups",
     "curriculum.quotas": "write {SOURCE: SHARE}, as in {gsm8k: 0.7}",
     "curriculum.quotas.*": "a share is above 0 and at most 1; to draw nothing from a source take "
@@ -81,6 +82,8 @@ def find_faults(error: pydantic.ValidationError, *, path: str = "") -> list[Faul
 
 
 def _describe(path: str, place: Location, items: Sequence[Any]) -> str:
+    # Of what may be a name or a section, the name is told of.
+    items = [item for item in items if item["type"] != "model_type"] or items
     kind, value = items[0]["type"], items[0]["input"]
     if not place:
         return str(items[0]["msg"]).removeprefix("Value error, ")

@@ -27,6 +27,7 @@ from rl_llm.config.kl import KLSection
 from rl_llm.config.kl_faults import kl_faults
 from rl_llm.config.rollout import RolloutSection
 from rl_llm.config.rollout_faults import rollout_faults
+from rl_llm.config.tracking import TrackerName, TrackerUse, tracking_faults
 
 
 class SourceUse(OpenSection):
@@ -253,15 +254,20 @@ class Recipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     alarms: AlarmsSection = AlarmsSection()
     hub: HubSection = HubSection()
-    tracking: list[Literal["jsonl", "tensorboard"]] = ["jsonl"]
+    tracking: list[TrackerName | TrackerUse] = ["jsonl"]
     """Where metrics go; metrics.jsonl is written in any case."""
+
+    @property
+    def trackers(self) -> dict[str, TrackerUse]:
+        """What `tracking` names, each in its long form."""
+        return {use.name: use for use in map(TrackerUse.of, self.tracking)}
 
     @model_validator(mode="after")
     def _agree(self) -> "Recipe":
         """Refuse settings that contradict each other, all at once."""
         rules = (
             *(_batch_faults, _rollout_faults, _schedule_faults, _reward_faults, _kl_faults),
-            *(_curriculum_faults, _hub_faults),
+            *(_curriculum_faults, _hub_faults, _tracking_faults),
         )
         if faults := [fault for rule in rules for fault in rule(self)]:
             raise ValueError("\n  ".join(faults))
@@ -379,3 +385,7 @@ def _hub_faults(recipe: Recipe) -> Iterator[str]:
             "hub.push=[] with hub.repo_id: nothing would ever be pushed; name end, checkpoint or "
             "both, or set hub.repo_id to null"
         )
+
+
+def _tracking_faults(recipe: Recipe) -> Iterator[str]:
+    return tracking_faults(recipe.tracking)

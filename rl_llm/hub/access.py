@@ -18,6 +18,7 @@ LOG_IN = (
     "write"
 )
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_OTHER_SECRETS = ("WANDB_API_KEY",)
 _LOOKS_LIKE_A_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}")
 _HIDDEN = "[token]"
 _SHORTEST = 6  # Less is no token, and stands in many words.
@@ -66,7 +67,7 @@ def token_source() -> str | None:
 
 def redact(text: str) -> str:
     """Return a text without any token that is known here, or that looks like one."""
-    known = [os.environ.get(variable, "").strip() for variable in _VARIABLES]
+    known = [os.environ.get(variable, "").strip() for variable in (*_VARIABLES, *_OTHER_SECRETS)]
     for token in (*known, _stored()):
         if len(token) >= _SHORTEST:
             text = text.replace(token, _HIDDEN)

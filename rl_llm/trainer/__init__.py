@@ -5,7 +5,7 @@ from rl_llm.trainer.folder import ResumePoint, RunFolder
 from rl_llm.trainer.generation import Generation
 from rl_llm.trainer.identity import Identity, check_identity
 from rl_llm.trainer.loop import Trainer
-from rl_llm.trainer.metrics import Counters, JsonlSink, Sink, TensorBoardSink, read_rows
+from rl_llm.trainer.metrics import Counters, JsonlSink, Sink, read_rows
 from rl_llm.trainer.parts import Parts, Watcher
 from rl_llm.trainer.pending import HarvestReport, Pending
 from rl_llm.trainer.pipeline import Overlap, Pipeline
@@ -25,7 +25,6 @@ __all__ = [
     "ResumePoint",
     "RunFolder",
     "Sink",
-    "TensorBoardSink",
     "Trainer",
     "Watcher",
     "check_identity",

@@ -255,10 +255,6 @@ class Sink(Protocol):
         """Take one row; it is safe on disk, or on its way, when this returns."""
         ...
 
-    def close(self) -> None:
-        """Write out what is left."""
-        ...
-
 
 class JsonlSink:
     """One JSON object a line, each with its `step`; a number that is not finite is written as
@@ -285,31 +281,6 @@ class JsonlSink:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-class TensorBoardSink:
-    """Scalars for TensorBoard, under the run's folder."""
-
-    def __init__(self, folder: Path, *, last_step: int) -> None:
-        """Events after `last_step` of an earlier part of the run are hidden."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._folder = folder
-        with writing(folder):
-            self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write every number of the row but its step."""
-        with writing(self._folder):
-            for key, value in row.items():
-                if key != "step" and isinstance(value, int | float):
-                    self._writer.add_scalar(key, value, row["step"])
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        with writing(self._folder):
-            self._writer.close()
 
 
 def read_rows(path: Path) -> list[Row]:
