@@ -160,6 +160,7 @@ def _read_columns(path: Path) -> pa.Table:
         rows = rows.filter(
             (pc.field("counted") > 0) & (pc.list_value_length(pc.field("belief")) == 2)
         )
+        rows = rows.combine_chunks()
         a, b = (pc.list_element(rows["belief"], index) for index in (0, 1))
         at = rows.schema.get_field_index("belief")
         rows = rows.set_column(at, "belief", pc.divide(a, pc.add(a, b)))
@@ -208,7 +209,9 @@ def _levels(path: Path, keys: Collection[str]) -> dict[str, str]:
                 break
             for part in [part for part in waiting if part in line]:
                 for row in _whole_rows(line):
-                    found[waiting.pop(part)] = str(row.get("level", ""))
+                    if row["key"] == waiting[part]:
+                        level = row.get("level")
+                        found[waiting.pop(part)] = "" if level is None else str(level)
     return found
 
 
