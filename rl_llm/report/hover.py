@@ -5,7 +5,7 @@ the page's script finds them; without the script they change nothing.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -125,8 +125,10 @@ def _value(panel: Panel, value: float) -> str:
 
 def _panel(panel: Panel) -> dict[str, Any]:
     box = panel.get_position()
+    short = [trace.x for trace in panel.traces if len(trace.x) <= _MOST_POINTS]
+    always = {x for points in short for x in points}
     axes: list[list[float]] = []
-    traces = [_trace(trace, axes) for trace in panel.traces]
+    traces = [_trace(trace, axes, always) for trace in panel.traces]
     return {
         "box": [round(edge, 4) for edge in (box.x0, 1 - box.y1, box.x1, 1 - box.y0)],
         "xlim": _digits(panel.get_xlim()),
@@ -141,10 +143,11 @@ def _panel(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _trace(trace: Trace, axes: list[list[float]]) -> dict[str, Any]:
-    """Return a trace with at most so many of its points, and put what it lies over among `axes`,
-    which most traces of a panel share."""
-    kept = np.unique(np.linspace(0, len(trace.x) - 1, _MOST_POINTS).round().astype(int))
+def _trace(trace: Trace, axes: list[list[float]], always: Collection[float]) -> dict[str, Any]:
+    """Return a trace, of a long one some points over all of it and those at `always`, and put what
+    it lies over among `axes`, which most traces of a panel share."""
+    spread = np.linspace(0, len(trace.x) - 1, _MOST_POINTS).round().astype(int).tolist()
+    kept = sorted({*spread, *(index for index, x in enumerate(trace.x) if x in always)})
     x = _digits([trace.x[index] for index in kept], digits=9)
     if x not in axes:
         axes.append(x)

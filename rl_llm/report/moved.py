@@ -220,7 +220,7 @@ def _prompts(
 ) -> Mapping[str, str]:
     """Return what a person asked: of a chat, the last turn."""
     known = {sample.key: sample.prompt[-1][1] for sample in run.samples if sample.key in keys}
-    for problem in problems:
+    for problem in problems if keys else ():
         if problem.key in keys:
             prompt = problem.prompt
             known[problem.key] = prompt if isinstance(prompt, str) else prompt[-1]["content"]

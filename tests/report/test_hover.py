@@ -62,6 +62,17 @@ def test_a_long_series_carries_its_running_mean_and_few_points(make_run):
     assert trace["mean"][250] == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_long_series_keeps_the_steps_at_which_another_of_its_panel_was_written(make_run):
+    rows = [{"step": n, "train/completion_tokens_mean": 1.0 * n} for n in range(1, 4001)]
+    rows[2499]["eval/completion_tokens_mean"] = 7.0
+    panel = told(plots.lengths(read_run(make_run(rows))))["panels"][0]
+    train, held_out = panel["traces"]
+    steps = panel["axes"][train["axis"]]
+    assert train["y"][steps.index(2500)] == 2500
+    assert (held_out["y"], panel["axes"][held_out["axis"]]) == ([7], [2500])
+    assert len(steps) <= 501
+
+
 def test_bars_of_a_long_run_name_the_steps_that_they_stand_for(make_run):
     rows = [{"step": n, "time/generate_s": 3.0, "time/update_s": 1.0} for n in range(1, 161)]
     (panel,) = told(plots.time_per_stage(read_run(make_run(rows))))["panels"]
