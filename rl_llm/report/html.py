@@ -180,7 +180,7 @@ _SECTIONS: dict[str, Sequence[Card]] = {
 }
 
 
-def render(run: RunRecord, moved: Moved) -> str:
+def render(run: RunRecord, moved: Moved | None = None) -> str:
     """Return the page; what the run lacks is left out and named in the footer.
 
     What grows with a run is drawn or listed in part, so that no page grows past 5 MB.
@@ -209,7 +209,7 @@ def render(run: RunRecord, moved: Moved) -> str:
         lone=_cards("lone_card", summary.lone_evaluation(run)[:_PAIRS_SHOWN]),
         groups=_cards("group_card", groups[:_GROUPS_SHOWN]),
         groups_step=groups[0].problem.step if groups else 0,
-        moved=moved,
+        moved=moved or Moved(),
         browsable=browsable(run, most_bytes=_MOST_BYTES_LISTED),
     )
 

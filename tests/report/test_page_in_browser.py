@@ -91,6 +91,21 @@ def test_the_readout_goes_when_the_pointer_leaves(two_rates, browser):
     assert browser.ask(two_rates, HOVER + script) == "false true 0"
 
 
+def test_a_tap_shows_the_values_until_another_place_is_touched(two_rates, browser):
+    script = """
+      const svg = plots["Informative groups"];
+      const box = svg.getBoundingClientRect();
+      const touch = (target, kind) => target.dispatchEvent(new PointerEvent(kind, {
+        bubbles: true, pointerType: "touch", clientX: box.left + box.width / 2, clientY: box.top }));
+      touch(svg, "pointerdown");
+      touch(svg, "pointerleave");
+      const first = readout.hidden;
+      touch(document.querySelector("h1"), "pointerdown");
+      say([first, readout.hidden]);
+    """
+    assert browser.ask(two_rates, HOVER + script) == "false,true"
+
+
 def test_arrow_keys_move_from_step_to_step(two_rates, browser):
     script = """
       const svg = plots["Informative groups"];
