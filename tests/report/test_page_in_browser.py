@@ -96,7 +96,8 @@ def test_a_tap_shows_the_values_until_another_place_is_touched(two_rates, browse
       const svg = plots["Informative groups"];
       const box = svg.getBoundingClientRect();
       const touch = (target, kind) => target.dispatchEvent(new PointerEvent(kind, {
-        bubbles: true, pointerType: "touch", clientX: box.left + box.width / 2, clientY: box.top }));
+        bubbles: true, pointerType: "touch", clientX: box.left + box.width / 2, clientY: box.top,
+      }));
       touch(svg, "pointerdown");
       touch(svg, "pointerleave");
       const first = readout.hidden;
