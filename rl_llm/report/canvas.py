@@ -129,7 +129,7 @@ def canvas(
         figure.align_ylabels()
         mark_traces(drawn.panels)
         svg = _to_inline_svg(figure)
-        drawn.svg = svg.replace("<svg", f"<svg{attributes(drawn.panels)}", 1)
+        drawn.svg = svg.replace("<svg", f"<svg{_themed(attributes(drawn.panels))}", 1)
 
 
 def step_axis(panel: Axes) -> None:
@@ -252,9 +252,14 @@ def _to_inline_svg(figure: Figure) -> str:
     svg = re.sub(r' d="[^"]*"', lambda path: _SIX_DIGITS.sub(_hundredths, path[0]), svg)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg)
     svg = svg.replace("xlink:href=", "href=").replace("'DejaVu Sans'", "var(--font, sans-serif)")
+    return _themed(svg)
+
+
+def _themed(text: str) -> str:
+    """Let the colours that follow the page's theme do so."""
     for colour, variable in _THEMED.items():
-        svg = svg.replace(colour, f"var({variable}, {colour})")
-    return svg
+        text = text.replace(colour, f"var({variable}, {colour})")
+    return text
 
 
 def _hundredths(number: re.Match[str]) -> str:

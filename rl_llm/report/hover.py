@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
     box = panel.get_position()
     short = [trace.x for trace in panel.traces if len(trace.x) <= _MOST_POINTS]
     always = {x for points in short for x in points}
-    axes: list[list[float]] = []
+    axes: list[list[float | None]] = []
     traces = [_trace(trace, axes, always) for trace in panel.traces]
     return {
         "box": [round(edge, 4) for edge in (box.x0, 1 - box.y1, box.x1, 1 - box.y0)],
@@ -143,7 +144,9 @@ def _panel(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _trace(trace: Trace, axes: list[list[float]], always: Collection[float]) -> dict[str, Any]:
+def _trace(
+    trace: Trace, axes: list[list[float | None]], always: Collection[float]
+) -> dict[str, Any]:
     """Return a trace, of a long one some points over all of it and those at `always`, and put what
     it lies over among `axes`, which most traces of a panel share."""
     spread = np.linspace(0, len(trace.x) - 1, _MOST_POINTS).round().astype(int).tolist()
@@ -158,10 +161,10 @@ def _trace(trace: Trace, axes: list[list[float]], always: Collection[float]) -> 
     return told | {"dotted": trace.dotted, "drawn": bool(trace.artists)}
 
 
-def _digits(values: Sequence[float], *, digits: int = 5) -> list[float]:
-    """Return numbers as short as they can be read."""
-    rounded = [float(f"{value:.{digits}g}") for value in values]
-    return [int(value) if value.is_integer() else value for value in rounded]
+def _digits(values: Sequence[float], *, digits: int = 5) -> list[float | None]:
+    """Return numbers as short as they can be read, None for one that is none."""
+    rounded = [float(f"{value:.{digits}g}") if isfinite(value) else None for value in values]
+    return [int(n) if n is not None and n.is_integer() else n for n in rounded]
 
 
 def _one_line(text: str) -> str:

@@ -204,6 +204,7 @@ def render(run: RunRecord, moved: Moved | None = None) -> str:
         missing=[card.title for card, svg in drawn.items() if card.expected and not svg],
         pairs=_cards("pair_card", paired[:_PAIRS_SHOWN]),
         more_pairs=_cards("pair_card", more),
+        num_pairs=len(paired),
         pair_steps=[(pair.before.step, pair.after.step) for pair in paired[:1]],
         outcomes=summary.outcomes(paired),
         lone=_cards("lone_card", summary.lone_evaluation(run)[:_PAIRS_SHOWN]),

@@ -20,6 +20,7 @@
   }
 
   function number(value, percent) {
+    if (value === null) return "not finite";
     if (percent) return `${(100 * value).toFixed(1)} %`;
     if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
     return String(Number(value.toPrecision(4)));
@@ -50,18 +51,18 @@
     return Math.abs(points[after] - x) < Math.abs(x - points[before]) ? after : before;
   }
 
-  function place(plot, panel, axis, index) {
+  function place(panel, axis, index) {
     return panel.places.length ? panel.places[index] : number(panel.axes[axis][index], false);
   }
 
   function row(plot, panel, trace, index, isThere) {
     const line = element("div", "row-of-readout");
     const swatch = element("i", "swatch");
-    swatch.style.background = trace.colour === "#1b1a19" ? "var(--ink)" : trace.colour;
+    swatch.style.background = trace.colour;
     const value = element("b", "", number(trace.y[index], panel.percent));
     line.append(swatch, element("span", "name", trace.name || panel.label), value);
     if (trace.mean) line.append(element("small", "", `mean ${number(trace.mean[index], panel.percent)}`));
-    if (!isThere) line.append(element("small", "", `${plot.x} ${place(plot, panel, trace.axis, index)}`));
+    if (!isThere) line.append(element("small", "", `${plot.x} ${place(panel, trace.axis, index)}`));
     return line;
   }
 
@@ -83,12 +84,12 @@
         const index = indexAt(panel.axes[trace.axis], x);
         if (index < 0) continue;
         const isThere = panel.axes[trace.axis][index] === x;
-        if (isThere) heading = `${plot.x} ${place(plot, panel, trace.axis, index)}`;
+        if (isThere) heading = `${plot.x} ${place(panel, trace.axis, index)}`;
         readout.append(row(plot, panel, trace, index, isThere));
         const height = down(panel, (trace.mean || trace.y)[index]);
         if (isThere && trace.dotted && height >= panel.box[1] && height <= panel.box[3]) {
-          const at = { class: "dot", cx: left, cy: size.height * height, r: 3, fill: trace.colour };
-          marks.append(shape("circle", at));
+          const style = `fill: ${trace.colour}`;
+          marks.append(shape("circle", { class: "dot", cx: left, cy: size.height * height, r: 3, style }));
         }
       }
     }
@@ -177,7 +178,7 @@
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", "lines shown");
     const boxes = [];
-    panel.traces.forEach((trace, number) => {
+    panel.traces.forEach((trace, index) => {
       if (!trace.drawn) return;
       const label = element("label", "choice");
       const box = document.createElement("input");
@@ -186,7 +187,7 @@
       box.style.accentColor = trace.colour;
       box.addEventListener("change", () => {
         trace.isHidden = !box.checked;
-        for (const part of svg.querySelectorAll(`[data-trace="${number}"]`)) {
+        for (const part of svg.querySelectorAll(`[data-trace="${index}"]`)) {
           part.style.display = box.checked ? "" : "none";
         }
       });

@@ -139,3 +139,16 @@ def test_a_run_of_ten_thousand_steps_fits_into_five_megabytes(make_run, rows, ma
         text = "".join(json.dumps(each | {"text": '"' * 20_000}) + "\n" for each in samples)
         (folder / "completions" / f"step-{step:06d}.jsonl").write_text(text)
     assert write_report(folder).stat().st_size < 5_000_000
+
+
+def test_colours_of_the_theme_follow_it_under_the_pointer_too(whole_run):
+    (panel,) = told(plots.pass_rate_per_level(read_run(whole_run)))["panels"]
+    assert panel["traces"][-1]["name"] == "all problems"
+    assert panel["traces"][-1]["colour"] == "var(--ink, #1b1a19)"
+
+
+def test_a_mean_that_overflows_is_no_number(make_run):
+    rows = [{"step": n, "rollout/tokens_per_s": 1e308} for n in range(1, 101)]
+    with pytest.warns(RuntimeWarning):
+        svg = plots.throughput(read_run(make_run(rows)))
+    assert None in told(svg)["panels"][0]["traces"][0]["mean"]
