@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT, SCALE = 1200, 1763, 1.5  # CSS pixels, and pixels in each.
+WIDTH, HEIGHT, SCALE = 1200, 1798, 1.5  # CSS pixels, and pixels in each.
 NUM_COLOURS = 128
 
 

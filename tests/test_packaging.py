@@ -138,7 +138,9 @@ def installed(wheel, tmp_path_factory):
 def test_the_wheel_holds_all_code_and_all_plugins(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     code = {str(file.relative_to(ROOT)) for file in (ROOT / "rl_llm").rglob("*.py")}
-    assert code | {"rl_llm/py.typed"} <= inside
+    page = {f"rl_llm/report/{file.name}" for file in (ROOT / "rl_llm/report").glob("*.[!p]*")}
+    assert {"rl_llm/report/plots.js", "rl_llm/report/style.css"} <= page
+    assert code | page | {"rl_llm/py.typed"} <= inside
     for kind in ("rewards", "data"):
         files = [*(ROOT / kind).glob("*.py"), *(ROOT / kind).glob("models/*/*")]
         assert {f"rl_llm/_shipped/{file.relative_to(ROOT)}" for file in files} <= inside

@@ -1,4 +1,4 @@
-"""`rl-llm report`: the HTML report of a run."""
+"""`rl-llm report`: the HTML report of a run, or of two runs side by side."""
 
 import argparse
 from pathlib import Path
@@ -13,11 +13,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, as in runs/quickstart"
     )
+    parser.add_argument(
+        "other_dir",
+        metavar="OTHER_DIR",
+        type=Path,
+        nargs="?",
+        help="a second run: writes RUN_DIR/report-and-OTHER.html instead, with the curves of both "
+        "over each other and the settings in which they differ",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report and print its path; matplotlib loads only here."""
-    from rl_llm.report import write_report
+    """Write the page and print its path; matplotlib loads only here."""
+    from rl_llm.report import write_pair, write_report
 
-    print(write_report(args.run_dir))
+    if args.other_dir is None:
+        print(write_report(args.run_dir))
+    else:
+        print(write_pair(args.run_dir, args.other_dir))
     return 0

@@ -107,7 +107,7 @@ def write_results(parts: Parts, model: Model) -> None:
     """Write the report, then the final adapter: aside and renamed, for it says that all is done."""
     folder, hub = parts.folder, parts.recipe.hub
     try:
-        write_report(folder.path)
+        write_report(folder.path, problems=parts.scheduler.problems)
     except InputError as error:  # To `rl-llm report` the folder is input; here it is the run's own.
         raise StorageError(str(error)) from error
     aside = folder.path / ".adapter.partial"

@@ -23,9 +23,12 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullFormatter,
     PercentFormatter,
+    StrMethodFormatter,
 )
 
-INK, MUTED, GRID = "#1b1a19", "#79766f", "#e4e2dd"
+from rl_llm.report.hover import MARK, Panel, attributes, mark_traces
+
+INK, MUTED, GRID = "#1b1a19", "#6b6862", "#e4e2dd"
 BLUE, ORANGE, GREEN, VIOLET, PINK, GREY = (
     "#2f6fde",
     "#e8792b",
@@ -37,6 +40,7 @@ BLUE, ORANGE, GREEN, VIOLET, PINK, GREY = (
 PALETTE = (BLUE, ORANGE, GREEN, VIOLET, PINK, GREY)
 HALF, WIDE = (5.6, 2.9), (11.6, 3.9)
 
+_SIX_DIGITS = re.compile(r"-?\d+\.\d{3,}")
 _ROUND_STEPS = [1, 2, 2.5, 5, 10]
 _THEMED = {INK: "--ink", MUTED: "--muted", GRID: "--grid"}
 _EASY_TO_HARD = LinearSegmentedColormap.from_list(
@@ -82,7 +86,7 @@ class Canvas:
     """A figure being drawn: its panels row by row, and its SVG once the drawing is done."""
 
     figure: Figure
-    panels: Sequence[Axes]
+    panels: Sequence[Panel]
     svg: str = ""
 
 
@@ -115,6 +119,7 @@ def canvas(
             sharey="row",
             squeeze=False,
             height_ratios=list(heights),
+            subplot_kw={"axes_class": Panel},
         )
         drawn = Canvas(figure=figure, panels=list(grid.flat))
         for panel in drawn.panels:
@@ -122,7 +127,9 @@ def canvas(
             panel.tick_params(length=0, pad=4)
         yield drawn
         figure.align_ylabels()
-        drawn.svg = _to_inline_svg(figure)
+        mark_traces(drawn.panels)
+        svg = _to_inline_svg(figure)
+        drawn.svg = svg.replace("<svg", f"<svg{_themed(attributes(drawn.panels))}", 1)
 
 
 def step_axis(panel: Axes) -> None:
@@ -131,6 +138,13 @@ def step_axis(panel: Axes) -> None:
     panel.xaxis.set_major_locator(
         MaxNLocator(nbins=9, integer=True, min_n_ticks=1, steps=[1, 2, 4, 5, 10])
     )
+
+
+def completions_axis(panel: Axes) -> None:
+    """Label the horizontal axis with completions generated."""
+    panel.set_xlabel("completions generated")
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
 
 
 def percent_axis(panel: Axes, label: str, *, full: bool = False) -> None:
@@ -233,9 +247,21 @@ def _to_inline_svg(figure: Figure) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf'<g id="{MARK}(\d+)"', r'<g data-trace="\1"', svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: _SIX_DIGITS.sub(_hundredths, path[0]), svg)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg)
     svg = svg.replace("xlink:href=", "href=").replace("'DejaVu Sans'", "var(--font, sans-serif)")
+    return _themed(svg)
+
+
+def _themed(text: str) -> str:
+    """Let the colours that follow the page's theme do so."""
     for colour, variable in _THEMED.items():
-        svg = svg.replace(colour, f"var({variable}, {colour})")
-    return svg
+        text = text.replace(colour, f"var({variable}, {colour})")
+    return text
+
+
+def _hundredths(number: re.Match[str]) -> str:
+    """Return a coordinate to a hundredth of a point, which no screen shows."""
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

@@ -5,18 +5,20 @@ Every text of the run is escaped by the template; only SVG that this package dre
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from statistics import median
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from rl_llm.report import alarms, plots, plots_curriculum, summary
+from rl_llm.report.browse import browsable
+from rl_llm.report.moved import Moved
+from rl_llm.report.pages import render_page, sample_macro, within
 from rl_llm.report.read import RunRecord
 
 _PAIRS_SHOWN, _PAIRS_FOLDED = 8, 40
 _GROUPS_SHOWN = 4
-_LONGEST_TEXT = 3000
+_MOST_BYTES_SHOWN, _MOST_BYTES_LISTED = 400_000, 1_200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +180,11 @@ _SECTIONS: dict[str, Sequence[Card]] = {
 }
 
 
-def render(run: RunRecord) -> str:
-    """Return the page; what the run lacks is left out and named in the footer."""
+def render(run: RunRecord, moved: Moved | None = None) -> str:
+    """Return the page; what the run lacks is left out and named in the footer.
+
+    What grows with a run is drawn or listed in part, so that no page grows past 5 MB.
+    """
     drawn = {card: card.plot(run) for cards in _SECTIONS.values() for card in cards}
     sections = {
         title: [(card, Markup(drawn[card])) for card in cards if drawn[card]]
@@ -187,10 +192,10 @@ def render(run: RunRecord) -> str:
     }
     paired = summary.pairs(run)
     groups = summary.last_training_groups(run)
-    page = _environment().from_string(
-        resources.files("rl_llm.report").joinpath("template.html").read_text(encoding="utf-8")
-    )
-    return page.render(
+    more = paired[_PAIRS_SHOWN : _PAIRS_SHOWN + _PAIRS_FOLDED]
+    return render_page(
+        "template.html",
+        title=run.name,
         run=run,
         held_out=summary.held_out(run),
         alarms=alarms.stands(run),
@@ -198,20 +203,21 @@ def render(run: RunRecord) -> str:
         facts=_facts(run),
         sections={title: cards for title, cards in sections.items() if cards},
         missing=[card.title for card, svg in drawn.items() if card.expected and not svg],
-        pairs=paired[:_PAIRS_SHOWN],
-        more_pairs=paired[_PAIRS_SHOWN : _PAIRS_SHOWN + _PAIRS_FOLDED],
+        pairs=_cards("pair_card", paired[:_PAIRS_SHOWN]),
+        more_pairs=_cards("pair_card", more),
+        num_pairs=len(paired),
+        pair_steps=[(pair.before.step, pair.after.step) for pair in paired[:1]],
         outcomes=summary.outcomes(paired),
-        lone=summary.lone_evaluation(run)[:_PAIRS_SHOWN],
-        groups=groups[:_GROUPS_SHOWN],
+        lone=_cards("lone_card", summary.lone_evaluation(run)[:_PAIRS_SHOWN]),
+        groups=_cards("group_card", groups[:_GROUPS_SHOWN]),
+        groups_step=groups[0].problem.step if groups else 0,
+        moved=moved or Moved(),
+        browsable=browsable(run, most_bytes=_MOST_BYTES_LISTED),
     )
 
 
-def excerpt(text: str) -> str:
-    """Return a text for reading: the middle of a very long one is left out, and counted."""
-    if len(text) <= _LONGEST_TEXT:
-        return text
-    half = _LONGEST_TEXT // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+def _cards(macro: str, items: Sequence[Any]) -> list[Markup]:
+    return within(map(sample_macro(macro), items), most_bytes=_MOST_BYTES_SHOWN)
 
 
 def duration(seconds: float) -> str:
@@ -230,16 +236,6 @@ def compact(count: float) -> str:
         if count >= 10 * size or (unit != "k" and count >= size):
             return f"{count / size:.3g} {unit}"
     return f"{count:,.0f}"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["excerpt"] = excerpt
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    environment.filters["number"] = lambda value: f"{value:.4g}"
-    return environment
 
 
 def _tiles(run: RunRecord) -> list[Tile]:

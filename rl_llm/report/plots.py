@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rl_llm.report.alarms import raised_at
 from rl_llm.report.canvas import (
@@ -22,6 +21,7 @@ from rl_llm.report.canvas import (
     VIOLET,
     WIDE,
     canvas,
+    completions_axis,
     from_zero,
     label,
     legend_above,
@@ -32,6 +32,7 @@ from rl_llm.report.canvas import (
 )
 from rl_llm.report.marks import (
     annotate,
+    band,
     floor_share,
     line,
     mark_steps,
@@ -39,15 +40,18 @@ from rl_llm.report.marks import (
     name_places,
     rises,
     stack_bars,
+    thinned,
     write_above,
 )
 from rl_llm.report.panels import two_panels
 from rl_llm.report.read import RunRecord, Series
+from rl_llm.report.summary import pass_rate_for_completions
 
 Plot = Callable[[RunRecord], str]
 
 _MOST_NUMBERED_BARS = 12
 _MOST_LEVEL_NAMES = 24
+_MOST_MARKED_POINTS, _MOST_DRAWN_CROSSES = 60, 400
 _STAGES = {
     "wait": BLUE,
     "generate": BLUE,
@@ -66,13 +70,12 @@ def held_out_pass_rate(run: RunRecord) -> str:
         return ""
     with canvas("held-out") as drawn:
         panel = drawn.panels[0]
-        errors = dict(zip(error.steps, error.values, strict=True))
-        half = np.array([errors.get(step, 0.0) for step in mean.steps])
-        values = np.array(mean.values)
-        panel.fill_between(
-            mean.steps, values - half, values + half, color=BLUE, alpha=0.18, lw=0, label="± 1 SE"
-        )
+        values = mean.values
+        band(panel, mean, error, BLUE, "± 1 SE")
         panel.plot(mean.steps, values, color=BLUE, marker="o", ms=4, label="mean over problems")
+        panel.trace("mean over problems", BLUE, mean.steps, values)
+        if error:
+            panel.trace("standard error", GREY, error.steps, error.values, dotted=False)
         for index in {0, len(values) - 1}:
             annotate(panel, mean.steps[index], values[index])
         mark_steps(panel, raised_at(run, "reward", "overfit"), "alarm")
@@ -93,9 +96,12 @@ def pass_rate_before_after(run: RunRecord) -> str:
         after = [series.values[-1] for series in levels.values()]
         first, last = min(s.steps[0] for s in levels.values()), _last_step(levels)
         places, shift = np.arange(len(levels)), 0.2 if last > first else 0.0
+        panel.places = [label(name) for name in levels]
         panel.bar(places - shift, before, 0.38, color=GREY, alpha=0.65, label=f"step {first}")
+        panel.trace(f"step {first}", GREY, places.tolist(), before, dotted=False)
         if last > first:
             panel.bar(places + shift, after, 0.38, color=ramp(len(levels)), label=f"step {last}")
+            panel.trace(f"step {last}", BLUE, places.tolist(), after, dotted=False)
         if len(levels) <= _MOST_NUMBERED_BARS:
             write_above(panel, places - shift, before, MUTED)
         if len(levels) <= _MOST_NUMBERED_BARS and last > first:
@@ -116,8 +122,14 @@ def pass_rate_per_level(run: RunRecord) -> str:
     with canvas("levels", size=WIDE) as drawn:
         panel = drawn.panels[0]
         colours = ramp(len(levels))
-        for series, colour in zip(levels.values(), colours, strict=True):
-            panel.plot(series.steps, series.values, color=colour, marker="o", ms=3.5)
+        for (name, series), colour in zip(levels.items(), colours, strict=True):
+            marker = "o" if len(series.steps) <= _MOST_MARKED_POINTS else None
+            drawn_line = panel.plot(
+                *thinned(series.steps, series.values), color=colour, marker=marker, ms=3.5
+            )
+            text = f"level {label(name)}"
+            panel.trace(text, colour, series.steps, series.values, artists=drawn_line)
+        panel.choosable = len(levels) > 1
         overall = run.series("eval/pass_rate")
         panel.plot(
             overall.steps, overall.values, color=INK, lw=1.6, ls=(0, (4, 2)), label="all problems"
@@ -125,7 +137,11 @@ def pass_rate_per_level(run: RunRecord) -> str:
         percent_axis(panel, "held-out pass rate", full=True)
         step_axis(panel)
         if len(levels) <= _MOST_LEVEL_NAMES:
-            name_line_ends(panel, levels, colours)
+            ends = name_line_ends(panel, levels, colours)
+            for trace, end in zip(panel.traces, ends, strict=True):
+                trace.artists.extend(part for part in (end, end.arrow_patch) if part)
+        if overall:
+            panel.trace("all problems", INK, overall.steps, overall.values)
         legend_above(panel)
     return drawn.svg
 
@@ -159,7 +175,10 @@ def _mark_left_out(panel: Axes, old: Series, left_out: Series) -> None:
     if points:
         places, heights = zip(*points, strict=True)
         text = f"updates left out: {left_out.total:,.0f}"
-        panel.scatter(places, heights, 26, color=PINK, marker="x", lw=1.4, zorder=3, label=text)
+        crosses = panel.scatter(
+            places, heights, 26, color=PINK, marker="x", lw=1.4, zorder=3, label=text
+        )
+        crosses.set_rasterized(len(points) > _MOST_DRAWN_CROSSES)
 
 
 def lengths(run: RunRecord) -> str:
@@ -174,8 +193,8 @@ def lengths(run: RunRecord) -> str:
         mark_steps(top, raised_at(run, "length", "truncation"), "alarm")
         from_zero(top, "tokens / completion")
         legend_above(top)
-        line(bottom, run.series("train/truncated_share"), BLUE)
-        line(bottom, run.series("eval/truncated_share"), ORANGE)
+        line(bottom, run.series("train/truncated_share"), BLUE, "training")
+        line(bottom, run.series("eval/truncated_share"), ORANGE, "held-out")
         percent_axis(bottom, "cut at limit")
         floor_share(bottom)
         step_axis(bottom)
@@ -274,22 +293,16 @@ def engine_mismatch(run: RunRecord) -> str:
 
 def pass_rate_per_completion(run: RunRecord) -> str:
     """Held-out pass rate against the completions generated up to then, dropped groups included."""
-    mean, spent = run.series("eval/pass_rate"), run.series("rollout/completions")
-    completions = {0: 0.0, **dict(zip(spent.steps, spent.values, strict=True))}
-    points = [
-        (completions[step], value)
-        for step, value in zip(mean.steps, mean.values, strict=True)
-        if step in completions
-    ]
-    if not spent or len(points) < 2:
+    points = pass_rate_for_completions(run)
+    if len(points) < 2:
         return ""
     with canvas("sample-efficiency") as drawn:
         panel = drawn.panels[0]
-        panel.plot(*zip(*points, strict=True), color=BLUE, marker="o", ms=4)
+        places, heights = zip(*points, strict=True)
+        panel.plot(places, heights, color=BLUE, marker="o", ms=4)
+        panel.trace(None, BLUE, places, heights)
         percent_axis(panel, "held-out pass rate", full=True)
-        panel.set_xlabel("completions generated")
-        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        completions_axis(panel)
     return drawn.svg
 
 

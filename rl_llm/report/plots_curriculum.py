@@ -25,7 +25,7 @@ from rl_llm.report.canvas import (
     share_ramp,
     step_axis,
 )
-from rl_llm.report.marks import floor_share, line, stack_bars, step_edges
+from rl_llm.report.marks import floor_share, line, stack_bars, step_edges, thinned
 from rl_llm.report.panels import shares_over_steps, two_panels
 from rl_llm.report.read import RunRecord, Series, is_finite, level_order
 
@@ -56,7 +56,14 @@ def belief_heatmap(run: RunRecord) -> str:
             step_edges(steps), edges, share, cmap=share_ramp(), norm=norm, rasterized=True
         )
         mean = run.series("curriculum/belief_mean")
-        panel.plot(mean.steps, mean.values, color=ORANGE, lw=2.2, label="mean over the pool")
+        panel.plot(
+            *thinned(mean.steps, mean.values), color=ORANGE, lw=2.2, label="mean over the pool"
+        )
+        if mean:
+            panel.trace("mean over the pool", ORANGE, mean.steps, mean.values)
+        for low, high, row in reversed(list(zip(edges[:-1], edges[1:], share, strict=True))):
+            text = f"pool at {100 * low:.0f} to {100 * high:.0f} %"
+            panel.trace(text, BLUE, steps, row.tolist(), dotted=False)
         percent_axis(panel, "believed pass rate")
         panel.set_ylim(0, 1)
         panel.set_yticks(edges[:: max(1, len(share) // 5)])
@@ -121,6 +128,7 @@ def reliability(run: RunRecord) -> str:
         panel = drawn.panels[0]
         panel.plot([0, 1], [0, 1], color=GREY, lw=1.2, ls=(0, (4, 3)), label="as believed")
         panel.plot(predicted, observed, color=BLUE, lw=1.2, alpha=0.5)
+        panel.trace(None, BLUE, predicted.tolist(), observed.tolist())
         area = _LARGEST_DOT * completions / completions.max()
         panel.scatter(predicted, observed, np.maximum(area, 8), color=BLUE, lw=0, zorder=3)
         percent_axis(panel, "observed pass rate", full=True)

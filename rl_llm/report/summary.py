@@ -85,6 +85,15 @@ def _by_step(run: RunRecord, key: str) -> dict[int, int]:
     return {step: int(value) for step, value in zip(series.steps, series.values, strict=True)}
 
 
+def pass_rate_for_completions(run: RunRecord) -> list[tuple[float, float]]:
+    """Return `(completions generated up to then, held-out pass rate)` of each evaluation; none
+    where the run has not counted completions."""
+    mean, spent = run.series("eval/pass_rate"), run.series("rollout/completions")
+    completions = {0: 0.0, **dict(zip(spent.steps, spent.values, strict=True))}
+    points = zip(mean.steps, mean.values, strict=True)
+    return [(completions[step], value) for step, value in points if step in completions and spent]
+
+
 def last_value(series: Series) -> float | None:
     """Return the newest value, or None for a series without points."""
     return series.values[-1] if series else None

@@ -1,7 +1,11 @@
 """A run's folder as a run of 16 steps over 8 levels would leave it, and ways to leave things
 out."""
 
+import html
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +243,58 @@ def rows():
 def make_sample():
     """Make one sample row: `make_sample(step, level, draw, split=...)`."""
     return sample_row
+
+
+class Browser:
+    """A headless chromium, started anew for each page."""
+
+    def __init__(self, program, folder):
+        self._program, self._folder = program, folder
+
+    def load(self, page, *, flags=()):
+        """Load a file; return the document as it ends, and the lines on the console."""
+        quiet = (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        )
+        run = subprocess.run(
+            [
+                *(self._program, *quiet, f"--user-data-dir={self._folder / 'profile'}"),
+                *("--virtual-time-budget=5000", "--enable-logging=stderr"),
+                *("--window-size=1200,900", *flags, "--dump-dom", page.as_uri()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return run.stdout, [line for line in run.stderr.splitlines() if ":CONSOLE" in line]
+
+    def ask(self, page, script, *, width=1200):
+        """Run a script at the end of a copy of the page, in a frame so wide, and return what it
+        says by `say(text)`."""
+        say = "const say = text => parent.postMessage(String(text), '*');"
+        policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+        copy = policy.sub("", page.read_text(encoding="utf-8"))
+        probed = copy.replace("</body>", f"<script>{{ {say}\n{script} }}</script></body>")
+        (self._folder / "probed.html").write_text(probed, encoding="utf-8")
+        frame = self._folder / "frame.html"
+        frame.write_text(
+            "<script>addEventListener('message', event => document.title = event.data)</script>"
+            f"<iframe src=probed.html style='border:0;width:{width}px;height:900px'></iframe>"
+        )
+        dom, _ = self.load(frame)
+        said = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+        assert said, "the script said nothing"
+        return html.unescape(said.group(1))
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A real browser, where this machine has one."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no chromium on the PATH")
+    folder = tmp_path / "browser"
+    folder.mkdir()
+    return Browser(program, folder)
