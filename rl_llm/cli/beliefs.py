@@ -2,15 +2,18 @@
 read from."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rl_llm.cli.inputs import load_data
 from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import load_recipe
 from rl_llm.curriculum import Scheduler, store
+from rl_llm.curriculum.pool import StateDict
 from rl_llm.curriculum.priors import write_beliefs
-from rl_llm.errors import InputError
+from rl_llm.errors import CheckpointError, InputError
 from rl_llm.policy import load_tokenizer
 from rl_llm.rollout.prompts import PromptEncoder
 from rl_llm.trainer import RunFolder, checkpoint
@@ -64,18 +67,40 @@ def load_scheduler(folder: RunFolder) -> SavedScheduler:
             f"{folder.path} is not a run's folder (it has no resolved.yaml); name one such as "
             "runs/NAME"
         )
-    saved, _ = checkpoint.newest_whole(folder.checkpoints)
-    if saved is None:
-        raise InputError(f"{folder.path} has no checkpoint yet that is whole; wait for one")
     recipe = load_recipe(folder.resolved)
     tokenizer = load_tokenizer(recipe.model.path)
     encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
     scheduler = make_scheduler(recipe, load_data(recipe, encoder))
-    state = checkpoint.read_state(saved)
-    scheduler.load_state_dict(
-        store.load(saved / "curriculum.parquet", scheduler.row_names, state["curriculum"])
-    )
-    learnt_step, pending = int(state["counters"]["step"]), Pending()
-    pending.load(saved)
+    state, curriculum, pending = _read_newest(folder, scheduler.row_names)
+    scheduler.load_state_dict(curriculum)
+    learnt_step = int(state["counters"]["step"])
     step = max([learnt_step, *pending.reports])
     return SavedScheduler(scheduler=scheduler, step=step, learnt_step=learnt_step)
+
+
+def _read_newest(
+    folder: RunFolder, row_names: Sequence[str]
+) -> tuple[dict[str, Any], StateDict, Pending]:
+    """Read what the newest whole checkpoint says; of one that the run has meanwhile replaced, the
+    next."""
+    while True:
+        saved, damaged = checkpoint.newest_whole(folder.checkpoints)
+        if saved is None:
+            if any(not each.path.is_dir() for each in damaged):
+                continue
+            raise InputError(
+                f"{folder.path} has no checkpoint yet that is whole; its run writes one every "
+                "checkpoint.every steps"
+            )
+        try:
+            return _read(saved, row_names)
+        except CheckpointError:
+            if saved.is_dir():
+                raise
+
+
+def _read(saved: Path, row_names: Sequence[str]) -> tuple[dict[str, Any], StateDict, Pending]:
+    state, pending = checkpoint.read_state(saved), Pending()
+    curriculum = store.load(saved / "curriculum.parquet", row_names, state["curriculum"])
+    pending.load(saved)
+    return state, curriculum, pending

@@ -114,3 +114,20 @@ def test_a_folder_without_a_run_or_a_checkpoint_is_refused(run_dir, capsys, tmp_
     shutil.rmtree(folder / "checkpoints")
     assert main(["data", "beliefs", str(folder), "--out", "b.parquet"]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_the_run_replaces_while_it_is_read_gives_way_to_the_next(
+    run_dir, capsys, monkeypatch
+):
+    _, folder = run_dir
+    read_state = checkpoint.read_state
+
+    def replaced(saved):
+        if saved.name == "step-000002":
+            shutil.copytree(saved, saved.with_name("step-000003"))
+            shutil.rmtree(saved)
+        return read_state(saved)
+
+    monkeypatch.setattr(checkpoint, "read_state", replaced)
+    assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
+    assert capsys.readouterr().out.startswith("beliefs after step 2: ")
