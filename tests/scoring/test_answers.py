@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rl_llm.scoring import (
     after_hashes,
+    answer_text,
     between_tags,
     boxed,
     code_block,
@@ -133,6 +134,7 @@ def test_the_longest_numbers_can_still_be_printed():
 def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(unit):
     text = unit * (200_000 // len(unit))
     start = time.perf_counter()
+    answer_text(text)
     final_answer(text)
     parse_number(text)
     last_number(text)
@@ -142,6 +144,7 @@ def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(u
 
 @given(st.text(alphabet="0123456789.,-+/$%eE{}<>#\\boxedfrac answr\u2212\n", max_size=60))
 def test_no_text_makes_a_reader_raise(text):
+    answer_text(text)
     final_answer(text)
     parse_number(text)
     numbers_equal(text, 1)
@@ -255,3 +258,21 @@ def test_the_last_closed_block_of_a_language(text, content):
 )
 def test_a_box_or_hashes_win_over_the_last_number_and_tags_over_what_is_outside(text, value):
     assert final_answer(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        (r"<answer> x + 1 </answer> \boxed{5}", "x + 1"),
+        (r"\boxed{5} <answer>so \boxed{x}.</answer>", "x"),
+        (r"<answer></answer> \boxed{ 5 } #### 6", "5"),
+        ("#### 6\n#### \\frac12 \n", r"\frac12"),
+        ("<answer>7\n#### 8</answer> 9", "8"),
+        ("#### 6\nas above", None),
+        (r"\boxed{} 5", None),
+        ("It is 5.\n####", None),
+        ("5", None),
+    ],
+)
+def test_what_a_text_marks_as_its_answer(text, marked):
+    assert answer_text(text) == marked
