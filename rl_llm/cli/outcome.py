@@ -32,8 +32,10 @@ def _next_commands(parts: Parts, source: Path) -> Iterator[tuple[str, ...]]:
     yield "data", "preview", str(source)
     is_uniform = parts.recipe.curriculum.sampler.name == "uniform"
     other = "posterior" if is_uniform else "uniform"
-    name = f"run.name={run_dir.name}-{other}"
-    yield "train", str(source), name, f"curriculum.sampler={{name: {other}}}"
+    name = f"{run_dir.name}-{other}"
+    yield "train", str(source), f"run.name={name}", f"curriculum.sampler={{name: {other}}}"
+    if parts.evaluator.has_problems:
+        yield "compare", str(run_dir.with_name(name)), str(run_dir)
 
 
 def _program() -> Any:

@@ -41,15 +41,16 @@ def test_outside_a_terminal_a_run_prints_plain_lines_and_ends_with_a_table(finis
 def test_after_overrides_the_next_commands_name_the_recipe_as_run_and_work(small, capsys):
     assert main(["train", str(small), *QUICK, "run.output_dir=else where"]) == 0
     commands = next_commands(capsys.readouterr().out)
-    assert [words[0] for words in commands] == ["evaluate", "data", "train"]
+    assert [words[0] for words in commands] == ["evaluate", "data", "train", "compare"]
     assert commands[1][-1] == commands[2][1] == "else where/small/resolved.yaml"
-    assert [main(words) for words in commands] == [0, 0, 0]
+    assert [main(words) for words in commands] == [0, 0, 0, 0]
     assert Path("else where/small-uniform/adapter").is_dir()
 
 
 def test_the_uniform_command_works_where_the_sampler_has_options(small, capsys):
     assert main(["train", str(small), *QUICK, "curriculum.sampler.floor=0.2"]) == 0
-    assert main(next_commands(capsys.readouterr().out)[-1]) == 0
+    commands = {words[0]: words for words in next_commands(capsys.readouterr().out)}
+    assert main(commands["train"]) == 0
 
 
 def test_without_held_out_problems_there_is_no_table_and_nothing_to_evaluate(

@@ -228,6 +228,7 @@ def test_the_next_commands_work(finished, tmp_path, program):
         ["rl-llm", "evaluate"],
         ["rl-llm", "data"],
         ["rl-llm", "train"],
+        ["rl-llm", "compare"],
     ]
     folder = shutil.copytree(finished, tmp_path / "copy")
     for words in commands:
