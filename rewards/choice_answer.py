@@ -40,6 +40,11 @@ def choice_answer(completion: str, answer: str, problem: Problem) -> float:
     one. What stands before `</think>` does not count. The reference is a letter in one of these
     ways, or the text of one of the options in a column `choices`; else `ValueError` is raised.
     """
+    return float(read_answer(completion) == read_reference(answer, problem))
+
+
+def read_reference(answer: str, problem: Problem) -> str:
+    """Return the letter of a reference; raises `ValueError` where there is none."""
     expected, choices = read_answer(answer), problem.meta.get("choices")
     if expected is None and isinstance(choices, list | tuple) and answer in choices:
         expected = chr(ord("A") + choices.index(answer))
@@ -48,7 +53,7 @@ def choice_answer(completion: str, answer: str, problem: Problem) -> float:
             f"the reference answer {answer!r} is neither a letter from A to J nor one of the "
             "texts in a column 'choices'; write the letter"
         )
-    return float(read_answer(completion) == expected)
+    return expected
 
 
 def read_answer(text: str) -> str | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rl_llm.errors import SandboxError
+from rl_llm.errors import ConfigError, SandboxError
 
 _START_LIMIT_S = 5.0
 _ANSWER_GRACE_S = 4.0  # To kill a program that has filled gigabytes takes seconds.
@@ -173,6 +173,36 @@ def check_isolated() -> None:
             f"Python's own modules cannot be imported in the sandbox (exit code {ended.code}): "
             f"any user must be able to read {sys.base_prefix}"
         )
+
+
+def check_limits(
+    *, limit_s: float, total_s: float, memory_mib: int, timeout_s: float, allow_unisolated: bool
+) -> None:
+    """Refuse limits of a reward that do not fit each other or its `timeout_s`, and a machine that
+    does not isolate programs unless `allow_unisolated`; raises `ConfigError`."""
+    if not 0 < limit_s <= total_s:
+        raise ConfigError(
+            f"limit_s={limit_s:g} of one test must lie above 0 and not above total_s={total_s:g} "
+            "of all tests; set both"
+        )
+    if total_s + MARGIN_S > timeout_s:
+        raise ConfigError(
+            f"total_s={total_s:g} of the tests and {MARGIN_S:g} s for the sandbox do not fit into "
+            f"timeout_s={timeout_s:g}, so that slow programs would fail the reward in place of "
+            f"their tests; set timeout_s: {total_s + MARGIN_S:g}, or a lower total_s"
+        )
+    if memory_mib < 64:
+        raise ConfigError(f"memory_mib={memory_mib} is less than Python takes; use 64")
+    if allow_unisolated:
+        return
+    try:
+        check_isolated()
+    except SandboxError as error:
+        raise ConfigError(
+            f"{error}; run where user namespaces are permitted, or set allow_unisolated: true to "
+            "have programs run with limits of time and memory alone, free to use the network and "
+            "to read and change your files"
+        ) from None
 
 
 def _ended(said: Mapping[str, Any]) -> Ended:
