@@ -63,11 +63,13 @@ def are_equal(wanted: Answer, found: Answer) -> bool:
         return found.text == wanted.text or words_of(found.text) == words
     if has_tower(found.text) or differ_in_kind(found.text, wanted.text):
         return False
+    # An inequality that bounds nothing, as x < \infty, is no interval, and would be the empty set.
+    is_empty = any(map(_is_empty_set, (*wanted.parsed, *found.parsed)))
     equal = verify(
         wanted.parsed,
         found.parsed,
         float_rounding=_DECIMALS,
-        allow_set_relation_comp=True,
+        allow_set_relation_comp=not is_empty,
         timeout_seconds=None,
     )
     return bool(equal)
@@ -77,6 +79,10 @@ def marked_latex(completion: str) -> str | None:
     """Return what a completion marks as its answer, tidied; None without, and where it is long."""
     marked = answer_text(completion)
     return tidy_latex(marked) if marked is not None and len(marked) <= _MAX_CHARS else None
+
+
+def _is_empty_set(parsed: Any) -> bool:
+    return getattr(parsed, "is_empty", False) is True
 
 
 def _read(marked: str) -> Answer:
