@@ -127,7 +127,7 @@ def test_the_longest_numbers_can_still_be_printed():
     [
         *("1", "1,", "111,", "-", "$", ".1", "1/", "1e", " ", "- ", "}", "a", "\\", "\\frac{1,111"),
         *("\\frac{", "\\frac{1}{", "\\frac ", "\\boxed{", "<answer>", "</answer>", "####", "{1"),
-        *("```json", "```", "```json\n", "~~~\n", "``` ", "```a"),
+        *("```json", "```", "```json\n", "~~~\n", "``` "),
     ],
 )
 def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(unit):
@@ -138,6 +138,13 @@ def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(u
     last_number(text)
     code_block(text, "json")
     assert time.perf_counter() - start < 3  # a quadratic search takes minutes
+
+
+@pytest.mark.parametrize("unit", ["a", " ", " a", "\t"])
+def test_a_long_line_behind_three_backticks_takes_no_longer_than_a_glance(unit):
+    start = time.perf_counter()
+    assert code_block(f"```{unit * 100_000}`\n```\n7\n```") == "7"
+    assert time.perf_counter() - start < 3
 
 
 @given(st.text(alphabet="0123456789.,-+/$%eE{}<>#\\boxedfrac answr\u2212\n", max_size=60))
