@@ -1,9 +1,7 @@
 r"""The letter of a multiple choice, A to J, however it is written: `B`, `(b)`, `B. Paris`."""
 
-import re
-
 from rl_llm.records import Problem
-from rl_llm.scoring import answer_text
+from rl_llm.scoring.letters import is_letter, read_letter
 
 INLINE = True  # Linear in the text, and no completion makes it raise.
 
@@ -20,16 +18,7 @@ EXAMPLES = [
     ({"completion": "", "answer": "A"}, 0.0),
 ]
 
-# All repetitions are bounded or possessive, which keeps the search linear.
-_OPENING = r"(?:[\s*_$\"'`({\[]|\\(?:text|math)(?:bf|it|rm)?(?=\{)|\\[(\[])"
-_NOT_TWO = r"(?![)\]}.*_$\s]{0,6}(?:,|&|/|\b(?:and|or)\b)[\s({*]{0,4}[A-J]\b)"
-_ALONE = re.compile(rf"{_OPENING}*+([A-Ja-j])(?![A-Za-z0-9]){_NOT_TWO}[)\]}}.:*_$\"'`\s]*+\Z")
-_WITH_TEXT = re.compile(rf"{_OPENING}*+([A-Ja-j])(?:\)|\.|:|\}}|\*\*){_NOT_TWO}")
-_STATED = re.compile(
-    r"(?i:\b(?:answer|choice|option))[*_]{0,3}(?:\s{1,3}is\b:?|\s{0,3}[:=])"
-    rf"(?:\s{{1,3}}(?:option|choice)\b)?{_OPENING}{{0,8}}"
-    rf"([A-J]|(?<=\()[a-j](?=\)))(?![A-Za-z0-9'^]|\s{{0,3}}=){_NOT_TWO}"
-)
+read_answer = read_letter  # What votes are counted by.
 
 
 def choice_answer(completion: str, answer: str, problem: Problem) -> float:
@@ -40,26 +29,23 @@ def choice_answer(completion: str, answer: str, problem: Problem) -> float:
     one. What stands before `</think>` does not count. The reference is a letter in one of these
     ways, or the text of one of the options in a column `choices`; else `ValueError` is raised.
     """
-    expected, choices = read_answer(answer), problem.meta.get("choices")
-    if expected is None and isinstance(choices, list | tuple) and answer in choices:
-        expected = chr(ord("A") + choices.index(answer))
-    if expected is None:
+    return float(read_letter(completion) == read_reference(answer, problem))
+
+
+def read_reference(answer: str, problem: Problem) -> str:
+    """Return the letter of a reference; raises `ValueError` where there is none."""
+    letter, choices = read_letter(answer), problem.meta.get("choices")
+    if isinstance(choices, list | tuple) and answer in choices[:10] and not is_letter(answer):
+        of_text = chr(ord("A") + choices.index(answer))
+        if letter not in (None, of_text):
+            raise ValueError(
+                f"the reference answer {answer!r} begins with the letter {letter} and is the text "
+                f"of choice {of_text}; write the letter"
+            )
+        letter = of_text
+    if letter is None:
         raise ValueError(
-            f"the reference answer {answer!r} is neither a letter from A to J nor one of the "
-            "texts in a column 'choices'; write the letter"
+            f"the reference answer {answer!r} is neither a letter from A to J nor one of the first "
+            "10 texts in a column 'choices'; write the letter"
         )
-    return float(read_answer(completion) == expected)
-
-
-def read_answer(text: str) -> str | None:
-    """Return the letter, a capital one, that a text gives."""
-    text = text.rpartition("</think>")[2]
-    marked = answer_text(text)
-    if marked is not None:
-        found = _ALONE.match(marked) or _WITH_TEXT.match(marked)
-    else:
-        lines = text.strip().splitlines() or [""]
-        *_, found = None, *_STATED.finditer(text)
-        found = found or _ALONE.match(lines[-1].strip())
-        found = found or (_WITH_TEXT.match(lines[0]) if len(lines) == 1 else None)
-    return found[1].upper() if found else None
+    return letter

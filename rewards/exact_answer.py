@@ -21,12 +21,22 @@ EXAMPLES = [
 def exact_answer(completion: str, answer: str) -> float:
     """1.0 when the last `<answer>...</answer>`, else the whole completion, is the answer.
 
-    White space around either does not count.
+    White space around either does not count. Raises `ValueError` for a reference that is blank.
     """
-    return float(read_answer(completion) == answer.strip())
+    return float(read_answer(completion) == read_reference(answer))
 
 
 def read_answer(completion: str) -> str:
     """Return what stands in the last `<answer>...</answer>`, else the whole completion."""
     tagged = between_tags(completion, "answer")
     return (completion if tagged is None else tagged).strip()
+
+
+def read_reference(answer: str) -> str:
+    """Return a reference without the white space around it."""
+    if not answer.strip():
+        raise ValueError(
+            "the reference answer is blank, so that an empty completion would be right; give the "
+            "problem an answer, or remove it"
+        )
+    return answer.strip()

@@ -1,7 +1,7 @@
 """The answer as an exact number: for arithmetic and word problems, however the number is
 written."""
 
-from rl_llm.scoring import final_answer, numbers_equal
+from rl_llm.scoring import Number, final_answer, numbers_equal
 
 INLINE = True  # Linear in the text, and no completion makes it raise.
 
@@ -30,7 +30,12 @@ def numeric_answer(completion: str, answer: str) -> float:
 
     The number is that of `rl_llm.scoring.final_answer`: a box or `####` wins, else the last one.
     """
-    expected = final_answer(answer)
-    if expected is None:
+    return float(numbers_equal(final_answer(completion), read_reference(answer)))
+
+
+def read_reference(answer: str) -> Number:
+    """Return the number of a reference; raises `ValueError` where it holds none."""
+    number = final_answer(answer)
+    if number is None:
         raise ValueError(f"the reference answer {answer!r} holds no number")
-    return float(numbers_equal(final_answer(completion), expected))
+    return number

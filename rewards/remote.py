@@ -1,5 +1,5 @@
-"""What a server says that is asked over HTTP, once for each group: docs/rewards.md has the request
-and the answer."""
+"""What a server says that is asked over HTTP, once for each group: docs/shipped_rewards.md has the
+request and the answer."""
 
 import os
 from collections.abc import Sequence

@@ -111,7 +111,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                 watcher=SilentWatcher(),
             )
             with closing(parts.engine), closing(data.rubric):
-                _print_data(console, data)
+                _print_data(console, data, num_workers=recipe.scoring.workers)
                 print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)
                 print_lines(console, parts.scheduler.take_messages())
@@ -143,7 +143,7 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     config = load_config(recipe.model.path)
     tokenizer = load_tokenizer(recipe.model.path)
     data = load_data(recipe, PromptEncoder(tokenizer, chat_template=recipe.model.chat_template))
-    _print_data(console, data)
+    _print_data(console, data, num_workers=recipe.scoring.workers)
     check_context(recipe, data, config)
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
@@ -218,12 +218,18 @@ def _print_verdict(console: Console, line: str) -> None:
     console.print(line, style="green", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_data(console: Console, data: Data) -> None:
+def _print_data(console: Console, data: Data, *, num_workers: int | None) -> None:
     print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
     console.print(f"longest prompt: {data.longest_prompt_tokens} tokens", highlight=False)
     if not console.quiet:
         kept = [*data.train.problems, *data.held_out.problems]
-        print_lines(console, list(reference_faults(data.rubric.rewards, kept)))
+        faults = reference_faults(
+            data.rubric.rewards,
+            kept,
+            num_workers=num_workers,
+            say=lambda line: print_lines(console, [line]),
+        )
+        print_lines(console, list(faults))
 
 
 def _critic_lines(algorithm: Algorithm) -> list[str]:

@@ -1,10 +1,11 @@
-"""Reading answers out of completions: boxes, tags, and exact numbers.
+"""Reading answers out of completions: boxes, tags, fenced blocks, and exact numbers.
 
 Numbers are `Fraction`s, so `0.1` equals `1/10` and nothing is rounded. Every function takes time
 linear in the text, and none raises on any text.
 """
 
 import re
+import textwrap
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -33,6 +34,9 @@ _TOKEN = re.compile(
     rf"|(?P<number>{_LITERAL})(?:/(?P<denominator>{_LITERAL}))?+)"
     r"|\\[A-Za-z]++"  # a LaTeX command: the 5 of \times5 stands alone
     r"|[A-Za-z_][A-Za-z0-9_]*+"  # a word: the 2 of CO2 does not
+)
+_FENCE = re.compile(
+    r"(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<language>[^\s`]*+)[^`]*+"
 )
 _BRACE = re.compile(r"\\boxed\s*+\{|\\[{}]|[{}]")
 _MINUS = {"-", "\u2212"}
@@ -98,13 +102,40 @@ def after_hashes(text: str) -> str | None:
 
 def between_tags(text: str, tag: str) -> str | None:
     """Return what stands in the last `<tag>...</tag>`, unstripped; None without a closed pair."""
-    return _last_between(text, f"<{tag}>", f"</{tag}>")
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    content, position = None, 0
+    while (first := text.find(opening, position)) >= 0:
+        end = text.find(closing, first + len(opening))
+        if end < 0:
+            break
+        start = text.rfind(opening, first, end) + len(opening)
+        content, position = text[start:end], end + len(closing)
+    return content
 
 
-def code_block(text: str, language: str) -> str | None:
-    """Return what stands in the last block between ```language and ```, unstripped; None without a
-    closed one."""
-    return _last_between(text, f"```{language}", "```")
+def code_block(text: str, *languages: str) -> str | None:
+    """Return what stands in the last fenced block of one of the languages, in any letters, and of
+    any block without `languages`; None without one.
+
+    Fences are three backticks or more, or as many tildes, on lines of their own, and the closing
+    one is as long; a block that is not closed is none. An indented one loses its indentation.
+    """
+    found: str | None = None
+    opened: re.Match[str] | None = None
+    inside: list[str] = []
+    for line in text.split("\n"):
+        if opened is None:
+            opened, inside = _FENCE.fullmatch(line.rstrip()), []
+        elif line.strip().startswith(fence := opened["fence"]) and not line.strip(
+            f"{fence[0]} \t\r"
+        ):
+            if not languages or opened["language"].lower() in languages:
+                block = "\n".join(inside)
+                found = textwrap.dedent(block) if opened["indent"] else block
+            opened = None
+        else:
+            inside.append(line)
+    return found
 
 
 def answer_text(text: str) -> str | None:
@@ -138,17 +169,6 @@ def final_answer(text: str) -> Number | None:
         return last_number(box) if number is None else number
     marked = _leading_value(after_hashes(place) or "")
     return last_number(place) if marked is None else marked
-
-
-def _last_between(text: str, opening: str, closing: str) -> str | None:
-    content, position = None, 0
-    while (first := text.find(opening, position)) >= 0:
-        end = text.find(closing, first + len(opening))
-        if end < 0:
-            break
-        start = text.rfind(opening, first, end) + len(opening)
-        content, position = text[start:end], end + len(closing)
-    return content
 
 
 def _answer_place(text: str) -> str:

@@ -1,60 +1,100 @@
-"""What shipped rewards make of the references of the data, found out before a run."""
+"""What rewards make of the references of the data, found out before a run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from rl_llm.plugins import shipped_folder
+from rl_llm.errors import PluginError
+from rl_llm.plugins import resolve
 from rl_llm.records import Completion, Group, Problem
 from rl_llm.scoring.pool import WorkerPool
-from rl_llm.scoring.reward import Failure, Reward, call_reward
+from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
+from rl_llm.scoring.signature import read_signature
 from rl_llm.scoring.trials import collect
 
-_NEEDED = {"completion", "answer"}
+_NAME = "read_reference"
 
 
-def reference_faults(rewards: Iterable[Reward], problems: Sequence[Problem]) -> Iterator[str]:
-    """Yield a line for each shipped reward that fails where a completion is the reference itself.
+def reference_faults(
+    rewards: Iterable[Reward],
+    problems: Sequence[Problem],
+    *,
+    num_workers: int | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> Iterator[str]:
+    """Yield a line for each reward whose file has a `read_reference` that raises for a problem.
 
-    A reward that reads the reference fails on one that it cannot read, whatever the completion. A
-    reward of one's own is not asked: a call of it may cost something.
+    That function is called as the reward is, inline or in one of `num_workers` workers, within the
+    same limits; what it returns does not count. `say` is told of what takes a while before it is
+    begun.
     """
-    pool = WorkerPool()
-    try:
+    with closing(WorkerPool(num_workers)) as pool:
         for reward in rewards:
-            if _is_shipped(reward) and set(reward.inputs) >= _NEEDED:
-                yield from _faults(reward, problems, pool)
-    finally:
-        pool.close()
+            check = _check_of(reward)
+            if check is not None:
+                yield from _faults(check, problems, pool, say)
 
 
-def _faults(reward: Reward, problems: Sequence[Problem], pool: WorkerPool) -> Iterator[str]:
-    groups = [_group(problem) for problem in problems]
-    if reward.inline:
-        asked = [partial(call_reward, reward, group) for group in groups]
+def _check_of(reward: Reward) -> Reward | None:
+    """Return the reward's `read_reference`, to be called in its place; None where there is none,
+    or the reward is one of an installed package."""
+    plugin = resolve(reward.reference, kind="rewards")
+    if reward.source is None or not hasattr(plugin.module, _NAME):
+        return None
+    reference = f"{reward.file}:{_NAME}"
+    signature = read_signature(resolve(reference, kind="rewards"))
+    if signature.style != "completion" or signature.options:
+        raise PluginError(
+            f"{plugin.origin}: {_NAME} may ask for answer, prompt, problem and columns, and for "
+            "nothing else"
+        )
+    is_async = inspect.iscoroutinefunction(getattr(plugin.module, _NAME))
+    return replace(
+        reward,
+        reference=reference,
+        style="completion",
+        inputs=signature.inputs,
+        options={},
+        is_async=is_async,
+    )
+
+
+def _faults(
+    check: Reward, problems: Sequence[Problem], pool: WorkerPool, say: Callable[[str], object]
+) -> Iterator[str]:
+    asked = {_what_is_asked(check, problem): problem for problem in reversed(problems)}
+    if check.inline:
+        waiting = {key: partial(call_reward, check, _group(each)) for key, each in asked.items()}
     else:
-        asked = [partial(collect, pool.submit(reward, group)) for group in groups]
-    failed = [
-        (problem, outcome)
-        for problem, ask in zip(problems, asked, strict=True)
-        for outcome in ask()
-        if isinstance(outcome, Failure)
-    ]
+        say(f"reading {len(asked)} references for reward {check.name!r}")
+        waiting = {
+            key: partial(collect, pool.submit(check, _group(each))) for key, each in asked.items()
+        }
+    found = {key: failure for key, ask in waiting.items() if (failure := _failure(ask()))}
+    failed = [each for each in problems if _what_is_asked(check, each) in found]
     if failed:
-        problem, failure = failed[0]
         yield (
-            f"reward {reward.name!r} cannot use the references of {len(failed)} of {len(problems)} "
-            f"problems; the first is of problem {problem.key} (source {problem.source!r}): "
-            f"{failure.message}"
+            f"reward {check.name!r} cannot use the references of {len(failed)} of {len(problems)} "
+            f"problems; the first is of problem {failed[0].key} (source {failed[0].source!r}): "
+            f"{found[_what_is_asked(check, failed[0])].message}"
         )
 
 
-def _is_shipped(reward: Reward) -> bool:
-    return Path(reward.file).is_relative_to(shipped_folder("rewards").resolve())
+def _what_is_asked(check: Reward, problem: Problem) -> str:
+    """Return what is the same for problems that need be checked but once."""
+    return problem.answer if check.inputs == ("answer",) else problem.key
+
+
+def _failure(outcomes: Iterable[Outcome]) -> Failure | None:
+    failures = (each for each in outcomes if isinstance(each, Failure))
+    return next((each for each in failures if each.kind != "wrong_value"), None)
 
 
 def _group(problem: Problem) -> Group:
+    """Return a problem with a completion that nothing asks for."""
     completion = Completion(
-        token_ids=(), logprobs=(), text=problem.answer, finish_reason="stop", policy_version=0
+        token_ids=(), logprobs=(), text="", finish_reason="stop", policy_version=0
     )
     return Group(problem=problem, prompt_ids=(), completions=(completion,))

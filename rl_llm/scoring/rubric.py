@@ -220,7 +220,7 @@ def bind_reward(
     options = check_options(
         callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields
     )
-    prepare(plugin, options, path=path, timeout_s=use.timeout_s, problems=problems)
+    prepare(plugin, options, path=path, timeout_s=use.timeout_s)
     return Reward(
         name=plugin.name,
         reference=absolute_reference(use.use),
@@ -247,7 +247,6 @@ def prepare(
     *,
     path: str,
     timeout_s: float,
-    problems: Sequence[Problem] = (),
 ) -> None:
     """Call the `before_run` that a reward's file may define, with the options that stand at `path`.
 
@@ -258,7 +257,7 @@ def prepare(
     if before_run is None:
         return
     try:
-        before_run(problems, timeout_s, options)
+        before_run(timeout_s, options)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error.__cause__
     except ValueError as error:

@@ -4,10 +4,13 @@ What a program says is only read here, where none runs. The processes that run i
 `rl_llm.scoring.jail`.
 """
 
+import fcntl
 import json
+import os
 import platform
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,12 +18,12 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rl_llm.errors import SandboxError
+from rl_llm.errors import ConfigError, SandboxError
 
 _START_LIMIT_S = 5.0
 _ANSWER_GRACE_S = 4.0  # To kill a program that has filled gigabytes takes seconds.
@@ -35,6 +38,8 @@ _LIMITS = {
     "num_processes": 32,
 }
 _OWN_PROCESSES = 2
+_FOLDER_PREFIX = "rl-llm-programs-"
+_NEW_S = 60.0
 _COUNTS_PROCESSES_APART = (5, 14)
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -81,10 +86,10 @@ class Sandbox:
         """Start it; raises `SandboxError` where it cannot be, or the kernel does not permit it."""
         if sys.platform != "linux":
             raise SandboxError(f"programs cannot be isolated on {sys.platform}; use Linux")
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: _Folder | None = None
         refused = self._start(memory_mib, is_isolated=True)
         if refused and allow_unisolated:
-            self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            self._folder = _Folder()
             refused = self._start(memory_mib, is_isolated=False)
         if refused:
             raise SandboxError(f"programs cannot be isolated here: {refused}")
@@ -114,7 +119,7 @@ class Sandbox:
         if self._process.stderr is not None:
             self._process.stderr.close()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.remove()
 
     def _start(self, memory_mib: int, *, is_isolated: bool) -> str:
         """Start the processes; return what the kernel has refused."""
@@ -164,6 +169,38 @@ class Sandbox:
         return SandboxError(f"the sandbox {what}{': ' + said[0] if said else ''}")
 
 
+class _Folder:
+    """A folder for programs that are not isolated. It is locked while its sandbox is there: of one
+    that was killed, the next removes it."""
+
+    def __init__(self) -> None:
+        """Make it."""
+        for other in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+            with suppress(OSError):  # Somebody else's, or locked.
+                _remove_left(other)
+        self.name = tempfile.mkdtemp(prefix=_FOLDER_PREFIX)
+        self._lock = os.open(self.name, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove it with all that programs have left there."""
+        shutil.rmtree(self.name, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _remove_left(folder: Path) -> None:
+    if time.time() - folder.stat().st_mtime < _NEW_S:  # It may not be locked yet.
+        return
+    lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
 def check_isolated() -> None:
     """Raise `SandboxError` where programs cannot run isolated from the network and from files."""
     with closing(Sandbox(memory_mib=256)) as sandbox:
@@ -173,6 +210,36 @@ def check_isolated() -> None:
             f"Python's own modules cannot be imported in the sandbox (exit code {ended.code}): "
             f"any user must be able to read {sys.base_prefix}"
         )
+
+
+def check_limits(
+    *, limit_s: float, total_s: float, memory_mib: int, timeout_s: float, allow_unisolated: bool
+) -> None:
+    """Refuse limits of a reward that do not fit each other or its `timeout_s`, and a machine that
+    does not isolate programs unless `allow_unisolated`; raises `ConfigError`."""
+    if not 0 < limit_s <= total_s:
+        raise ConfigError(
+            f"limit_s={limit_s:g} of one test must lie above 0 and not above total_s={total_s:g} "
+            "of all tests; set both"
+        )
+    if total_s + MARGIN_S > timeout_s:
+        raise ConfigError(
+            f"total_s={total_s:g} of the tests and {MARGIN_S:g} s for the sandbox do not fit into "
+            f"timeout_s={timeout_s:g}, so that slow programs would fail the reward in place of "
+            f"their tests; set timeout_s: {total_s + MARGIN_S:g}, or a lower total_s"
+        )
+    if memory_mib < 64:
+        raise ConfigError(f"memory_mib={memory_mib} is less than Python takes; use 64")
+    if allow_unisolated:
+        return
+    try:
+        check_isolated()
+    except SandboxError as error:
+        raise ConfigError(
+            f"{error}; run where user namespaces are permitted, or set allow_unisolated: true to "
+            "have programs run with limits of time and memory alone, free to use the network and "
+            "to read and change your files"
+        ) from None
 
 
 def _ended(said: Mapping[str, Any]) -> Ended:

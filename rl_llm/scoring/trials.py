@@ -128,7 +128,6 @@ def try_reward(plugin: Plugin, use: RewardUse) -> Report:
         odd_cases[0].reward.options,
         path=use.use,
         timeout_s=use.timeout_s,
-        problems=[case.group.problem for case in example_cases],
     )
     pool = WorkerPool(1)
     try:

@@ -49,6 +49,7 @@ def score(completion, answer, **meta):
             "The answer is B because of A.",
         ),
         *("The answer is A. No, the answer is B.", "Answer: B\n\nExplanation: Option A is wrong."),
+        *("The answer is B (A is wrong).", "The answer is B. A is wrong.", "Answer: B) (A train)"),
         *("The final answer is B) Paris", "It is Paris.\n\nB", "It is Paris.\n(B)\n", "#### B"),
         *("<think>The answer is A.</think>B", "<think>\\boxed{A}</think>\nThe answer is B."),
     ],
@@ -66,6 +67,9 @@ def test_a_letter_is_read_however_it_is_written(completion):
         *("The answer is A or B", "(A) and (B)", "A, B", "A/B", r"\boxed{A,B}", r"\boxed{AB}"),
         *(r"\boxed{A \text{ and } B}", r"\boxed{12}", "<answer>a number</answer>", "K", "A1"),
         *("<answer>Apple</answer>", "<think>A</think>"),
+        *("The answer is A, or maybe B", "The answer is A; B", "The answer is A|B"),
+        *("The answer is A and also B", r"The answer is A \text{ or } B", "The answer is (A)(B)"),
+        *(r"\boxed{\text{A}, \text{B}}", r"\boxed{\mathbf{(A)}, \mathbf{(B)}}", r"\boxed{(A) (B)}"),
     ],
 )
 def test_what_is_no_letter_or_two_gives_0(completion):
@@ -76,6 +80,28 @@ def test_what_is_no_letter_or_two_gives_0(completion):
 def test_the_reference_is_a_letter_in_any_way(answer):
     assert score("The answer is B.", answer) == 1.0
     assert score("The answer is C.", answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["Answer: I think it is B", "The answer is I don't know", "Answer: I\u2019m not sure"],
+)
+def test_somebody_who_says_i_gives_no_letter(completion):
+    assert score(completion, "I") == 0.0
+    assert score("The answer is I.", "I") == 1.0
+
+
+def test_the_text_of_an_option_that_begins_like_another_letter_is_an_error():
+    choices = ["B. Franklin", "A. Lincoln", "C. Darwin"]
+    assert score("(C)", "C. Darwin", choices=choices) == 1.0
+    message = "'A. Lincoln' begins with the letter A and is the text of choice B; write the letter"
+    with pytest.raises(ValueError, match=message):
+        score("(A)", "A. Lincoln", choices=choices)
+
+
+def test_the_text_of_an_eleventh_option_is_an_error_since_no_letter_of_it_is_read():
+    with pytest.raises(ValueError, match="nor one of the first 10 texts"):
+        score("(K)", "10", choices=[str(number) for number in range(11)])
 
 
 def test_the_reference_may_be_the_text_of_an_option():

@@ -1,10 +1,9 @@
-"""Which program a completion gives, which tests a problem has, and what does not pass them."""
+"""What passes the tests of a problem, what does not, and limits that are refused."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -23,34 +22,6 @@ PAIRS = '{"inputs": ["1 2"], "outputs": ["3"]}'
 def score(program, answer, **given):
     inputs = {"completion": f"```python\n{program}\n```", "answer": answer, **given}
     return run_example(PLUGIN, Example(inputs=inputs, expected=None))
-
-
-@pytest.mark.parametrize(
-    ("completion", "program"),
-    [
-        ("no block", None),
-        ("```python\nprint(1)\n```", "print(1)"),
-        ("```python\na\n```\nor\n```python\nb\n```\nwhich prints\n```\n7\n```", "b"),
-        ("```\na\n```\nand then\n~~~~ js\nb\n~~~\n~~~~", "b\n~~~"),
-        ("```py\na\n```\n```Python3 title=x\nb\n```", "b"),
-        ("1. so:\n   ```python\n   if a:\n       b\n   ```", "if a:\n    b"),
-        ("```python\na\n```\n```python\nand then my tokens ra", "a"),
-        ("```python\r\na\r\n```\r\n", "a\r"),
-        ("````python\n'''\n```\n'''\n````", "'''\n```\n'''"),
-        ("```print(1)```", None),
-        ("```python\n```", ""),
-    ],
-)
-def test_the_program_is_the_last_closed_block_of_python_else_the_last_closed_block(
-    completion, program
-):
-    assert PLUGIN.module.find_program(completion) == program
-
-
-def test_a_long_completion_takes_linear_time():
-    started = time.perf_counter()
-    PLUGIN.module.find_program("```" * 300_000 + "\n```python\n" * 100_000 + "`" * 300_000)
-    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -99,9 +70,9 @@ def test_the_check_of_a_test_is_called_with_the_column_entry_point(isolated):
 def test_partial_gives_the_share_that_passes_in_the_time_of_all(isolated):
     answer = '{"inputs": ["0", "30", "0", "30"], "outputs": ["", "", "", ""]}'
     sleeps = "import time; time.sleep(float(input()))"
-    assert score(sleeps, answer, partial=True, limit_s=0.5) == 0.5
-    assert score(sleeps, answer, partial=True, limit_s=0.7, total_s=0.7) == 0.25
-    assert score(sleeps, answer, limit_s=0.5) == 0.0
+    assert score(sleeps, answer, partial=True, limit_s=1.0) == 0.5
+    assert score(sleeps, answer, partial=True, limit_s=1.0, total_s=1.0) == 0.25
+    assert score(sleeps, answer, limit_s=1.0) == 0.0
 
 
 # A program's own classes, and those of libraries that a program may return.
@@ -283,33 +254,6 @@ TRICKS = {
 @pytest.mark.parametrize("name", TRICKS)
 def test_a_trick_does_not_pass(isolated, name):
     assert score(*TRICKS[name], limit_s=1.0) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("answer", "fault"),
-    [
-        ('{"inputs": ["1"]}', "an object has the lists 'inputs' and 'outputs'"),
-        ('{"inputs": ["1"], "outputs": []}', "there are 1 inputs and 0 outputs"),
-        ('{"inputs": [], "outputs": []}', "there are 0 inputs and 0 outputs"),
-        ('{"inputs": ["1"], "outputs": [3]}', "outputs[0] is 3 and no text"),
-        ('{"inputs": [[1]], "outputs": [[3]], "fn_name": "f"}', "are to be written as assertions"),
-        ('{"inputs": ', "Expecting value"),
-        ("[]", "a list of tests holds texts, at least one"),
-        ('["assert f(1) == 1", 3]', "a list of tests holds texts, at least one"),
-        ('["assert f(1) ="]', "invalid syntax"),
-        ("", "the code asserts nothing and calls nothing"),
-        ("42", "the code asserts nothing and calls nothing"),
-        ("def check(c):\n    assert c(1)", "and there is no column 'entry_point' to call check()"),
-        ("def test_f(x):\n    assert f(x)", "test_f() takes arguments or is decorated"),
-    ],
-)
-def test_what_is_no_tests_is_refused_before_the_run_with_the_problem(answer, fault):
-    problem = Problem(key="k7", prompt="Add.", answer=answer, source="mine")
-    with pytest.raises(DataError, match=r"rewards\.0: the answer .* is no tests: ") as said:
-        build_rubric([RewardUse(use="code_tests")], columns=(), problems=[problem])
-    assert fault in str(said.value)
-    assert f"{answer!r} of problem 'Add.' (key k7, source 'mine')" in str(said.value)
-    assert '{"inputs": [...], "outputs": [...]}, a list of assertions, or Python' in str(said.value)
 
 
 @pytest.mark.parametrize(

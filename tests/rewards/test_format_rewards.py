@@ -106,7 +106,7 @@ def test_a_schema_may_name_an_older_draft(text, expected):
 def test_the_last_block_of_the_answer_counts_and_no_other():
     draft, final = '```json\n["draft"]\n```', "```json\n[1]\n```"
     schema = {"items": {"type": "integer"}}
-    texts = [f"{draft} then {final}", f"<answer>{final}</answer> {draft}", f"{final} then {draft}"]
+    texts = [f"{draft}\n{final}", f"<answer>{final}</answer>\n{draft}", f"{final}\n{draft}"]
     assert [give("json_schema", completion=t, schema=schema) for t in texts] == [1.0, 1.0, 0.0]
 
 

@@ -42,6 +42,15 @@ def test_a_reference_answer_without_a_number_is_a_failure_and_no_zero():
     )
 
 
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_nothing_is_no_exact_answer_to_a_reference_that_is_blank(answer):
+    outcome = run_example(
+        resolve("exact_answer", kind="rewards"),
+        Example(inputs={"completion": "", "answer": answer}, expected=None),
+    )
+    assert outcome.message.startswith("ValueError: the reference answer is blank, so that an empty")
+
+
 @pytest.fixture
 def load(tmp_path):
     def build(source):

@@ -128,7 +128,7 @@ def test_the_longest_numbers_can_still_be_printed():
     [
         *("1", "1,", "111,", "-", "$", ".1", "1/", "1e", " ", "- ", "}", "a", "\\", "\\frac{1,111"),
         *("\\frac{", "\\frac{1}{", "\\frac ", "\\boxed{", "<answer>", "</answer>", "####", "{1"),
-        *("```json", "```"),
+        *("```json", "```", "```json\n", "~~~\n", "``` "),
     ],
 )
 def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(unit):
@@ -140,6 +140,13 @@ def test_reading_two_hundred_thousand_characters_takes_no_longer_than_a_glance(u
     last_number(text)
     code_block(text, "json")
     assert time.perf_counter() - start < 3  # a quadratic search takes minutes
+
+
+@pytest.mark.parametrize("unit", ["a", " ", " a", "\t"])
+def test_a_long_line_behind_three_backticks_takes_no_longer_than_a_glance(unit):
+    start = time.perf_counter()
+    assert code_block(f"```{unit * 100_000}`\n```\n7\n```") == "7"
+    assert time.perf_counter() - start < 3
 
 
 @given(st.text(alphabet="0123456789.,-+/$%eE{}<>#\\boxedfrac answr\u2212\n", max_size=60))
@@ -226,16 +233,27 @@ def test_the_last_closed_pair_of_tags(text, content):
 @pytest.mark.parametrize(
     ("text", "content"),
     [
-        ("```json\n7\n```", "\n7\n"),
-        ("```json\n1\n``` or\n```json\n2```", "\n2"),
-        ("```json\n1\n```\n```json\n2", "\n1\n"),
+        ("```json\n7\n```", "7"),
+        ("```json\n\n 7 \n```\n", "\n 7 "),
+        ("So:\n```json\n1\n```\nor\n~~~~ JSON\n2\n~~~\n~~~~", "2\n~~~"),
+        ("```json\n1\n```\n```json\n2", "1"),
+        ("````json\n```\n````", "```"),
+        ('```json\n{"a": "```"}\n```', '{"a": "```"}'),
+        ("  ```json\n  [\n    7\n  ]\n  ```", "[\n  7\n]"),
+        ("```json5\n7\n```", None),
         ("```python\n7\n```", None),
         ("```\n7\n```", None),
+        ("```json 7```", None),
         ("```json", None),
     ],
 )
 def test_the_last_closed_block_of_a_language(text, content):
     assert code_block(text, "json") == content
+
+
+def test_without_a_language_any_block_counts_and_of_two_either():
+    text = "```py\n1\n```\n```json\n2\n```\n```\n3\n```"
+    assert (code_block(text), code_block(text, "py", "json")) == ("3", "2")
 
 
 @pytest.mark.parametrize(

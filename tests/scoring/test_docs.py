@@ -1,4 +1,4 @@
-"""The rewards that docs/rewards.md shows with examples work as written."""
+"""What the pages about rewards show works as written."""
 
 import re
 from pathlib import Path
@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from rl_llm.config import SourceUse
-from rl_llm.plugins import resolve
+from rl_llm.plugins import resolve, shipped_folder
 from rl_llm.problems import load_pool
 from rl_llm.scoring import Example, read_examples, read_signature, run_example
 
-PAGE = Path(__file__).parents[2] / "docs" / "rewards.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "rewards.md"
+SHIPPED = DOCS / "shipped_rewards.md"
 
 
 @pytest.mark.parametrize(("name", "num_examples"), [("unit_answer", 3), ("no_repeats", 1)])
@@ -26,7 +28,7 @@ def test_a_reward_of_the_page_gives_what_its_examples_say(tmp_path, name, num_ex
 
 
 def test_a_program_passes_the_tests_of_the_page_in_each_of_their_forms(tmp_path, isolated):
-    section = PAGE.read_text(encoding="utf-8").partition("\n## Code\n")[2]
+    section = SHIPPED.read_text(encoding="utf-8").partition("\n## Code\n")[2]
     (rows,) = re.findall(r"```json\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     (tmp_path / "rows.jsonl").write_text(rows)
     use = SourceUse(use="jsonl", path=str(tmp_path / "rows.jsonl"))
@@ -44,9 +46,24 @@ def test_a_program_passes_the_tests_of_the_page_in_each_of_their_forms(tmp_path,
 
 
 def test_the_page_gives_every_option_of_code_tests_with_its_default():
-    page = PAGE.read_text(encoding="utf-8")
+    page = SHIPPED.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \|", page, re.MULTILINE))
     plugin = resolve("code_tests", kind="rewards")
     options = read_signature(plugin).options
     shown = {name: str(each.default).lower().removesuffix(".0") for name, each in options.items()}
     assert {name: rows.get(name) for name in shown} == shown
+
+
+def test_the_page_names_every_shipped_reward():
+    page = SHIPPED.read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", page.partition("\n## ")[0], re.MULTILINE)
+    assert sorted(named) == sorted(file.stem for file in shipped_folder("rewards").glob("*.py"))
+
+
+def test_the_page_names_the_shipped_rewards_that_read_references():
+    page = PAGE.read_text(encoding="utf-8").partition("\n## References before a run\n")[2]
+    said = page.partition("Of the\nshipped rewards ")[2].partition(" have one")[0]
+    files = shipped_folder("rewards").glob("*.py")
+    plugins = [resolve(file.stem, kind="rewards") for file in files]
+    have = {plugin.name for plugin in plugins if hasattr(plugin.module, "read_reference")}
+    assert set(re.findall(r"`(\w+)`", said)) == have

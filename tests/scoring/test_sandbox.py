@@ -433,3 +433,40 @@ os.wait()
         *("exit 0 8", "exit 0 ", "time -9 ", "output -9 xxxxx", "exit 0 8", "[]"),
     ]
     assert [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or [])] == []
+
+
+LEFT = """
+import os, sys, tempfile, time
+from contextlib import closing
+from pathlib import Path
+from rl_llm.scoring.sandbox import Sandbox
+tempfile.tempdir = sys.argv[1]
+open("/proc/sys/user/max_user_namespaces", "w").write("0")
+with closing(Sandbox(memory_mib=256, allow_unisolated=True)) as sandbox:
+    if len(sys.argv) > 2:
+        print("begun", flush=True)
+        sandbox.run("import time; time.sleep(600)", stdin="", limit_s=600.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
+def test_without_isolation_a_killed_process_takes_its_program_and_the_next_removes_its_folder(
+    isolated, tmp_path
+):
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", LEFT, str(tmp_path)]
+    with subprocess.Popen([*command, "stay"], stdout=subprocess.PIPE) as host:
+        assert host.stdout.readline() == b"begun\n"
+        time.sleep(0.5)
+        below = psutil.Process(host.pid).children(recursive=True)
+        assert len(below) == 2
+        (folder,) = tmp_path.iterdir()
+        hour_ago = time.time() - 3600
+        os.utime(folder, (hour_ago, hour_ago))
+        subprocess.run(command, check=True)
+        assert [*tmp_path.iterdir()] == [folder]  # Its sandbox is there.
+        host.kill()
+        _, alive = psutil.wait_procs(below, timeout=10)
+    assert alive == []
+    subprocess.run(command, check=True)
+    assert [*tmp_path.iterdir()] == []

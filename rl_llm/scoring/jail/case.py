@@ -11,7 +11,13 @@ from contextlib import suppress
 from typing import Any
 
 from rl_llm.scoring.jail.judge import run_program, run_tests
-from rl_llm.scoring.jail.namespaces import NOBODY, gain_no_rights, give_up_rights, mount_folder
+from rl_llm.scoring.jail.namespaces import (
+    NOBODY,
+    end_with_parent,
+    gain_no_rights,
+    give_up_rights,
+    mount_folder,
+)
 
 _ASIDE = 64
 """Descriptors from here on are free in a process that serves cases."""
@@ -53,6 +59,7 @@ class Case:
         if self._settings["isolated"]:
             give_up_rights()
         else:
+            end_with_parent()
             gain_no_rights()
         self._limit()
         if self.is_tested:
