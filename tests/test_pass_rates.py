@@ -71,6 +71,10 @@ def test_a_winning_answer_is_as_right_as_the_samples_that_gave_it():
     assert maj_at_k(["85", "85", "85", "84"], [True, False, True, False], 4) == 2 / 3
 
 
+def test_a_block_without_any_answer_is_wrong_whatever_the_rewards_say():
+    assert maj_at_k([None, None], [True, True], 2) == 0.0
+
+
 def scored(texts, marks, *, errors=()):
     completions = tuple(
         Completion(
@@ -106,11 +110,11 @@ def test_a_result_is_written_and_read_back():
 
 def test_estimates_are_means_over_problems_with_their_standard_errors():
     # pass@1: .25 and .75; pass@2: 3/6 and 6/6; pass@4: 1 and 1; the k up to both numbers of samples
-    found = estimates([result("a", 1, 4), result("b", 3, 4), result("c", 3, 6)])
+    found = estimates([result("a", 1, 4), result("b", 3, 4), result("c", 4, 8)])
     assert list(found) == ["pass@1", "pass@2", "pass@4"]
     assert found["pass@1"].mean == pytest.approx(0.5)
     assert found["pass@1"].standard_error == pytest.approx(0.25 / 3**0.5)
-    assert found["pass@2"].mean == pytest.approx((0.5 + 1 + 0.8) / 3)
+    assert found["pass@2"].mean == pytest.approx((0.5 + 1 + 22 / 28) / 3)
 
 
 def test_votes_are_estimated_only_where_every_problem_has_them():

@@ -9,7 +9,10 @@ from rl_llm.errors import InputError
 
 def positive(text: str) -> int:
     """Return a whole number from 1 on, for argparse."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too few; use 1 or more")
     return number

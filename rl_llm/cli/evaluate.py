@@ -15,7 +15,7 @@ from rl_llm.cli.arguments import positive, writable_file
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import load_data, load_model
 from rl_llm.cli.parts import build_evaluator
-from rl_llm.cli.progress import print_lines
+from rl_llm.cli.progress import PatientConsole, print_lines
 from rl_llm.cli.tables import bucket_table, unscored, with_error
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import DataError, InputError, PluginError
@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     out = None if args.out is None else writable_file(args.out, example="results.json")
     transformers_logging.disable_progress_bar()
     ranks = Ranks()
-    console = Console(quiet=not ranks.is_main)
+    # What is to be written is, though nobody reads on.
+    console = (Console if out is None else PatientConsole)(quiet=not ranks.is_main)
     try:
         recipe, choice = settle_engine_together(recipe, ranks)
         print_lines(console, [choice.line, *_notes(recipe)])

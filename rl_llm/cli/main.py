@@ -56,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not stdout_is_closed():
             raise
         return EXIT_PIPE_CLOSED
+    except SystemExit as end:  # Of a rich console, which has met the broken pipe itself.
+        if isinstance(end.__context__, BrokenPipeError):
+            return EXIT_PIPE_CLOSED
+        raise
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

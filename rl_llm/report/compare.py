@@ -112,8 +112,9 @@ def _of_run(run_dir: Path) -> Side:
 def _of_file(file: Path) -> Side:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-        recipe, metrics, rows = tree["recipe"], tree["metrics"], tree["problems"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        recipe, rows = tree["recipe"], tree["problems"]
+        metrics = {key: value for key, value in tree["metrics"].items() if is_finite(value)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} holds no evaluation ({type(error).__name__}: {error}); name a run's folder, "
             "or a file that `rl-llm evaluate RUN --out FILE.json` has written"
@@ -121,6 +122,6 @@ def _of_file(file: Path) -> Side:
     return Side(
         source=str(file),
         recipe=recipe,
-        metrics={key: value for key, value in metrics.items() if is_finite(value)},
+        metrics=metrics,
         problems={result.key: result for result in read_results(rows, file)},
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rl_llm.errors import InputError
-from rl_llm.report.read import METRICS_FILE, RECIPE_FILE, read_started
+from rl_llm.report.read import METRICS_FILE, RECIPE_FILE, RunRecord, read_started
 from rl_llm.report.summary import PassRate, held_out
 from rl_llm.run_lock import holder
 
@@ -51,13 +51,23 @@ def summarise(run_dir: Path) -> RunSummary:
         name=run_dir.resolve().name,
         state=_state(run_dir),
         step=run.last_step if run.rows else 0,
-        steps=int(run.setting("run.steps") or 0),
+        steps=_steps(run, run_dir),
         model=str(run.setting("model.path")),
         algorithm=str(run.setting("algorithm.name")),
         first=rates[0] if rates else None,
         last=rates[-1] if rates else None,
         at=datetime.fromtimestamp(at_s, UTC),
     )
+
+
+def _steps(run: RunRecord, run_dir: Path) -> int:
+    steps = run.setting("run.steps")
+    if not isinstance(steps, int):
+        raise InputError(
+            f"{run_dir / RECIPE_FILE}: run.steps={steps!r} is no whole number; take the file from "
+            "the run again"
+        )
+    return steps
 
 
 def _state(run_dir: Path) -> Literal["finished", "running", "stopped"]:

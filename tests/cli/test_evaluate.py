@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -141,6 +143,16 @@ def test_pass_at_k_and_maj_at_k_are_printed_and_written_with_the_result_of_each_
     assert tree["metrics"]["eval/pass_at_2"] == total["pass@2"]["mean"]
     rate = total["maj@4"]
     assert f"{rate['mean']:.3f} +-{rate['standard_error']:.3f}" in printed
+
+
+def test_what_is_to_be_written_is_though_nobody_reads_on(run_dir, tmp_path):
+    out = tmp_path / "results.json"
+    words = ["-m", "rl_llm", "evaluate", str(run_dir), "--out", str(out)]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"engine: ")
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+    assert len(json.loads(out.read_text(encoding="utf-8"))["problems"]) == 12
 
 
 def test_sources_are_measured_apart(evaluate, small, repository):

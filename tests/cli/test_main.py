@@ -91,9 +91,16 @@ def test_the_callers_sigterm_handler_is_put_back(command):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_reader_that_stops_reading_ends_the_command_quietly():
+@pytest.mark.parametrize(
+    "writes",
+    [
+        "s.recipe_table = lambda: 'x' * 10**6",
+        "from rich import print; s.run = lambda args: [print('x' * 70) for _ in range(2000)]",
+    ],
+)
+def test_a_reader_that_stops_reading_ends_the_command_quietly(writes):
     # 64 KiB fill the pipe, so `rl-llm` is still writing when its reader goes.
-    program = "import rl_llm.cli.schema as s; s.recipe_table = lambda: 'x' * 10**6\n"
+    program = f"import rl_llm.cli.schema as s; {writes}\n"
     program += "import sys; from rl_llm.cli.main import main; sys.exit(main(sys.argv[1:]))"
     writer = subprocess.Popen(
         [sys.executable, "-c", program, "schema", "--markdown"],

@@ -79,6 +79,14 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(folder, capsys):
     assert printed.err.startswith("late is left out: ") and "line 2" in printed.err
 
 
+def test_a_run_without_a_number_of_steps_is_damaged(folder, capsys):
+    (folder / "late" / "resolved.yaml").write_text(RESOLVED.replace("steps: 9", "steps: many"))
+    assert main(["runs", str(folder), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [each["name"] for each in json.loads(printed.out)] == ["early"]
+    assert "run.steps='many' is no whole number" in printed.err
+
+
 def test_a_folder_without_runs_says_so(tmp_path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path} holds no run\n"

@@ -69,6 +69,25 @@ def test_an_error_is_told_as_the_exit_code_that_it_becomes(opened, error, code):
     assert recorder.codes == [code]
 
 
+def test_a_key_in_a_recipe_is_not_shown_to_a_tracker(monkeypatch, tmp_path):
+    key = "0123456789abcdef" * 2
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    recipe = parse_recipe(
+        {
+            "run": {"name": "x", "steps": 1, "output_dir": f"runs-{key}"},
+            "model": {"path": "somewhere"},
+            "data": {"train": [{"use": "arithmetic"}]},
+            "rewards": [{"use": "exact_answer"}],
+            "tracking": ["wandb"],
+        },
+        where="here",
+    )
+    given = []
+    monkeypatch.setattr(tracking, "Wandb", lambda folder, **options: given.append(options))
+    Tracking(recipe, RunFolder(tmp_path), Console(file=StringIO())).begin(last_step=-1)
+    assert given[0]["config"]["run"]["output_dir"] == "runs-[token]"
+
+
 def test_a_long_end_says_what_it_waits_for(opened, monkeypatch):
     monkeypatch.setattr(tracking, "_SILENT_S", 0.05)
     trackers, printed = opened(Recorder(takes_s=0.5))

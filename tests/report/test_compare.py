@@ -147,6 +147,7 @@ def test_a_run_without_results_of_single_problems_is_told_how_to_get_them(make_r
         ("{", "holds no evaluation"),
         ("[1]", "holds no evaluation"),
         ('{"recipe": {}}', "holds no evaluation"),
+        ('{"recipe": {}, "metrics": [1], "problems": []}', "holds no evaluation"),
         ('{"recipe": {}, "metrics": {}, "problems": [{"key": "k"}]}', "no problem's result"),
     ],
 )
