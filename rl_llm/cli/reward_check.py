@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pydantic
@@ -65,10 +66,9 @@ def named_reward(args: argparse.Namespace) -> tuple[Plugin, RewardUse]:
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} sets nothing; write name=value, as in timeout_s=2")
-        try:
+        settings[name] = value  # What is no YAML, as many a pattern, is text.
+        with suppress(yaml.YAMLError):
             settings[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"{word!r}: the value is not YAML; quote it") from None
     plugin = resolve(args.ref, kind="rewards")
     try:
         return plugin, RewardUse(**{**settings, "use": args.ref})

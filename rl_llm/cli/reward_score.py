@@ -78,8 +78,10 @@ class _Row:
 def _read(file: Path) -> Iterator[_Row]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}; name a .jsonl file") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; name a .jsonl file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no text in UTF-8: {error}; name a .jsonl file") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -115,12 +117,25 @@ def _group(row: _Row, reward: Reward) -> Group:
             f"{row.place} has neither 'token_ids' nor 'token_count', and reward {reward.name!r} "
             f"asks for {min(counts_tokens)!r}; add one of them"
         )
+    if "answer" in reward.inputs:
+        given["answer"] = _answer(row, reward)
     given["completions"] = _texts(row.values)
     if "token_ids" in given and "completions" not in row.values:
         given["token_ids"] = [given["token_ids"]]
     if isinstance(given.get("prompt"), list):
         given["prompt"] = tuple(given["prompt"])
     return group_of(given, _columns(row.values))
+
+
+def _answer(row: _Row, reward: Reward) -> str:
+    """Return the reference as text, which a list or an object becomes as JSON."""
+    answer = row.values.get("answer")
+    if answer is None:
+        raise DataError(
+            f"{row.place} has no 'answer', and reward {reward.name!r} asks for it; add the "
+            "reference"
+        )
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 
 def _outcomes(reward: Reward, groups: Iterable[Group]) -> Iterator[list[Outcome]]:

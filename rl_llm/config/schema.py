@@ -84,8 +84,8 @@ _NAME = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
 def _check_name(name: str) -> str:
     if not re.fullmatch(_NAME, name):
         raise ValueError(
-            "a run's folder is named by it: use letters, digits, '.', '_' and '-', a letter or a "
-            "digit first"
+            "a run's folder is named by it: use letters of ASCII, digits, '.', '_' and '-', "
+            "a letter or a digit first"
         )
     return name
 

@@ -100,7 +100,7 @@ class WorkerProcess:
             return self._outcomes(reward, group)
         except _Ended as ended:
             self.end()
-            return _all_failed(group, f"{ended}{self._trace()}", "killed")
+            return _all_failed(group, f"{ended}{self._trace(reward)}", "killed")
 
     def end(self) -> None:
         """End the process, and those that rewards have started in it; once is enough."""
@@ -133,7 +133,7 @@ class WorkerProcess:
         try:
             said = self._answer(LOAD_LIMIT_S)
         except _Ended as ended:
-            self.load_error = f"{ended}{self._trace()}"
+            self.load_error = f"{ended}{self._trace(reward)}"
             return False
         if said is None:
             self.load_error = f"took longer than {LOAD_LIMIT_S:g} s"
@@ -158,7 +158,9 @@ class WorkerProcess:
             self._process.send_signal(TRACE_SIGNAL)
             self._answer(_TRACE_S)
         self.end()
-        what = f"took longer than timeout_s={reward.timeout_s:g}{_place(self._printed)}"
+        what = (
+            f"took longer than timeout_s={reward.timeout_s:g}{_place(self._printed, reward.file)}"
+        )
         return _all_failed(group, what, "timeout")
 
     def _read(self, said: Mapping[str, Any], group: Group) -> list[Outcome]:
@@ -173,10 +175,10 @@ class WorkerProcess:
             self.end()
         return outcomes
 
-    def _trace(self) -> str:
+    def _trace(self, reward: Reward) -> str:
         """Return where the process ended, or what it said last."""
         quoted = _quoted(self._printed)
-        return _place(self._printed) or (f"; it said last: {quoted}" if quoted else "")
+        return _place(self._printed, reward.file) or (f"; it said last: {quoted}" if quoted else "")
 
     def _send(self, body: bytes) -> bool:
         self._channel.settimeout(LOAD_LIMIT_S)
@@ -276,16 +278,18 @@ def _ending(code: int | None) -> str:
     return f"its process was ended by {signal.Signals(-code).name}{why}"
 
 
-def _place(printed: bytes) -> str:
-    """Return where the main thread, or the one that crashed, was when Python wrote a trace."""
+def _place(printed: bytes, file: str) -> str:
+    """Return where the main thread, or the one that crashed, was when Python wrote a trace: the
+    innermost place in the reward's own file, where there is one."""
     text = printed.decode("utf-8", "replace")
     threads = list(_THREAD.finditer(text))
     if not threads:
         return ""
     thread = next((each for each in threads if each[1].startswith("Current")), threads[-1])
-    place = _PLACE.search(text, thread.end())
-    if place is None:
+    places = list(_PLACE.finditer(text, thread.end()))
+    if not places:
         return ""
+    place = next((each for each in places if each["file"] == file), places[0])
     return f", in {Path(place['file']).name} line {place['line']}, {place['function']}"
 
 

@@ -198,6 +198,11 @@ def test_score_writes_to_a_file_and_ends_with_0_where_all_are_scored(score, tmp_
         (SCORES, [ROWS[0], {"answer": "7"}], "rows.jsonl line 2 is no JSON object with a text"),
         (SCORES, [ROWS[0], {"completion": "7"}], "asks for 'unit', which is neither"),
         (SCORES, [], "holds no completions"),
+        (
+            "def r(completion, answer): return 1.0",
+            [{"completion": "7"}],
+            "rows.jsonl line 1 has no 'answer', and reward 'r' asks for it; add the reference",
+        ),
         ("def r(token_count): return 1.0", ROWS, "line 1 has neither 'token_ids' nor"),
     ],
 )
@@ -205,6 +210,19 @@ def test_completions_that_cannot_be_scored_are_wrong_input(score, source, rows, 
     code, _, error = score(source, rows)
     assert code == 2
     assert error.startswith("error: ") and said in error
+
+
+def test_an_answer_that_is_no_text_is_given_as_json(score):
+    source = "def r(completion, answer):\n    return float(completion == answer)\n"
+    rows = [{"completion": '["ä", 1]', "answer": ["ä", 1]}, {"completion": "7", "answer": 7}]
+    code, printed, _ = score(source, rows)
+    assert (code, [json.loads(line)["score"] for line in printed.splitlines()]) == (0, [1.0, 1.0])
+
+
+def test_a_value_that_is_no_yaml_is_text(score):
+    source = "def r(completion, *, start: str):\n    return float(completion.startswith(start))\n"
+    code, printed, _ = score(source, [{"completion": "[a"}], "start=[a")
+    assert (code, json.loads(printed)["score"]) == (0, 1.0)
 
 
 def test_score_reads_what_a_run_keeps_of_its_completions(score):

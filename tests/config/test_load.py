@@ -78,8 +78,8 @@ FAULTS = {
     "run.steps=ten": "run.steps='ten': input should be a valid integer",
     "run.steps=10.0": "run.steps=10.0: input should be a valid integer",
     "run.steps=true": "run.steps=True: input should be a valid integer",
-    "run.name=a/b": "run.name='a/b': a run's folder is named by it: use letters, digits, '.', '_' "
-    "and '-', a letter or a digit first",
+    "run.name=a/b": "run.name='a/b': a run's folder is named by it: use letters of ASCII, "
+    "digits, '.', '_' and '-', a letter or a digit first",
     "run.name=7": "run.name=7: input should be a valid string; in quotes it is one: '7'",
     "optim.lr=.nan": "optim.lr=nan: input should be a finite number",
     "optim.lr=.inf": "optim.lr=inf: input should be a finite number",

@@ -85,7 +85,7 @@ ENDS = {
     "ignores signals": ("timeout", "took longer than timeout_s=2"),
     "exits": ("killed", "ended its process with exit code 3"),
     "exits as if all were well": ("killed", "ended its process with exit code 0"),
-    "crashes": ("killed", "its process was ended by SIGSEGV, in __init__.py line "),
+    "crashes": ("killed", "its process was ended by SIGSEGV, in r.py line "),
     "fills the memory": ("killed", "went past memory_gib=1 (MemoryError: )"),
     "recurses": ("raised", "RecursionError: maximum recursion depth exceeded"),
     "raises": ("raised", "ValueError: no"),
