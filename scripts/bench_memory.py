@@ -21,7 +21,7 @@ from parts.shared.checkout import ROOT
 from parts.shared.docs import DOCUMENT, provenance, write_between
 from rl_llm.algorithms import ppo
 from rl_llm.config import KLSection, OptimSection, RolloutSection
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.policy import PolicyEngine, Ranks, add_lora, load_base
 from rl_llm.policy.pack import TrainGroup, TrainRow
 

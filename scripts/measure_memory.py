@@ -22,7 +22,7 @@ from rl_llm.algorithms import grpo
 from rl_llm.cli.estimate import Counts, trainer_bytes
 from rl_llm.cli.launch import launch_of
 from rl_llm.config import KLSection, OptimSection, RolloutSection
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.policy import PolicyEngine, Ranks, add_lora, load_base
 from rl_llm.policy.imagined import (
     Passes,

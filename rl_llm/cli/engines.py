@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from rl_llm.config import Recipe
 from rl_llm.config.rollout import EngineName
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.errors import ConfigError
 from rl_llm.policy import Ranks
 from rl_llm.policy.adapters import write_adapter

@@ -6,13 +6,8 @@ from rl_llm.config.differences import differences
 from rl_llm.config.kl import KLSection
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe
 from rl_llm.config.rollout import RolloutSection, ServersSection, VllmSection
-from rl_llm.config.schema import (
-    HubSection,
-    OptimSection,
-    Recipe,
-    RewardUse,
-    SourceUse,
-)
+from rl_llm.config.schema import Recipe
+from rl_llm.config.sections import HubSection, OptimSection, RewardUse, SourceUse
 from rl_llm.config.tracking import TrackerUse
 
 __all__ = [

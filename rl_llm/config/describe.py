@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 from rl_llm.config.base import NamedPart, OpenSection, Section
-from rl_llm.config.schema import Recipe, RewardUse, SourceUse
+from rl_llm.config.schema import Recipe
+from rl_llm.config.sections import RewardUse, SourceUse
 from rl_llm.errors import nearest
 
 # What pydantic calls the members of a union; it puts these into a location as if they were keys.

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl_llm.algorithms import TokenLogprobs, dense_token_logprobs, token_logprobs
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.errors import ModelError
 from rl_llm.policy.model import add_lora, model_location
 from rl_llm.rollout.kv_cache import is_plain

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.errors import ModelError, nearest
 from rl_llm.plugins import model_place
 from rl_llm.policy.fused_lora import use_fused_layers

@@ -15,7 +15,7 @@ import pytest
 from rl_llm.cli.main import main
 from rl_llm.cli.measure import expected_mixed_share
 from rl_llm.cli.measured import MeasuredFile
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.errors import InputError, StorageError
 from rl_llm.policy import add_lora, load_base
 

@@ -5,7 +5,7 @@ import torch
 
 from rl_llm.algorithms import grpo
 from rl_llm.config import KLSection, OptimSection, RolloutSection
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.policy import PolicyEngine, Ranks, add_lora
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.policy import add_lora
 from rl_llm.policy.adapters import (
     CRITIC,

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.policy import add_lora
 from rl_llm.policy.fused_lora import FusedLoraLinear, use_fused_layers
 

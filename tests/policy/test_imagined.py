@@ -15,7 +15,7 @@ from transformers import (
     MistralConfig,
 )
 
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.plugins import load_module
 from rl_llm.policy.forward import ResponseScorer
 from rl_llm.policy.imagined import Passes, Shape, activation_bytes, imagine, shares_prompts

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from rl_llm.cli.main import main
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.plugins import shipped_folder
 from rl_llm.policy import add_lora, load_base, load_tokenizer, stop_token_ids
 from rl_llm.records import Problem, Request, Sampling, content_key

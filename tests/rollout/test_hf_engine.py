@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.errors import ModelError
 from rl_llm.policy import add_lora
 from rl_llm.rollout import decoding, hf_engine

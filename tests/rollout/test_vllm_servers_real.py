@@ -11,7 +11,7 @@ import torch
 from rl_llm.cli.engines import find_vllm
 from rl_llm.config.api_key import ApiKey
 from rl_llm.config.rollout import ServersSection
-from rl_llm.config.schema import LoraSection
+from rl_llm.config.sections import LoraSection
 from rl_llm.errors import ConfigError
 from rl_llm.plugins import shipped_folder
 from rl_llm.policy import add_lora, load_base, load_tokenizer, stop_token_ids
