@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from rl_llm.records import Level, ScoredGroup
+from rl_llm.records import Level, ScoredGroup, level_order
 
 ReadAnswer = Callable[[str], Hashable | None]
 
@@ -194,8 +194,8 @@ def by_level(results: Iterable[ProblemResult]) -> dict[Level, list[ProblemResult
     for result in results:
         levels[str(result.level)] = result.level
         grouped.setdefault(str(result.level), []).append(result)
-    in_order = sorted(levels.items(), key=lambda item: (str(type(item[1])), item[1]))
-    return {level: grouped[name] for name, level in in_order}
+    in_order = sorted(levels, key=level_order)
+    return {levels[name]: grouped[name] for name in in_order}
 
 
 def buckets(results: Sequence[ProblemResult]) -> list[Bucket]:

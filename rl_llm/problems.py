@@ -15,7 +15,7 @@ from typing import Literal
 from rl_llm import plugins
 from rl_llm.config import SourceUse
 from rl_llm.errors import ConfigError, DataError, InputError, PluginError
-from rl_llm.records import Level, Problem, Prompt, content_key
+from rl_llm.records import Level, Problem, Prompt, content_key, level_order
 from rl_llm.seeds import derive_seed
 
 _MAX_START_CHARS = 60
@@ -68,7 +68,7 @@ class Pool:
         the levels of each in rising order."""
         counted = Counter((problem.source, problem.level) for problem in self.problems)
         sources = {source: rank for rank, (source, _) in enumerate(counted)}
-        in_order = sorted(counted, key=lambda pair: (sources[pair[0]], *_level_order(pair[1])))
+        in_order = sorted(counted, key=lambda pair: (sources[pair[0]], *level_order(pair[1])))
         return {pair: counted[pair] for pair in in_order}
 
 
@@ -299,11 +299,6 @@ def _start(prompt: Prompt) -> str:
     """Return the first characters of a prompt, of a chat those of its last turn."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     return text if len(text) <= _MAX_START_CHARS else text[: _MAX_START_CHARS - 3] + "..."
-
-
-def _level_order(level: Level) -> tuple[bool, float, str]:
-    """Sort numbers by value and before names."""
-    return (True, 0.0, level) if isinstance(level, str) else (False, float(level), "")
 
 
 def _counted(number: int, noun: str) -> str:

@@ -6,6 +6,7 @@ answer, a *group* is all completions of one problem in one step.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -40,6 +41,15 @@ class Problem:
     level: Level = 0
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def level_order(level: Level) -> tuple[bool, float, str]:
+    """Return a sort key: numbers, also those written as text, by value and before names."""
+    try:
+        value = float(level)
+    except ValueError:
+        value = math.nan
+    return (False, value, str(level)) if math.isfinite(value) else (True, 0.0, str(level))
 
 
 def content_key(prompt: Prompt | Sequence[Message], answer: str) -> str:

@@ -135,6 +135,8 @@ def test_buckets_are_levels_then_sources_where_there_are_several_then_all():
     assert found == [
         ("s", 2, 1), ("s", 10, 1), ("s", None, 2), ("t", "hard", 1), ("t", None, 1), (None, None, 3)
     ]  # fmt: skip
+    texts = [result(level, 1, level=level) for level in ("10", "9", "nan", "1", "easy")]
+    assert [each.level for each in buckets(texts)] == ["1", "9", "10", "easy", "nan", None]
     one = [(each.source, each.level) for each in buckets(results[:2])]
     assert one == [("s", 2), ("s", 10), (None, None)]
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from rl_llm.records import level_order
 from rl_llm.report.pages import sample_macro, within
-from rl_llm.report.read import RunRecord, Sample, level_order
+from rl_llm.report.read import RunRecord, Sample
 
 
 @dataclass(frozen=True, kw_only=True)

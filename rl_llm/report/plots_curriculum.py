@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from rl_llm.records import level_order
 from rl_llm.report.canvas import (
     BLUE,
     GREEN,
@@ -27,7 +28,7 @@ from rl_llm.report.canvas import (
 )
 from rl_llm.report.marks import floor_share, line, stack_bars, step_edges, thinned
 from rl_llm.report.panels import shares_over_steps, two_panels
-from rl_llm.report.read import RunRecord, Series, is_finite, level_order
+from rl_llm.report.read import RunRecord, Series, is_finite
 
 _GROUPS = "curriculum/groups/"
 _MOST_BUCKETS = 12
@@ -252,7 +253,7 @@ def _filled(bins: Any) -> list[tuple[float, float, float]]:
     ]
 
 
-def _bucket_order(name: str) -> tuple[str, tuple[int, float, str]]:
+def _bucket_order(name: str) -> tuple[str, tuple[bool, float, str]]:
     source, _, level = name.rpartition("/level=")
     return source, level_order(level)
 

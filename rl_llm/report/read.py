@@ -16,6 +16,7 @@ import yaml
 
 from rl_llm.errors import InputError
 from rl_llm.pass_rates import ProblemResult, read_result
+from rl_llm.records import level_order
 
 RECIPE_FILE = "resolved.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -119,14 +120,6 @@ class RunRecord:
     def last_step(self) -> int:
         """The step of the newest row."""
         return max(int(row["step"]) for row in self.rows)
-
-
-def level_order(level: str) -> tuple[int, float, str]:
-    """Sort key of a level's name: numbers in their order, then words."""
-    try:
-        return (0, float(level), level)
-    except ValueError:
-        return (1, 0.0, level)
 
 
 def read_run(run_dir: Path, *, with_samples: bool = True) -> RunRecord:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
 
-from rl_llm.report.read import RunRecord, Sample, Series, level_order
+from rl_llm.records import level_order
+from rl_llm.report.read import RunRecord, Sample, Series
 
 Item = TypeVar("Item")
 
