@@ -7,7 +7,8 @@ the answer, one perhaps the level; all others go to `meta`, where rewards may as
 import codecs
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from rl_llm.errors import ConfigError, DataError, nearest
 from rl_llm.problems import is_empty
 from rl_llm.records import Level, Message, Problem, Prompt, content_key
+
+_log = logging.getLogger(__name__)
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _NULL_CELLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # Of a .csv file.
@@ -57,7 +60,8 @@ def jsonl(  # noqa: PLR0913  A source's options are a flat list in the recipe.
 
     `path` is a .jsonl, .json, .csv or .parquet file, a folder that holds `<split>.jsonl`, or a name
     or folder that `datasets.load_dataset(path, name, split=split)` takes. `prompt`, `answer` and
-    `level` name columns; without `level` all problems have level 0. `source` is the name under
+    `level` name columns; without `level` all problems have level 0, with a warning where there is a
+    column of that name. `source` is the name under
     which the problems are counted: the last part of the path unless given. `chat` makes a user
     message of a plain prompt; `system` does too, and puts a system message first where the prompt
     does not begin with one.
@@ -76,7 +80,18 @@ def jsonl(  # noqa: PLR0913  A source's options are a flat list in the recipe.
         chat=chat or system is not None,
     )
     rows = read_rows(path, split=split, name=name, texts=(prompt, answer))
-    return (read_problem(row, mapped) for row in rows)
+    return _read_problems(rows, mapped)
+
+
+def _read_problems(rows: Iterable[Row], mapped: Mapped) -> Iterator[Problem]:
+    for number, row in enumerate(rows):
+        if number == 0 and mapped.level is None and "level" in row.columns:
+            _log.warning(
+                "%s: there is a column 'level', which is not read, so all problems have level 0; "
+                "to schedule by it, add level: level to the source",
+                row.place,
+            )
+        yield read_problem(row, mapped)
 
 
 def read_problem(row: Row, mapped: Mapped) -> Problem:

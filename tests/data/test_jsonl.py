@@ -45,6 +45,17 @@ def test_without_a_level_column_all_problems_have_level_0(write):
     assert (problem.level, problem.source) == (0, "mine")
 
 
+def test_a_column_named_level_that_is_not_read_is_told_of_once(write, caplog):
+    row = {"prompt": "p", "answer": "a", "level": 3}
+    assert [problem.level for problem in read(write(row, row))] == [0, 0]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "sums.jsonl line 1: there is a column 'level', which is not read" in said
+    assert said.endswith("add level: level to the source")
+    caplog.clear()
+    assert [problem.level for problem in read(write(row), level="level")] == [3]
+    assert caplog.records == []
+
+
 def test_a_chat_prompt_keeps_roles_and_contents(write):
     turns = [{"role": "user", "content": "hi", "name": None}, {"role": "user", "content": "2?"}]
     (problem,) = read(write({"prompt": turns, "answer": "a"}))
