@@ -95,8 +95,8 @@ def prepare(parts: Parts, source: Path, *, command: str) -> None:
     if source.resolve() not in (written.resolve(), folder.resolved.resolve()):
         write_text(written, source.read_text(encoding="utf-8"))
     header = (
-        f"# As run by rl-llm {__version__}, with the default of every key. Of {{name: X}} and\n"
-        "# {use: X} the options are those that were given.\n"
+        f"# As run by rl-llm {__version__}, with every default but those of {{name: X}} and "
+        "{use: X}.\n"
         f"# engine: {recipe.rollout.engine}, processes: {ranks.num_ranks}, "
         f"ZeRO stage: {'none' if ranks.zero is None else ranks.zero.stage}\n"
         f"{command_line(command)}"

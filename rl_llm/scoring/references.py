@@ -68,7 +68,7 @@ def _faults(
     if check.inline:
         waiting = {key: partial(call_reward, check, _group(each)) for key, each in asked.items()}
     else:
-        say(f"reading {len(asked)} references for reward {check.name!r}")
+        say(f"different references for reward {check.name!r} to read: {len(asked):,}")
         waiting = {
             key: partial(collect, pool.submit(check, _group(each))) for key, each in asked.items()
         }

@@ -26,6 +26,8 @@ SHAPES = {
 LONGEST = {"grpo-gsm8k": 254, "grpo-math": 512}
 """Tokens of the longest prompt: of GSM8K in the models' own tokens and template; of MATH what
 `data.max_prompt_tokens` lets pass."""
+READS = {"grpo-math": ["different references for reward 'math_answer' to read: 1"]}
+"""What is said of references that a worker reads."""
 INSTRUCTION = {"grpo-gsm8k": 61, "grpo-math": 62}
 """Characters of a prompt that are not the question's."""
 
@@ -138,6 +140,7 @@ def plan(recipe, arguments, places, capsys, monkeypatch):
         "data.train: 700 problems",
         "data.eval: 700 problems",
         f"longest prompt: {LONGEST[recipe.stem]} tokens",
+        *READS.get(recipe.stem, []),
         "vLLM has rollout.vllm.memory_fraction=0.4 of the GPU while it generates, not while the "
         "policy learns: the last row is the least GPU on which both find room",
         f"{shown}: valid as planned; neither weights nor a rollout engine were tried",

@@ -80,6 +80,6 @@ def test_references_that_are_no_mathematics_are_found_by_workers():
     said = []
     answers = (r"\frac{1}{2}", r"\frac{1}{", "Monday", r"\boxed{5}", "Monday")
     (line,) = faults(use, *answers, num_workers=1, say=said.append)
-    assert said == ["reading 4 references for reward 'math_answer'"]
+    assert said == ["different references for reward 'math_answer' to read: 4"]
     assert "references of 1 of 5 problems; the first is of problem k1 (source 'mine'): " in line
     assert line.endswith("or remove the problem")
