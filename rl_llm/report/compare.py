@@ -79,15 +79,19 @@ def compare(a: Side, b: Side) -> Comparison:
         (bucket, difference([(each, b.problems[each.key]) for each in bucket.results]))
         for bucket in buckets(common)
     ]
-    settings = differences(a.recipe, b.recipe)
     keys = [*a.metrics, *(key for key in b.metrics if key not in a.metrics)]
     return Comparison(
         a=a,
         b=b,
         by_bucket=tuple(found),
-        settings={path: both for path, both in settings.items() if path not in _NAMES},
+        settings=settings_apart(a.recipe, b.recipe),
         metrics={key: (a.metrics.get(key), b.metrics.get(key)) for key in keys},
     )
+
+
+def settings_apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the settings that differ, by their dotted paths, but for a run's name and place."""
+    return {path: both for path, both in differences(a, b).items() if path not in _NAMES}
 
 
 def _of_run(run_dir: Path) -> Side:

@@ -1,8 +1,7 @@
 """Two runs in one page: their curves over each other, and the settings in which they differ."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -18,12 +17,12 @@ from rl_llm.report.canvas import (
     percent_axis,
     step_axis,
 )
+from rl_llm.report.compare import settings_apart
 from rl_llm.report.html import compact, duration
 from rl_llm.report.marks import band, line
 from rl_llm.report.pages import render_page
 from rl_llm.report.read import RunRecord
 
-_OWN = ("run.name", "run.output_dir")
 _LONGEST_NAME, _LONGEST_VALUE = 34, 160
 
 
@@ -55,14 +54,6 @@ _CURVES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A setting that two recipes give different values; a dash where one has no such key."""
-
-    path: str
-    values: tuple[str, str]
-
-
 def render_pair(first: RunRecord, second: RunRecord, *, names: tuple[str, str]) -> str:
     """Return the page; a curve that neither run wrote is left out."""
     cut = [label(name, longest=_LONGEST_NAME) for name in names]
@@ -81,32 +72,12 @@ def render_pair(first: RunRecord, second: RunRecord, *, names: tuple[str, str]) 
         colours=(BLUE, ORANGE),
         rows=_rows((first, second)),
         cards=[(title, Markup(svg)) for title, svg in drawn.items() if svg],
-        differences=list(differences(first.recipe, second.recipe)),
+        differences={
+            path: [label(value, longest=_LONGEST_VALUE) for value in both]
+            for path, both in settings_apart(first.recipe, second.recipe).items()
+        },
         notes=[note for run in (first, second) for note in run.notes],
     )
-
-
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
-    """Yield the settings that differ, by their dotted paths, but for a run's name and place."""
-    flat = [dict(_flat(recipe)) for recipe in (first, second)]
-    for path in dict.fromkeys([*flat[0], *flat[1]]):
-        values = [_said(recipe[path]) if path in recipe else "-" for recipe in flat]
-        if path not in _OWN and values[0] != values[1]:
-            yield Difference(path=path, values=(values[0], values[1]))
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{path}.")
-        else:
-            yield path, value
-
-
-def _said(value: Any) -> str:
-    text = "null" if value is None else str(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
 def _held_out(runs: Mapping[str, RunRecord]) -> str:

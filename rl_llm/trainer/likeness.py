@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from rl_llm.records import ScoredGroup
-from rl_llm.scoring import after_hashes, between_tags, boxed
+from rl_llm.scoring import answer_text
 
 
 def distinct_share(groups: Iterable[ScoredGroup]) -> float:
@@ -30,7 +30,7 @@ def same_answer_share(groups: Sequence[ScoredGroup]) -> float:
     for each in groups:
         texts = [completion.text for completion in each.group.completions]
         for text in texts:
-            weights[given_answer(text)] += 1 / (len(texts) * len(groups))
+            weights[answer_text(text) or text.strip()] += 1 / (len(texts) * len(groups))
     return max(weights.values(), default=0.0)
 
 
@@ -38,10 +38,3 @@ def same_reference_share(groups: Sequence[ScoredGroup]) -> float:
     """Return the largest share of problems that have one reference answer."""
     counts = Counter(each.group.problem.answer.strip() for each in groups)
     return max(counts.values(), default=0) / max(len(groups), 1)
-
-
-def given_answer(text: str) -> str:
-    r"""Return what stands in the last `<answer>`, the last `\boxed` or behind the last `####`;
-    without any of them, the whole text."""
-    marked = (between_tags(text, "answer"), boxed(text), after_hashes(text))
-    return next((answer for answer in marked if answer is not None), text).strip()

@@ -7,7 +7,6 @@ import pytest
 from rl_llm.records import Completion, Group, Problem, Score, ScoredGroup
 from rl_llm.trainer.likeness import (
     distinct_share,
-    given_answer,
     same_answer_share,
     same_reference_share,
 )
@@ -48,8 +47,8 @@ def test_the_most_common_answer_counts_over_problems_and_each_problem_alike():
 
 def test_answers_are_compared_and_not_what_leads_to_them():
     first = "<think>1</think><answer> 7 </answer>", r"so \boxed{7}", "x\n#### 7", " 7\n"
-    assert [given_answer(text) for text in (*first, "it is 7")] == ["7"] * 4 + ["it is 7"]
     assert same_answer_share([group(text) for text in first]) == 1.0
+    assert same_answer_share([group(text) for text in (*first, "it is 7")]) == pytest.approx(4 / 5)
 
 
 def test_the_most_common_reference_counts_problems():
