@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from rl_llm.trainer import Evaluation
 
 Row = dict[str, Any]
 
+SECONDS_BETWEEN_LINES = 30.0  # Of a tally, where there is no bar.
 _SHOWN_GROUPS = 2
 _SHOWN_CHARACTERS = 160
 
@@ -121,6 +123,51 @@ class ConsoleWatcher:
     def said(self, message: str) -> None:
         """Write the message."""
         self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+class Tally:
+    """Counts the problems of an evaluation as they are scored: a bar in a terminal, elsewhere a
+    line now and then; use it as a context manager."""
+
+    def __init__(self, console: Console, *, total: int) -> None:
+        """`total` problems are what there is to do."""
+        self._console = console
+        self._total = total
+        self._num_done = 0
+        self._said_at = time.monotonic()
+        self._progress = Progress(
+            TextColumn("problems"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> "Tally":
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def add(self, num_problems: int) -> None:
+        """Count problems that were scored."""
+        self._num_done = min(self._num_done + num_problems, self._total)
+        self._progress.update(self._task, completed=self._num_done)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said_at >= SECONDS_BETWEEN_LINES:
+            self._said_at = now
+            print_lines(self._console, [f"{self._num_done:,} of {self._total:,} problems"])
 
 
 class SilentWatcher:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,11 +56,20 @@ class Harvest:
 class Generation:
     """Generates and scores; every rank serves its share and hears the whole."""
 
-    def __init__(self, engine: RolloutEngine, rubric: Rubric, ranks: Ranks) -> None:
-        """Start with both clocks at zero."""
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        rubric: Rubric,
+        ranks: Ranks,
+        *,
+        tell: Callable[[ScoredGroup], None] = lambda group: None,
+    ) -> None:
+        """Start with both clocks at zero. `tell` hears of each group of this rank as it is
+        scored."""
         self._engine = engine
         self._rubric = rubric
         self._ranks = ranks
+        self._tell = tell
         self._is_cut = threading.Event()
         self.generate_s = 0.0
         self.score_s = 0.0
@@ -80,7 +89,9 @@ class Generation:
         with self._lost_together():
             started = time.perf_counter()
             waiting = _Stopwatch(self._engine.complete(mine), self._is_cut)
-            scored = {group.group.problem.key: group for group in self._rubric.score(waiting)}
+            for group in self._rubric.score(waiting):
+                scored[group.group.problem.key] = group
+                self._tell(group)
             self.generate_s += waiting.elapsed_s
             self.score_s += time.perf_counter() - started - waiting.elapsed_s
         return self._ranks.gather([scored[request.problem.key] for request in mine])

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from rl_llm.cli.progress import ConsoleWatcher, pass_rate_table
+from rl_llm.cli import progress
+from rl_llm.cli.progress import ConsoleWatcher, Tally, pass_rate_table
 from rl_llm.pass_rates import PassRate
 from rl_llm.records import Score, ScoredGroup
 from rl_llm.trainer import Evaluation
@@ -136,3 +137,24 @@ def test_the_table_goes_without_the_number_of_completions_where_rows_have_none()
     out = io.StringIO()
     Console(file=out, width=100).print(pass_rate_table(row, {**row, "step": 8}))
     assert "not scored" in out.getvalue()
+
+
+def counted(*, terminal):
+    out = io.StringIO()
+    with Tally(Console(file=out, force_terminal=terminal, width=150), total=1_200) as tally:
+        tally.add(1_000)
+        tally.add(2)
+    return out.getvalue()
+
+
+def test_an_evaluation_under_way_is_a_bar_in_a_terminal():
+    assert "1002/1200" in counted(terminal=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lines"),
+    [(0.0, ["1,000 of 1,200 problems", "1,002 of 1,200 problems"]), (60.0, [])],
+)
+def test_elsewhere_it_is_a_line_now_and_then(seconds, lines, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", seconds)
+    assert counted(terminal=False).splitlines() == lines

@@ -57,6 +57,12 @@ class Fails:
             )
 
 
+def test_groups_are_told_of_as_they_are_scored():
+    told = []
+    Generation(LastFirst(), Fails(""), Ranks(), tell=told.append)(REQUESTS)
+    assert [group.group.problem.prompt for group in told] == ["c", "b", "a"]
+
+
 def prompts_of(groups):
     return [group.group.problem.prompt for group in groups]
 
