@@ -91,6 +91,12 @@ def _origin(fault: Fault, where: str, overridden: Mapping[str, str]) -> str:
     return f"{where} with {' and '.join(parts)} from the command line" if parts else where
 
 
+def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a recipe that was written earlier, with the defaults of keys that
+    it lacks; raises `ConfigError` where the schema refuses it."""
+    return parse_recipe(tree, where="its recipe").model_dump()
+
+
 def dump_yaml(recipe: Recipe) -> str:
     """Return the recipe with every default written out; `load_recipe` reads it back to an equal
     recipe."""

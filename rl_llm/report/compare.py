@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_llm.config import differences
-from rl_llm.errors import InputError
+from rl_llm.config import differences, with_defaults
+from rl_llm.errors import ConfigError, InputError
 from rl_llm.pass_rates import Bucket, Difference, ProblemResult, buckets, difference
 from rl_llm.report.read import is_finite, read_evaluation, read_results, read_run
 
@@ -90,7 +90,15 @@ def compare(a: Side, b: Side) -> Comparison:
 
 
 def settings_apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return the settings that differ, by their dotted paths, but for a run's name and place."""
+    """Return the settings that differ, by their dotted paths, but for a run's name and place.
+
+    A key that an older recipe lacks counts with its default, unless the schema refuses one of the
+    two: then both are compared as they are written.
+    """
+    try:
+        a, b = with_defaults(a), with_defaults(b)
+    except ConfigError:
+        pass
     return {path: both for path, both in differences(a, b).items() if path not in _NAMES}
 
 

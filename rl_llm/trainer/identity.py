@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_llm.config import differences, parse_recipe
+from rl_llm.config import differences, with_defaults
 from rl_llm.errors import CheckpointError, ConfigError
 
 _MEMORY_OF_VLLM = tuple(
@@ -73,7 +73,7 @@ def _filled(recipe: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     """Return a saved recipe with the defaults of keys that it lacks; where the schema refuses it,
     the recipe as it is, and the line that says so."""
     try:
-        return parse_recipe(recipe, where="its recipe").model_dump(), []
+        return with_defaults(recipe), []
     except ConfigError as error:
         return recipe, [f"  (defaults are not filled in: this version refuses {error})"]
 

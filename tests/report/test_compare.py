@@ -113,6 +113,19 @@ def test_settings_that_differ_are_shown_but_not_the_names(write):
     }
 
 
+def test_a_key_that_an_older_recipe_lacks_counts_with_its_default(write):
+    older = {
+        "run": {"name": "a", "steps": 4},
+        "model": {"path": "m"},
+        "data": {"train": [{"use": "sums"}]},
+        "rewards": [{"use": "x"}],
+    }
+    newer = {**older, "curriculum": {"belief": {"max_drift": 2.0}}, "alarms": {"stop": True}}
+    a = write("a.json", [problem_row("k", 1)], recipe=older)
+    b = write("b.json", [problem_row("k", 1)], recipe=newer)
+    assert compared(a, b).settings == {"alarms.stop": ("False", "True")}
+
+
 def test_metrics_are_the_last_finite_values_of_each_side(run):
     a = run("a", {0: {"k": 1}, 4: {"k": 1}}, **{"kl/beta": 0.5, "loss/policy": None})
     b = run("b", {0: {"k": 1}})
