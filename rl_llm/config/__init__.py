@@ -4,7 +4,7 @@ from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import describe_invalid
 from rl_llm.config.differences import differences
 from rl_llm.config.kl import KLSection
-from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe, with_defaults
+from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe, parse_yaml, with_defaults
 from rl_llm.config.rollout import RolloutSection, ServersSection, VllmSection
 from rl_llm.config.schema import Recipe
 from rl_llm.config.sections import HubSection, OptimSection, RewardUse, SourceUse
@@ -27,5 +27,6 @@ __all__ = [
     "dump_yaml",
     "load_recipe",
     "parse_recipe",
+    "parse_yaml",
     "with_defaults",
 ]

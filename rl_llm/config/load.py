@@ -13,6 +13,7 @@ from rl_llm.config.schema import Recipe
 from rl_llm.errors import ConfigError
 
 _FLOAT_TAG = "tag:yaml.org,2002:float"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 _EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
@@ -21,7 +22,7 @@ class RecipeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Raises `ConfigError` for a key that stands twice."""
-        keys = [self.construct_object(key) for key, _ in node.value]
+        keys = [self.construct_object(key) for key, _ in node.value if key.tag != _MERGE_TAG]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
@@ -43,7 +44,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `ConfigError` with one line per fault: path, value, rule and a value that would work.
     """
     file = Path(path)
-    tree = _parse_yaml(_read_text(file), where=str(file))
+    tree = parse_yaml(_read_text(file), where=str(file))
     if not isinstance(tree, dict):
         found = "is empty" if tree is None else f"holds one {type(tree).__name__}"
         raise ConfigError(
@@ -97,6 +98,24 @@ def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     return parse_recipe(tree, where="its recipe").model_dump()
 
 
+def parse_yaml(text: str, *, where: str, way_out: str = "") -> Any:
+    """Return what a text in YAML holds; raises a `ConfigError` that `where` opens."""
+    try:
+        return yaml.load(text, Loader=RecipeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        hint = "; indent with spaces" if r"'\t'" in problem else way_out
+        raise ConfigError(f"{where}: not valid YAML{line}: {problem}{hint}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except ValueError as error:  # A date that is none, such as 2024-02-30, unquoted.
+        raise ConfigError(f"{where}: {error}; put quotes around it if it is text") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: its sections lie too deep in each other to be read") from None
+
+
 def dump_yaml(recipe: Recipe) -> str:
     """Return the recipe with every default written out; `load_recipe` reads it back to an equal
     recipe."""
@@ -118,21 +137,6 @@ def _read_text(file: Path) -> str:
         ) from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def _parse_yaml(text: str, *, where: str, way_out: str = "") -> Any:
-    try:
-        return yaml.load(text, Loader=RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        hint = "; indent with spaces" if r"'\t'" in problem else way_out
-        raise ConfigError(f"{where}: not valid YAML{line}: {problem}{hint}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except ValueError as error:  # A date that is none, such as 2024-02-30, unquoted.
-        raise ConfigError(f"{where}: {error}; put quotes around it if it is text") from None
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> str:
@@ -157,7 +161,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
         node = node[key]
     key = _key_in(node, parts[-1], at=parts[:-1], override=override)
     way_out = f"""; text with such characters goes in two kinds of quotes: '{dotted}="..."'"""
-    node[key] = _parse_yaml(text, where=f"override {override!r}", way_out=way_out)
+    node[key] = parse_yaml(text, where=f"override {override!r}", way_out=way_out)
     return ".".join(new)
 
 

@@ -48,6 +48,17 @@ def test_four_sections_are_enough_and_the_rest_are_defaults(recipe_file):
     assert recipe.rewards[0].options == {}
 
 
+def test_a_section_may_be_merged_into_another(recipe_file):
+    merged = "optim: {<<: {lr: 0.5, grad_clip: 3.0}, lr: 0.25, warmup_steps: 2}\n"
+    optim = load_recipe(recipe_file(SMALLEST + merged)).optim
+    assert (optim.lr, optim.grad_clip, optim.warmup_steps) == (0.25, 3.0, 2)
+
+
+def test_sections_that_lie_too_deep_are_an_error_that_names_the_file(recipe_file):
+    message = message_of(recipe_file("{a: " * 3000))
+    assert message.endswith("recipe.yaml: its sections lie too deep in each other to be read")
+
+
 def test_a_recipe_cannot_be_changed_after_it_is_read(recipe_file):
     recipe = load_recipe(recipe_file())
     with pytest.raises(pydantic.ValidationError, match="frozen"):
