@@ -158,15 +158,20 @@ def result_of(scored: ScoredGroup, read_answer: ReadAnswer | None = None) -> Pro
 
 def read_result(row: Mapping[str, Any]) -> ProblemResult:
     """Return a result from the row that it was written as; raises what a wrong row raises."""
-    if row["samples"] < 1:
-        raise ValueError(f"samples={row['samples']}")
+    correct, samples, masked = counts = [row[name] for name in ("correct", "samples", "masked")]
+    if not all(type(count) is int for count in counts) or samples < 1:
+        raise ValueError(f"correct={correct!r}, masked={masked!r}, samples={samples!r}")
+    if not (0 <= correct <= samples and 0 <= masked <= samples):
+        raise ValueError(f"correct={correct} and masked={masked} of samples={samples}")
+    if not isinstance(row["level"], str | int | float):
+        raise ValueError(f"level={row['level']!r}")
     return ProblemResult(
         key=str(row["key"]),
         source=str(row["source"]),
         level=row["level"],
-        correct=int(row["correct"]),
-        samples=int(row["samples"]),
-        masked=int(row["masked"]),
+        correct=correct,
+        samples=samples,
+        masked=masked,
         majority={int(k): float(share) for k, share in row.get("majority", {}).items()},
     )
 

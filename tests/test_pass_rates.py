@@ -108,6 +108,26 @@ def test_a_result_is_written_and_read_back():
     assert [read_result(each.row) for each in (plain, voted)] == [plain, voted]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 0, "correct": 0},
+        {"correct": 6},
+        {"correct": -1},
+        {"masked": 6},
+        {"samples": 5.5},
+        {"samples": float("inf")},
+        {"correct": True},
+        {"level": {"hard": 1}},
+    ],
+)
+def test_a_row_whose_counts_no_problem_can_have_is_no_result(wrong):
+    row = result("k", 3, 5).row
+    assert read_result(row).rate == 0.6
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        read_result({**row, **wrong})
+
+
 def test_estimates_are_means_over_problems_with_their_standard_errors():
     # pass@1: .25 and .75; pass@2: 3/6 and 6/6; pass@4: 1 and 1; the k up to both numbers of samples
     found = estimates([result("a", 1, 4), result("b", 3, 4), result("c", 4, 8)])

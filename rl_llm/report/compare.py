@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,8 @@ def settings_apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tupl
     A key that an older recipe lacks counts with its default, unless the schema refuses one of the
     two: then both are compared as they are written.
     """
-    try:
+    with suppress(ConfigError):
         a, b = with_defaults(a), with_defaults(b)
-    except ConfigError:
-        pass
     return {path: both for path, both in differences(a, b).items() if path not in _NAMES}
 
 
@@ -126,7 +125,7 @@ def _of_file(file: Path) -> Side:
         tree = json.loads(file.read_text(encoding="utf-8"))
         recipe, rows = tree["recipe"], tree["problems"]
         metrics = {key: value for key, value in tree["metrics"].items() if is_finite(value)}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{file} holds no evaluation ({type(error).__name__}: {error}); name a run's folder, "
             "or a file that `rl-llm evaluate RUN --out FILE.json` has written"

@@ -7,13 +7,13 @@ written is read, and a last line that is cut off is left out and noted.
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rl_llm.config import parse_yaml
 from rl_llm.errors import InputError
 from rl_llm.pass_rates import ProblemResult, read_result
 from rl_llm.records import level_order
@@ -22,6 +22,8 @@ RECIPE_FILE = "resolved.yaml"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 SAMPLES_FOLDER = "completions"
+
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,8 @@ def read_results(rows: Iterable[Mapping[str, Any]], file: Path) -> tuple[Problem
     none."""
     try:
         return tuple(read_result(row) for row in rows)
+    except InputError:  # The file cannot be read that far.
+        raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{file} holds a row that is no problem's result ({type(error).__name__}: {error}); "
@@ -203,16 +207,17 @@ def _require_run(run_dir: Path) -> None:
 
 def _read_text(file: Path) -> str:
     """Read a file that may hold broken bytes; they become U+FFFD."""
-    return file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read: {error.strerror}; make it readable, or put it back from a copy"
+        ) from None
 
 
 def _parse_recipe(text: str, file: Path) -> Mapping[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{file} is not valid YAML: {error}; take it from the run again, or start the run anew"
-        ) from None
+    way_out = "; take it from the run again, or start the run anew"
+    tree = parse_yaml(text, where=str(file), way_out=way_out)
     if not isinstance(tree, dict):
         raise InputError(
             f"{file} is a mapping of sections in a run's folder, here it is {type(tree).__name__}"
@@ -230,7 +235,7 @@ def _read_rows(file: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
     for number, line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == lines[-1][0]:
                 notes.append(f"the last line of {file.name} is cut off and left out")
                 return
@@ -298,4 +303,4 @@ def _is_step(value: Any) -> bool:
 def is_finite(value: Any) -> bool:
     """Say whether a value that was read is a number that can be drawn."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return is_number and abs(value) <= _LARGEST  # A whole number may be larger than any other.

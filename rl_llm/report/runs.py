@@ -1,5 +1,6 @@
 """The runs that lie in a folder, each in a line."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,8 @@ def find_runs(folder: Path) -> list[Path]:
             "holds the folders of runs, the recipe's run.output_dir"
         )
     places = [folder] if (folder / RECIPE_FILE).is_file() else sorted(folder.iterdir())
-    return [place for place in places if (place / RECIPE_FILE).is_file()]
+    # `Path.is_file` raises where a folder may not be looked into.
+    return [place for place in places if os.path.isfile(place / RECIPE_FILE)]
 
 
 def summarise(run_dir: Path) -> RunSummary:

@@ -162,6 +162,7 @@ def test_a_run_without_results_of_single_problems_is_told_how_to_get_them(make_r
         ('{"recipe": {}}', "holds no evaluation"),
         ('{"recipe": {}, "metrics": [1], "problems": []}', "holds no evaluation"),
         ('{"recipe": {}, "metrics": {}, "problems": [{"key": "k"}]}', "no problem's result"),
+        ("[" * 100_000, "holds no evaluation"),
     ],
 )
 def test_a_file_that_is_no_evaluation_is_refused_by_name(tmp_path, text, fault):
@@ -169,3 +170,11 @@ def test_a_file_that_is_no_evaluation_is_refused_by_name(tmp_path, text, fault):
     file.write_text(text)
     with pytest.raises(InputError, match=rf"some\.json holds .*{fault.removeprefix('holds ')}"):
         read_side(file)
+
+
+def test_a_damaged_line_is_named_once(run):
+    folder = run("a", {0: {"k": 2}})
+    with (folder / "evaluations.jsonl").open("a") as file:
+        file.write("[1]\n")
+    with pytest.raises(InputError, match=r"^\S*evaluations\.jsonl, line 2: .* mend that line$"):
+        read_side(folder)

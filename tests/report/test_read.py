@@ -70,7 +70,13 @@ def test_a_run_without_a_complete_row_is_an_error_that_promises_none(make_run):
 
 
 @pytest.mark.parametrize(
-    ("text", "rule"), [("a: [", "not valid YAML"), ("- 1", "mapping of sections")]
+    ("text", "rule"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "mapping of sections"),
+        ("since: 2024-02-30", "day is out of range"),
+        ("a: 1\na: 2", "stands twice"),
+    ],
 )
 def test_a_damaged_recipe_is_an_error_that_names_the_file(make_run, text, rule):
     folder = make_run([{"step": 0}])
@@ -96,3 +102,23 @@ def test_a_sample_with_only_a_step_is_read_with_everything_else_empty(make_run):
     (folder / "completions" / "step-000000.jsonl").write_text('{"step": 0}\n')
     (sample,) = read_run(folder).samples
     assert (sample.text, sample.parts, sample.total, sample.correct) == ("", (), None, False)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000], ids=["long", "deep"])
+def test_a_line_that_json_alone_would_allow_is_named_like_any_other(make_run, value):
+    folder = make_run([])
+    (folder / "metrics.jsonl").write_text(f'{{"step": 0, "a": {value}\n{{"step": 1}}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 1: not valid JSON"):
+        read_run(folder)
+
+
+def test_a_whole_number_that_is_no_float_has_no_point(make_run):
+    series = read_run(make_run([{"step": 0, "a": 10**400}, {"step": 1, "a": 5}])).series("a")
+    assert series.values == (5.0,)
+
+
+def test_what_cannot_be_read_is_named(make_run):
+    folder = make_run([{"step": 0}])
+    (folder / "completions" / "step-000000.jsonl").mkdir(parents=True)  # As one without rights.
+    with pytest.raises(InputError, match=r"step-000000\.jsonl cannot be read: Is a directory; "):
+        read_run(folder)

@@ -47,6 +47,10 @@ def test_only_folders_with_a_run_are_found_or_the_run_itself(make_run, rows, tmp
     first, second = make_run(rows, name="b"), make_run(rows, name="a")
     (tmp_path / "notes").mkdir()
     (tmp_path / "file").touch()
+    closed = tmp_path / "closed"
+    closed.symlink_to(tmp_path / ("x" * 300))  # As a folder that may not be looked into.
+    with pytest.raises(OSError, match="too long"):
+        (closed / "resolved.yaml").is_file()
     assert find_runs(tmp_path) == [second, first]
     assert find_runs(first) == [first]
     shutil.rmtree(first)
