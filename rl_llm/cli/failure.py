@@ -38,11 +38,15 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return what to say of an error: its message where it is deliberate, else its traceback."""
+    """Return what to say of an error: its message where it is deliberate, or a file is forbidden to
+    this user, else its traceback."""
     match error:
         case RlLlmError():
             code = EXIT_INPUT_WRONG if isinstance(error, InputError) else EXIT_RUN_FAILED
             return Failure(text=f"error: {error}", code=code)
+        case PermissionError() if error.filename is not None:
+            text = f"error: {error.filename}: {error.strerror}; make it accessible, or name another"
+            return Failure(text=text, code=EXIT_INPUT_WRONG)
         case KeyboardInterrupt():
             return Failure(text="interrupted", code=EXIT_INTERRUPTED)
         case BrokenPipeError() if stdout_is_closed():

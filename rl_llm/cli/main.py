@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0 done; 1 the run failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM; 141
-    whoever read the output stopped reading. Deliberate errors become one message on stderr; any
-    other exception is a defect and leaves with its traceback. Like every program on argparse, a
+    whoever read the output stopped reading. Deliberate errors, and a file that this user may not
+    open, become one message on stderr; any other exception is a defect and leaves with its
+    traceback. Like every program on argparse, a
     wrong command line and `--help` leave through `SystemExit`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except (RlLlmError, KeyboardInterrupt) as error:
+        return tell(failure_of(error))
+    except PermissionError as error:
+        if error.filename is None:
+            raise
         return tell(failure_of(error))
     except BrokenPipeError:
         if not stdout_is_closed():

@@ -57,6 +57,14 @@ def test_a_defect_keeps_its_traceback(command):
         main(["schema"])
 
 
+def test_a_file_that_this_user_may_not_open_is_named_and_is_no_defect(command, capsys):
+    command(failing_with(PermissionError(13, "Permission denied", "/home/a/runs/b/draws.jsonl")))
+    assert main(["schema"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: /home/a/runs/b/draws.jsonl: Permission denied; make it acc")
+    assert said.count("\n") == 1
+
+
 def test_a_commands_own_exit_code_is_returned(command):
     command(lambda args: 143)
     assert main(["schema"]) == 143
