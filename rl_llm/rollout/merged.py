@@ -2,8 +2,9 @@
 
 import copy
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,17 @@ def share_parameters(model: nn.Module) -> Any:
 def adapter_deltas(adapter_dir: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield each module's name and the float32 matrix that a PEFT LoRA adapter adds to its weight.
 
-    The delta is alpha / rank * B @ A (Hu et al. 2021, arXiv:2106.09685). Raises `ModelError` before
-    the first where any cannot be added.
+    The delta is alpha / rank * B @ A (Hu et al. 2021, arXiv:2106.09685), or with `use_rslora` alpha
+    / sqrt(rank) * B @ A (Kalajdzievski 2023, arXiv:2312.03732). Raises `ModelError` before the
+    first where any cannot be added.
     """
     config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA" or "lora_alpha" not in config:
+        raise ModelError(
+            f"{adapter_dir} is no LoRA adapter: its adapter_config.json has peft_type="
+            f"{config.get('peft_type')!r} and lora_alpha={config.get('lora_alpha')!r}; give one that "
+            "PEFT has saved with a LoraConfig"
+        )
     tensors = load_file(adapter_dir / "adapter_model.safetensors")
     strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     if strange:
@@ -96,9 +104,20 @@ def adapter_deltas(adapter_dir: Path) -> Iterator[tuple[str, Tensor]]:
             f"{adapter_dir} adapts {strange[0]}, which cannot be merged into the weights that "
             "generate; adapt linear layers alone: lora.targets=all-linear"
         )
-    scale = config["lora_alpha"] / config["r"]
     for name, down in tensors.items():
         if name.endswith(".lora_A.weight"):
             up = tensors[name.replace(".lora_A.", ".lora_B.")]
             module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            yield module, (up.float() @ down.float()) * scale
+            yield module, (up.float() @ down.float()) * _scale(config, module, rank=len(down))
+
+
+def _scale(config: Mapping[str, Any], module: str, *, rank: int) -> float:
+    """Return the factor of B @ A; a module that `alpha_pattern` matches, as PEFT reads it, has an
+    alpha of its own."""
+    own = [
+        alpha
+        for pattern, alpha in (config.get("alpha_pattern") or {}).items()
+        if re.match(rf"(.*\.)?({pattern})$", module)
+    ]
+    alpha: float = [*own, config["lora_alpha"]][0]
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -34,9 +34,9 @@ def llama(*, tied):
     return model.requires_grad_(False).eval()
 
 
-def adapt(base, folder, *, targets="all-linear", seed=1):
+def adapt(base, folder, *, targets="all-linear", seed=1, **options):
     """Put an adapter with effect on the base, save it, and return the adapted model."""
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
     adapted = get_peft_model(base, config).eval()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in adapted.named_parameters():
@@ -53,6 +53,32 @@ def test_a_delta_is_alpha_over_rank_times_b_a(tmp_path):
     deltas = dict(adapter_deltas(tmp_path))
     assert sorted(deltas) == [f"model.layers.{i}.self_attn.o_proj" for i in (0, 1)]
     torch.testing.assert_close(deltas["model.layers.1.self_attn.o_proj"], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        ({}, 8 / 4),
+        ({"use_rslora": True}, 8 / 4**0.5),
+        ({"rank_pattern": {"o_proj": 16}}, 8 / 16),
+        ({"alpha_pattern": {r"layers\.1\.self_attn\.o_proj": 2, "o_proj": 3}}, 2 / 4),
+        ({"rank_pattern": {"o_proj": 16}, "use_rslora": True}, 8 / 16**0.5),
+    ],
+)
+def test_an_adapter_made_elsewhere_is_scaled_as_peft_scales_it(tmp_path, options, factor):
+    adapted = adapt(llama(tied=False), tmp_path, targets=["o_proj"], **options)
+    layer = adapted.base_model.model.model.layers[1].self_attn.o_proj
+    delta = dict(adapter_deltas(tmp_path))["model.layers.1.self_attn.o_proj"]
+    torch.testing.assert_close(delta, layer.get_delta_weight("default"))
+    expected = factor * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(delta, expected)
+
+
+def test_an_adapter_of_another_kind_is_refused_by_its_kind(tmp_path):
+    config = IA3Config(target_modules=["o_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    get_peft_model(llama(tied=False), config).save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match=r"no LoRA adapter: .* peft_type='IA3' .*; give one"):
+        next(adapter_deltas(tmp_path))
 
 
 @pytest.mark.parametrize("tied", [False, True])
