@@ -178,7 +178,8 @@ def _recipe(args: argparse.Namespace, run: RunFolder | None, adapter: Path | Non
         base = load_recipe(run.resolved).model.path
     elif adapter is None:
         base = args.target
-    own = [] if base is None else [f"model.path={base}"]
+    # In quotes, or a folder such as `2024` would be read as a number.
+    own = [] if base is None else [f"model.path={json.dumps(base, ensure_ascii=False)}"]
     return load_recipe(args.recipe, [*own, *args.overrides])
 
 

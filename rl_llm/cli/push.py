@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from rl_llm.cli.adapter_files import base_of
 from rl_llm.cli.progress import print_lines
 from rl_llm.errors import PushRefused
 from rl_llm.hub import Job, Place, check_repo_id, endpoint, push_now, token_source
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Push, and say where it lies now."""
     check_repo_id(args.repo_id, where="REPO_ID")
     source = find_source(args.run_dir)
+    base_of(source.adapter)  # What is damaged is not pushed.
     if token_source() is None:
         raise PushRefused(f"pushing to {args.repo_id} needs a token, and there is none; {LOG_IN}")
     place = Place(repo_id=args.repo_id, revision=args.revision, is_merged=args.merge)

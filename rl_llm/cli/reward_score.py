@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.cli import reward_check
+from rl_llm.cli.arguments import writable_file
 from rl_llm.errors import DataError, StorageError
 from rl_llm.records import Group
 from rl_llm.scoring import Failure, Outcome, Reward
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score every line, and return 1 where the reward failed on one."""
     _, use = reward_check.named_reward(args)
+    out = None if args.out is None else writable_file(args.out, example="scores.jsonl")
     rows = list(_read(args.data))
     if not rows:
         raise DataError(f"{args.data} holds no completions; write one JSON object a line")
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         found.update(each.kind for each in outcomes if isinstance(each, Failure))
         numbers += [_total(each) for each in outcomes if isinstance(each, float | tuple)]
         lines.append(json.dumps({**row.values, **_said(row, outcomes)}) + "\n")
-    _write("".join(lines), args.out)
+    _write("".join(lines), out)
     mean = f", mean {math.fsum(numbers) / len(numbers):.4g}" if numbers else ""
     failures = "".join(f", {count} {kind}" for kind, count in sorted(found.items()))
     num_completions = sum(len(group.completions) for group in groups)
@@ -176,7 +178,6 @@ def _write(text: str, out: Path | None) -> None:
         sys.stdout.write(text)
         return
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error}") from None
+        raise StorageError(f"{out} cannot be written: {error.strerror}; name another") from None

@@ -45,7 +45,7 @@ class Source:
         """Return the model card for a place: the one beside the adapter, or a new one."""
         beside = self.adapter / "README.md"
         if beside.is_file() and not place.is_merged:
-            text = placed(beside.read_text(encoding="utf-8"), place)
+            text = placed(_text(beside), place)
             if text is not None:
                 return text
         last = float("inf") if self.step is None else self.step
@@ -66,6 +66,17 @@ class Source:
         recipe = beside if beside.is_file() else self.run.resolved
         (folder / name).write_text(redact(recipe.read_text(encoding="utf-8")), encoding="utf-8")
         return folder / name
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{file}: byte {error.object[error.start]:#04x} at line {line} is not UTF-8; save the "
+            "file as UTF-8, or delete it: then a card is made anew"
+        ) from None
 
 
 def find_source(target: Path) -> Source:

@@ -94,8 +94,8 @@ def adapter_deltas(adapter_dir: Path) -> Iterator[tuple[str, Tensor]]:
     if config.get("peft_type") != "LORA" or "lora_alpha" not in config:
         raise ModelError(
             f"{adapter_dir} is no LoRA adapter: its adapter_config.json has peft_type="
-            f"{config.get('peft_type')!r} and lora_alpha={config.get('lora_alpha')!r}; give one that "
-            "PEFT has saved with a LoraConfig"
+            f"{config.get('peft_type')!r} and lora_alpha={config.get('lora_alpha')!r}; give one "
+            "that PEFT has saved with a LoraConfig"
         )
     tensors = load_file(adapter_dir / "adapter_model.safetensors")
     strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]

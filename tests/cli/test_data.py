@@ -81,6 +81,13 @@ def test_a_malformed_line_exits_with_2_and_one_message(recipe, capsys):
     assert "train.jsonl line 5: not valid JSON" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("num", "rule"), [("x", "'x' is no whole number"), ("-1", "negative")])
+def test_a_number_of_problems_is_a_whole_one(recipe, capsys, num, rule):
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "preview", str(recipe), "--num", num])
+    assert rule in capsys.readouterr().err
+
+
 def test_the_problems_shown_come_from_each_source_and_level_in_turn():
     def problem(source, level, text):
         key = content_key(text, "")

@@ -53,6 +53,12 @@ def files_of(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.parametrize("name", ["no: model", "1350", "null", "a #1", "modèle"])
+def test_a_models_name_is_taken_as_it_is_written(capsys, small, name):
+    assert main(["evaluate", name, "--recipe", str(small)]) == 2
+    assert f"model.path={name!r} is not a folder" in capsys.readouterr().err
+
+
 def test_a_run_is_evaluated_with_its_final_adapter_as_at_its_last_step(evaluate, run_dir, rows):
     before = files_of(run_dir)
     table, printed = evaluate(run_dir)

@@ -163,6 +163,17 @@ def test_a_folder_that_is_no_run_is_refused(hub, push, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--merge"]])
+def test_a_damaged_adapter_is_not_pushed(hub, push, run_dir, tmp_path, words):
+    damaged = shutil.copytree(run_dir, tmp_path / "damaged")
+    with (damaged / "adapter" / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(100)
+    code, _, said = push(damaged, "me/adder", *words)
+    assert code == 2 and "adapter_model.safetensors cannot be read" in said
+    assert not hub.files
+
+
+@pytest.mark.slow
 def test_without_a_token_nothing_is_asked_and_the_way_out_is_said(hub, push, run_dir, leads_to):
     leads_to(hub.url, token="")
     code, _, said = push(run_dir, "me/adder")

@@ -191,6 +191,16 @@ def test_score_writes_to_a_file_and_ends_with_0_where_all_are_scored(score, tmp_
     assert [json.loads(line)["score"] for line in out.read_text().splitlines()] == [1.0, 0.0]
 
 
+def test_a_place_that_cannot_take_the_scores_is_refused_before_one_is_made(score, tmp_path):
+    marks = f"def r(completion):\n    open({str(tmp_path / 'called')!r}, 'w')\n    return 1.0\n"
+    code, _, said = score(marks, ROWS[:1], "--out", str(tmp_path))
+    assert (code, said) == (
+        2,
+        f"error: --out {tmp_path} is a folder; name a file, such as {tmp_path}/scores.jsonl\n",
+    )
+    assert not (tmp_path / "called").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "rows", "said"),
     [

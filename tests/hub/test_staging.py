@@ -3,6 +3,7 @@
 import pytest
 
 from rl_llm.errors import InputError
+from rl_llm.hub import Place
 from rl_llm.hub.source import find_source
 from rl_llm.hub.staging import folder_of, forget, forget_past, stage, waiting
 
@@ -90,6 +91,13 @@ def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir, tmp
     assert source.files().keys().isdisjoint({"README.md", "resolved.yaml"})
     (folder / "resolved.yaml").write_text("as then", encoding="utf-8")
     assert source.write_recipe(tmp_path).read_text(encoding="utf-8") == "as then"
+
+
+def test_a_card_that_is_not_utf_8_is_an_error_that_names_its_line(checkpoint):
+    folder = checkpoint(50)
+    (folder / "adapter" / "README.md").write_bytes("# A card\nf\xfcr".encode("latin-1"))
+    with pytest.raises(InputError, match=r"README\.md: byte 0xfc at line 2 is not UTF-8; save"):
+        find_source(folder).card(Place(repo_id="me/adder"))
 
 
 @pytest.mark.parametrize("name", ["step-000050.damaged", "other"])
