@@ -158,17 +158,18 @@ def result_of(scored: ScoredGroup, read_answer: ReadAnswer | None = None) -> Pro
 
 def read_result(row: Mapping[str, Any]) -> ProblemResult:
     """Return a result from the row that it was written as; raises what a wrong row raises."""
-    correct, samples, masked = counts = [row[name] for name in ("correct", "samples", "masked")]
+    level, *counts = (row[name] for name in ("level", "correct", "samples", "masked"))
+    correct, samples, masked = counts
     if not all(type(count) is int for count in counts) or samples < 1:
         raise ValueError(f"correct={correct!r}, masked={masked!r}, samples={samples!r}")
     if not (0 <= correct <= samples and 0 <= masked <= samples):
         raise ValueError(f"correct={correct} and masked={masked} of samples={samples}")
-    if not isinstance(row["level"], str | int | float):
-        raise ValueError(f"level={row['level']!r}")
+    if isinstance(level, list | dict) or level is None:
+        raise ValueError(f"level={level!r}")
     return ProblemResult(
         key=str(row["key"]),
         source=str(row["source"]),
-        level=row["level"],
+        level=level,
         correct=correct,
         samples=samples,
         masked=masked,

@@ -16,7 +16,11 @@ from typing import NoReturn
 
 from rl_llm import __version__
 from rl_llm.cli.failure import EXIT_PIPE_CLOSED, EXIT_TERMINATED, failure_of, stdout_is_closed, tell
-from rl_llm.cli.runtime import keep_freed_memory, let_idle_threads_sleep
+from rl_llm.cli.runtime import (
+    keep_freed_memory,
+    let_idle_threads_sleep,
+    print_all_that_fits,
+)
 from rl_llm.errors import RlLlmError, Stopped
 
 COMMANDS = {
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parse(arguments)
             let_idle_threads_sleep()
             keep_freed_memory()
+            print_all_that_fits()
             code: int = args.run(args)
             sys.stdout.flush()
             return code

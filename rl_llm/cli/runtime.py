@@ -1,7 +1,9 @@
-"""How the process itself behaves: idle threads and freed memory, before torch loads; and whose
-warnings are heard, where it is one of several."""
+"""How the process itself behaves: idle threads and freed memory, before torch loads; what it
+prints where the encoding is narrow; and whose warnings are heard, where it is one of several."""
 
+import codecs
 import ctypes
+import io
 import logging
 import os
 import sys
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _BYTES = 2**30
+_FITTING, _RAISING = "rl-llm-fitting", ("strict", "surrogateescape")
 
 
 def let_idle_threads_sleep() -> None:
@@ -36,6 +39,21 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _BYTES)
         mallopt(_M_TRIM_THRESHOLD, _BYTES)
+
+
+def print_all_that_fits() -> None:
+    """Have a character that stdout's encoding lacks printed as `?`: what a model wrote must not end
+    the run that shows it, and JSON stays JSON. Names of files keep their bytes."""
+    codecs.register_error(_FITTING, _fitting)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in _RAISING:
+        sys.stdout.reconfigure(errors=_FITTING)
+
+
+def _fitting(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.replace_errors(error)
 
 
 def tag_warnings(tag: str) -> None:

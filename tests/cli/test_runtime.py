@@ -25,6 +25,33 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(given, expected):
     assert done.stdout.split() == [expected]
 
 
+FITTING = """
+import json, sys
+from rl_llm.cli import runtime
+runtime.print_all_that_fits()
+print(json.dumps(json.loads(sys.argv[1]), ensure_ascii=False))
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", b'"a ? \xff ?"\n'),
+        ("latin-1", b'"a ? \xff \xe9"\n'),
+        ("utf-8:strict", b'"a ? \xff \xc3\xa9"\n'),
+        ("utf-8:backslashreplace", b'"a \\ud800 \\udcff \xc3\xa9"\n'),
+    ],
+)
+def test_what_the_encoding_lacks_is_a_question_mark_and_names_keep_their_bytes(encoding, printed):
+    done = subprocess.run(
+        [sys.executable, "-c", FITTING, r'"a \ud800 \udcff \u00e9"'],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == printed
+
+
 FAULTS = """
 import ctypes, resource, sys
 from rl_llm.cli import runtime
