@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
@@ -256,7 +257,7 @@ def _show(console: Console, pool: Pool, rows: Sequence[Row], *, group_size: int)
     for source, level in pool.counts:
         where_N = np.array([name == (source, level) for name in names])
         cells = _cells(correct_N[where_N], counted_N[where_N], mixed_N[where_N])
-        table.add_row(source, str(level), *cells)
+        table.add_row(*map(escape, (source, str(level))), *cells)
     table.add_section()
     table.add_row("all", "", *_cells(correct_N, counted_N, mixed_N))
     console.print(table)

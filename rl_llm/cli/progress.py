@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -200,7 +201,7 @@ def pass_rate_table(before: Row, after: Row) -> Table:
     levels = [key.removeprefix(prefix) for key in before if key.startswith(prefix)]
     for level in levels:
         old, new = before[prefix + level], after[prefix + level]
-        table.add_row(level, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+        table.add_row(escape(level), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     key = "eval/completions_masked"
     if before[key] or after[key]:
         table.add_row("not scored", *map(_not_scored, (before, after)), "")

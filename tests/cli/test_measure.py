@@ -1,5 +1,6 @@
 """`rl-llm data measure` on the shipped model."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,13 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from rl_llm.cli import measure as measure_module
 from rl_llm.cli.main import main
 from rl_llm.cli.measure import expected_mixed_share
 from rl_llm.cli.measured import MeasuredFile
 from rl_llm.config.sections import LoraSection
 from rl_llm.errors import InputError, StorageError
 from rl_llm.policy import add_lora, load_base
+from rl_llm.problems import Pool
+from rl_llm.records import Problem
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
@@ -42,6 +47,14 @@ def measure(small, capsys):
 def cells(printed):
     lines = [line for line in printed.splitlines() if line.startswith("│")]
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def test_names_in_brackets_are_shown_as_they_are_written():
+    problem = Problem(key="k", prompt="1+1=", answer="2", source="[/b]", level="[easy]")
+    pool = Pool(problems=(problem,), num_read=1, where="data.train")
+    out = io.StringIO()
+    measure_module._show(Console(file=out, width=100), pool, [row("k")], group_size=2)
+    assert cells(out.getvalue())[0][:3] == ["[/b]", "[easy]", "1"]
 
 
 def test_the_share_of_mixed_groups_has_the_hand_worked_value():

@@ -158,3 +158,17 @@ def test_an_evaluation_under_way_is_a_bar_in_a_terminal():
 def test_elsewhere_it_is_a_line_now_and_then(seconds, lines, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", seconds)
     assert counted(terminal=False).splitlines() == lines
+
+
+@pytest.mark.parametrize("level", ["[easy]", "[/b]"])
+def test_a_level_in_brackets_is_shown_as_it_is_written(level):
+    row = {
+        "step": 0,
+        "eval/pass_rate": 0.5,
+        "eval/pass_rate_se": 0.1,
+        "eval/completions_masked": 0,
+        f"eval/pass_rate/level={level}": 0.25,
+    }
+    out = io.StringIO()
+    Console(file=out, width=100).print(pass_rate_table(row, {**row, "step": 8}))
+    assert f"│ {level} " in out.getvalue()
