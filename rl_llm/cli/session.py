@@ -130,11 +130,8 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
         if parts.folder.metrics.is_file():
             if read_rows(parts.folder.metrics):
                 _refuse_another_recipe(parts)
-            console.print(
-                f"{parts.folder.path} holds a run without a checkpoint; it starts over",
-                highlight=False,
-                soft_wrap=True,
-            )
+            line = f"{parts.folder.path} holds a run without a checkpoint; it starts over"
+            print_lines(console, [line])
         return
     found = resume_from.checkpoint
     print_lines(console, [resume_from.warning] if resume_from.warning else [])
