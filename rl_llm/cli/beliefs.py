@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl_llm.cli.arguments import writable_file
 from rl_llm.cli.inputs import load_data
 from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import load_recipe
@@ -40,9 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write what the newest checkpoint knows of problems, and say of how many."""
     saved = load_scheduler(RunFolder(args.run_dir))
+    out = writable_file(args.out, example="beliefs.parquet")
     scheduler = saved.scheduler
     num_known = write_beliefs(
-        args.out,
+        out,
         problems=scheduler.problems,
         belief=scheduler.belief,
         visits_N=scheduler.visits_N,
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     ahead = f", drawn ahead of step {saved.learnt_step}" if saved.step > saved.learnt_step else ""
     print(
         f"beliefs after step {saved.step}{ahead}: {num_known:,} of {len(scheduler.problems):,} "
-        f"problems have evidence of their own\nwritten: {args.out}"
+        f"problems have evidence of their own\nwritten: {out}"
     )
     return 0
 

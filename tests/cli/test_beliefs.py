@@ -107,6 +107,15 @@ def test_the_weights_of_the_model_are_not_read(run_dir, repository):
     assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
 
 
+def test_the_folder_of_the_file_is_made_and_a_folder_in_its_place_is_refused(run_dir, capsys):
+    folder = run_dir[1]
+    assert main(["data", "beliefs", str(folder), "--out", "new/beliefs.parquet"]) == 0
+    assert pq.read_table("new/beliefs.parquet").num_rows > 0
+    assert main(["data", "beliefs", str(folder), "--out", "new"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: --out new is a folder; name a file, such as new/beliefs.parquet\n"
+
+
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(run_dir, capsys, tmp_path):
     _, folder = run_dir
     assert main(["data", "beliefs", str(tmp_path), "--out", "b.parquet"]) == 2
