@@ -22,7 +22,9 @@ class RecipeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Raises `ConfigError` for a key that stands twice."""
-        keys = [self.construct_object(key) for key, _ in node.value if key.tag != _MERGE_TAG]
+        keys = [
+            "<<" if key.tag == _MERGE_TAG else self.construct_object(key) for key, _ in node.value
+        ]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1

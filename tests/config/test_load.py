@@ -52,6 +52,8 @@ def test_a_section_may_be_merged_into_another(recipe_file):
     merged = "optim: {<<: {lr: 0.5, grad_clip: 3.0}, lr: 0.25, warmup_steps: 2}\n"
     optim = load_recipe(recipe_file(SMALLEST + merged)).optim
     assert (optim.lr, optim.grad_clip, optim.warmup_steps) == (0.25, 3.0, 2)
+    twice = "optim: {<<: {lr: 0.5}, <<: {lr: 0.25}}\n"
+    assert "'<<' stands twice" in message_of(recipe_file(SMALLEST + twice))
 
 
 def test_sections_that_lie_too_deep_are_an_error_that_names_the_file(recipe_file):
