@@ -64,7 +64,7 @@ class Source:
         name = self.run.resolved.name
         beside = self.adapter / name
         recipe = beside if beside.is_file() else self.run.resolved
-        (folder / name).write_text(redact(recipe.read_text(encoding="utf-8")), encoding="utf-8")
+        (folder / name).write_text(redact(_text(recipe)), encoding="utf-8")
         return folder / name
 
 
@@ -75,7 +75,7 @@ def _text(file: Path) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{file}: byte {error.object[error.start]:#04x} at line {line} is not UTF-8; save the "
-            "file as UTF-8, or delete it: then a card is made anew"
+            "file as UTF-8"
         ) from None
 
 

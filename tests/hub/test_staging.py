@@ -93,8 +93,11 @@ def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir, tmp
     assert source.write_recipe(tmp_path).read_text(encoding="utf-8") == "as then"
 
 
-def test_a_card_that_is_not_utf_8_is_an_error_that_names_its_line(checkpoint):
+def test_a_file_that_is_not_utf_8_is_an_error_that_names_its_line(checkpoint, run_dir, tmp_path):
     folder = checkpoint(50)
+    (run_dir / "resolved.yaml").write_bytes(b"run: {}\n# \xff")
+    with pytest.raises(InputError, match=r"resolved\.yaml: byte 0xff at line 2 is not UTF-8; save"):
+        find_source(folder).write_recipe(tmp_path)
     (folder / "adapter" / "README.md").write_bytes("# A card\nf\xfcr".encode("latin-1"))
     with pytest.raises(InputError, match=r"README\.md: byte 0xfc at line 2 is not UTF-8; save"):
         find_source(folder).card(Place(repo_id="me/adder"))
