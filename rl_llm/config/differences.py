@@ -11,11 +11,12 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[s
     and the other a section, the keys of the section stand for both.
     """
     left, right = _flat(a), _flat(b)
+    paths = sorted(left.keys() | right.keys())
+    apart = [path for path in paths if left.get(path) != right.get(path)]
     return {
         path: (_shown(left, path), _shown(right, path))
-        for path in sorted(left.keys() | right.keys())
-        if left.get(path) != right.get(path)
-        and not any(other.startswith(f"{path}.") for other in (*left, *right))
+        for path in apart
+        if not any(other.startswith(f"{path}.") for other in apart)
     }
 
 

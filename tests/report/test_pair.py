@@ -49,6 +49,12 @@ def two_runs(make_run):
     return first, second
 
 
+def test_a_value_differs_from_a_section_that_holds_nothing():
+    assert settings_apart({"x": 5}, {"x": {"low": None}}) == {"x": ("5", "nothing")}
+    assert settings_apart({"x": None}, {"x": {"low": None}}) == {}
+    assert settings_apart({"x": 5}, {"x": {"low": 1}}) == {"x.low": ("nothing", "1")}
+
+
 def test_the_page_holds_both_headlines_the_curves_and_the_differences(two_runs):
     path = write_pair(*two_runs)
     assert path == two_runs[0] / "report-and-two.html"
