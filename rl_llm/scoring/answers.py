@@ -28,8 +28,13 @@ _TOP, _BOTTOM = (  # of \frac{1}{2}, or of \frac12
     rf"(?:\{{\s*+(?P<{part}>{_SIGN}?{_LITERAL})\s*+\}}|(?P<{part}_digit>[0-9]))"
     for part in ("top", "bottom")
 )
+_DIGITS = r"[0-9]{1,9}+"
+_WHOLE = (
+    rf"(?:(?P<whole>{_DIGITS})(?:[ \u00a0](?={_DIGITS}/{_DIGITS}(?![0-9]|[.,/][0-9]))"  # of 3 1/2
+    r"|(?:\\?[ \u00a0])?(?=\\[dtc]?frac)))?"  # of 3\frac{1}{2}
+)
 _TOKEN = re.compile(
-    rf"(?P<sign>{_SIGN}?)(?:\\?[$€£¥]\s?)?(?P<inner_sign>{_SIGN}?)"
+    rf"(?P<sign>{_SIGN}?)(?:\\?[$€£¥]\s?)?(?P<inner_sign>{_SIGN}?){_WHOLE}"
     rf"(?:(?P<fraction>\\[dtc]?frac\s*+{_TOP}\s*+{_BOTTOM})"
     rf"|(?P<number>{_LITERAL})(?:/(?P<denominator>{_LITERAL}))?+)"
     r"|\\[A-Za-z]++"  # a LaTeX command: the 5 of \times5 stands alone
@@ -46,11 +51,11 @@ _OPERAND_ENDS = {*")]}%_", *_MINUS, "\u2013"}
 def last_number(text: str) -> Number | None:
     r"""Return the last number in `text`.
 
-    Understands `1,234.5`, `.5`, `-3`, `1e3`, `1/2`, `\frac{1}{2}`, currency signs and the Unicode
-    minus; units and `%` are ignored (`50%` is 50). A hyphen after a digit, a letter or a closing
-    bracket is no sign: the last number of `10-3` is 3. Digits inside a word (`CO2`) do not count.
-    None when there is no number, or when the last one has no value: a division by zero, more than
-    1,000 digits.
+    Understands `1,234.5`, `.5`, `-3`, `1e3`, `1/2`, `\frac{1}{2}`, `3 1/2` (which is 3.5), currency
+    signs and the Unicode minus; units and `%` are ignored (`50%` is 50). A hyphen after a digit, a
+    letter or a closing bracket is no sign: the last number of `10-3` is 3. Digits inside a word
+    (`CO2`) do not count. None when there is no number, or when the last one has no value: a
+    division by zero, `3 5/2`, more than 1,000 digits.
     """
     last = None
     for last in _literals(tidied := _tidy(text)):  # noqa: B007  The last match is what is wanted.
@@ -205,6 +210,10 @@ def _value(literal: re.Match[str], text: str) -> Number | None:
         top, bottom = _exact(literal["number"]), _exact(literal["denominator"] or "1")
     if top is None or not bottom:
         return None
+    if literal["whole"]:
+        if not 0 < top < bottom:
+            return None
+        top += int(literal["whole"]) * bottom
     before = text[max(literal.start() - 1, 0) : literal.start()]
     negative = literal["inner_sign"] in _MINUS or (
         literal["sign"] in _MINUS and not _ends_operand(before)
