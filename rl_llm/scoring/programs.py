@@ -168,9 +168,12 @@ def _uncalled(tree: ast.Module) -> Iterator[str]:
             of_unittest = any(ast.unparse(base).endswith("TestCase") for base in node.bases)
             if of_unittest or node.name not in used:
                 yield f"the tests in class {node.name}"
-        elif isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test"):
-            if node.name not in used:
-                yield f"{node.name}(), which is async"
+        elif (
+            isinstance(node, ast.AsyncFunctionDef)
+            and node.name.startswith("test")
+            and node.name not in used
+        ):
+            yield f"{node.name}(), which is async"
 
 
 def _holds_tests(node: ast.ClassDef) -> bool:
