@@ -148,16 +148,18 @@ def answer_text(text: str) -> str | None:
 
     That is what stands in the last `<answer>...</answer>` that is not blank, and there, or without
     such tags everywhere, in the last `\boxed{...}` that is not blank, else after `####` where that
-    begins the last line; a box or hashes outside of tags do not count.
+    begins the last line; a box or hashes outside of tags do not count, and neither does what stands
+    before the last `</think>`.
     """
-    place = _answer_place(text)
+    said = behind_thoughts(text)
+    place = _answer_place(said)
     box = boxed(place)
     if box and not box.isspace():
         return box.strip()
     _, hashes, rest = place.rstrip().rpartition("####")
     if hashes and rest.strip() and "\n" not in rest:
         return rest.strip()
-    return None if place is text else place.strip()
+    return None if place is said else place.strip()
 
 
 def final_answer(text: str) -> Number | None:
@@ -165,15 +167,21 @@ def final_answer(text: str) -> Number | None:
 
     It is looked for in the last `<answer>...</answer>` that is not blank, else everywhere: the last
     number in a `\boxed{...}` that is not blank, else the number that follows `####` (a heading such
-    as `#### Step 2` is none), else the last number. A box without a number gives None.
+    as `#### Step 2` is none), else the last number. A box without a number gives None. What stands
+    before the last `</think>` does not count.
     """
-    place = _answer_place(text)
+    place = _answer_place(behind_thoughts(text))
     box = boxed(place)
     if box and not box.isspace():
         number = parse_number(box)
         return last_number(box) if number is None else number
     marked = _leading_value(after_hashes(place) or "")
     return last_number(place) if marked is None else marked
+
+
+def behind_thoughts(text: str) -> str:
+    """Return what stands behind the last `</think>`; all of a text without one."""
+    return text.rpartition("</think>")[2]
 
 
 def _answer_place(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rl_llm.scoring.answers import answer_text
+from rl_llm.scoring.answers import answer_text, behind_thoughts
 from rl_llm.scoring.latex import differ_in_kind, has_tower, is_sentence, tidy_latex, words_of
 
 try:
@@ -54,7 +54,8 @@ def read_reference(answer: str) -> Answer:
 def read_completion(completion: str) -> Answer:
     """Return what a completion marks as its answer, else what math-verify finds at its end."""
     marked = answer_text(completion)
-    return _extracted(_end_of(completion)) if marked is None else _read(marked)
+    said = behind_thoughts(completion)
+    return _extracted(_end_of(said)) if marked is None else _read(marked)
 
 
 def are_equal(wanted: Answer, found: Answer) -> bool:
