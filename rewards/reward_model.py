@@ -1,7 +1,7 @@
 """The score of a reward model: any Hugging Face sequence classifier with one logit."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt
 
@@ -23,8 +23,12 @@ def reward_model(
 ) -> list[float | None]:
     """The logit that a sequence classifier gives to the prompt with the completion.
 
-    The model is loaded by the first call in a worker. Of more than `max_length` tokens the last
-    count.
+    Of more than `max_length` tokens the last count.
     """
     judge = reward_model_at(model, dtype, device)
     return judge.scores(prompt, completions, max_length=max_length, batch_size=batch_size)
+
+
+def before_calls(options: Mapping[str, Any]) -> None:
+    """Load the model, which no call then takes the time of."""
+    reward_model_at(options["model"], options["dtype"], options["device"])

@@ -28,8 +28,13 @@ _TOP, _BOTTOM = (  # of \frac{1}{2}, or of \frac12
     rf"(?:\{{\s*+(?P<{part}>{_SIGN}?{_LITERAL})\s*+\}}|(?P<{part}_digit>[0-9]))"
     for part in ("top", "bottom")
 )
+_DIGITS = r"[0-9]{1,9}+"
+_WHOLE = (
+    rf"(?:(?P<whole>{_DIGITS})(?:[ \u00a0](?={_DIGITS}/{_DIGITS}(?![0-9]|[.,/][0-9]))"  # of 3 1/2
+    r"|(?:\\?[ \u00a0])?(?=\\[dtc]?frac)))?"  # of 3\frac{1}{2}
+)
 _TOKEN = re.compile(
-    rf"(?P<sign>{_SIGN}?)(?:\\?[$€£¥]\s?)?(?P<inner_sign>{_SIGN}?)"
+    rf"(?P<sign>{_SIGN}?)(?:\\?[$€£¥]\s?)?(?P<inner_sign>{_SIGN}?){_WHOLE}"
     rf"(?:(?P<fraction>\\[dtc]?frac\s*+{_TOP}\s*+{_BOTTOM})"
     rf"|(?P<number>{_LITERAL})(?:/(?P<denominator>{_LITERAL}))?+)"
     r"|\\[A-Za-z]++"  # a LaTeX command: the 5 of \times5 stands alone
@@ -46,11 +51,11 @@ _OPERAND_ENDS = {*")]}%_", *_MINUS, "\u2013"}
 def last_number(text: str) -> Number | None:
     r"""Return the last number in `text`.
 
-    Understands `1,234.5`, `.5`, `-3`, `1e3`, `1/2`, `\frac{1}{2}`, currency signs and the Unicode
-    minus; units and `%` are ignored (`50%` is 50). A hyphen after a digit, a letter or a closing
-    bracket is no sign: the last number of `10-3` is 3. Digits inside a word (`CO2`) do not count.
-    None when there is no number, or when the last one has no value: a division by zero, more than
-    1,000 digits.
+    Understands `1,234.5`, `.5`, `-3`, `1e3`, `1/2`, `\frac{1}{2}`, `3 1/2` (which is 3.5), currency
+    signs and the Unicode minus; units and `%` are ignored (`50%` is 50). A hyphen after a digit, a
+    letter or a closing bracket is no sign: the last number of `10-3` is 3. Digits inside a word
+    (`CO2`) do not count. None when there is no number, or when the last one has no value: a
+    division by zero, `3 5/2`, more than 1,000 digits.
     """
     last = None
     for last in _literals(tidied := _tidy(text)):  # noqa: B007  The last match is what is wanted.
@@ -143,16 +148,18 @@ def answer_text(text: str) -> str | None:
 
     That is what stands in the last `<answer>...</answer>` that is not blank, and there, or without
     such tags everywhere, in the last `\boxed{...}` that is not blank, else after `####` where that
-    begins the last line; a box or hashes outside of tags do not count.
+    begins the last line; a box or hashes outside of tags do not count, and neither does what stands
+    before the last `</think>`.
     """
-    place = _answer_place(text)
+    said = behind_thoughts(text)
+    place = _answer_place(said)
     box = boxed(place)
     if box and not box.isspace():
         return box.strip()
     _, hashes, rest = place.rstrip().rpartition("####")
     if hashes and rest.strip() and "\n" not in rest:
         return rest.strip()
-    return None if place is text else place.strip()
+    return None if place is said else place.strip()
 
 
 def final_answer(text: str) -> Number | None:
@@ -160,15 +167,21 @@ def final_answer(text: str) -> Number | None:
 
     It is looked for in the last `<answer>...</answer>` that is not blank, else everywhere: the last
     number in a `\boxed{...}` that is not blank, else the number that follows `####` (a heading such
-    as `#### Step 2` is none), else the last number. A box without a number gives None.
+    as `#### Step 2` is none), else the last number. A box without a number gives None. What stands
+    before the last `</think>` does not count.
     """
-    place = _answer_place(text)
+    place = _answer_place(behind_thoughts(text))
     box = boxed(place)
     if box and not box.isspace():
         number = parse_number(box)
         return last_number(box) if number is None else number
     marked = _leading_value(after_hashes(place) or "")
     return last_number(place) if marked is None else marked
+
+
+def behind_thoughts(text: str) -> str:
+    """Return what stands behind the last `</think>`; all of a text without one."""
+    return text.rpartition("</think>")[2]
 
 
 def _answer_place(text: str) -> str:
@@ -205,6 +218,10 @@ def _value(literal: re.Match[str], text: str) -> Number | None:
         top, bottom = _exact(literal["number"]), _exact(literal["denominator"] or "1")
     if top is None or not bottom:
         return None
+    if literal["whole"]:
+        if not 0 < top < bottom:
+            return None
+        top += int(literal["whole"]) * bottom
     before = text[max(literal.start() - 1, 0) : literal.start()]
     negative = literal["inner_sign"] in _MINUS or (
         literal["sign"] in _MINUS and not _ends_operand(before)

@@ -77,6 +77,7 @@ def bind_example(
         inputs=check_inputs(plugin, columns=meta),
         options=check_options(callable_of(plugin), {**own, **(options or {})}, path=path),
         is_async=inspect.iscoroutinefunction(callable_of(plugin)),
+        gets_ready=hasattr(plugin.module, "before_calls"),
     )
     return reward, group_of(given, meta)
 

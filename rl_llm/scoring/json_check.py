@@ -57,7 +57,8 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
     known: Any = Draft202012Validator
     if "$schema" in schema:
-        known = validator_for(schema, default=None)
+        is_named = isinstance(schema["$schema"], str)
+        known = validator_for(schema, default=None) if is_named else None
     if known is None:
         raise ValueError(
             f"$schema {schema['$schema']!r} is no draft that the library jsonschema knows; use "
@@ -67,17 +68,17 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
 
 def _check_references(resource: Any, resolver: Any) -> None:
-    """Raise `ValueError` for a `$ref` that leads nowhere, however deep it stands."""
+    """Raise `ValueError` for a reference that leads nowhere, however deep it stands."""
     from referencing.exceptions import NoSuchResource, Unresolvable
 
-    contents = resource.contents
-    if isinstance(contents, Mapping) and "$ref" in contents:
+    contents = resource.contents if isinstance(resource.contents, Mapping) else {}
+    for place in (contents[name] for name in ("$ref", "$dynamicRef") if name in contents):
         try:
-            resolver.lookup(contents["$ref"])
+            resolver.lookup(place)
         except (NoSuchResource, Unresolvable):
             raise ValueError(
-                f"the JSON Schema refers to {contents['$ref']!r}, which is not in it, and nothing "
-                "is fetched; put what it means under $defs, and write #/$defs/NAME"
+                f"the JSON Schema refers to {place!r}, which is not in it, and nothing is fetched; "
+                "put what it means under $defs, and write #/$defs/NAME"
             ) from None
     for inner in resource.subresources():
         _check_references(inner, resolver.in_subresource(inner))

@@ -8,7 +8,10 @@ not for a whole completion: time may grow with the square of the text.
 import re
 
 _FENCE = re.compile(r"\\?[$€£]|(?<!\\)\\[()\[\]]|\\(?:left|right)(?=\\[{}]|[()\[\]|])")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}")
+_LEADING = re.compile(r"^(?:=|\\approx(?![A-Za-z]))\s*")
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf)|boldsymbol|bm|mbox)\s*\{([^{}]*)\}"
+)
 _WORDS = re.compile(r"(?=.*[^\W\d_]{4})[^\W\d_](?:[^\W_]|[ ',:;.-])*")
 _SAID = re.compile(r"\b(?:is|are|equals?|answer)\b|^infinity$", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(?:\\?%|percent|\\text\s*\{\s*(?:\\?%|percent)\s*\})$")
@@ -16,7 +19,7 @@ _DEGREES = re.compile(r"\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\u00b0)")
 # Behind a number: words in \text{}, a plain word too long for a product of variables, or some that
 # are not.
 _UNIT = re.compile(
-    r"(?:\\[ ,;]|\s)*(?:\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{(?!_COUNTS)[^{}]*\}"
+    r"(?:\\[ ,;]|[~\s])*(?:\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{(?!_COUNTS)[^{}]*\}"
     r"|(?<=[\d})]\s)(?!_COUNTS)(?:[A-Za-z]{4,}|[ckm]m|kg|ft|lbs?|mph|[AaPp]\.?[Mm]\b\.?)(?:\s[A-Za-z]+)*)"
     r"(?:\s*\^\s*(?:\d|\{\d\}))?$".replace(
         "_COUNTS", r"\s*(?:and|or|million|billion|thousand|hundred|dozen|infinity)\b"
@@ -42,7 +45,7 @@ def tidy_latex(text: str) -> str:
     `$4 1/2 \text{ cm}^2$.` becomes `4\frac{1}{2}`. A per cent sign stays, as `\%`; words that are
     all of the answer lose their `\text{}` alone.
     """
-    text = _FENCE.sub("", text).strip().removesuffix(".").strip()
+    text = _LEADING.sub("", _FENCE.sub("", text).strip().removesuffix(".").strip())
     whole = _TEXT.fullmatch(text)
     text = (whole[1].strip() if whole else text).replace("\u2212", "-")
     text = _PERCENT.sub(r"\\%", _DEGREES.sub("", text))

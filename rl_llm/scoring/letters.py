@@ -2,7 +2,7 @@
 
 import re
 
-from rl_llm.scoring.answers import answer_text
+from rl_llm.scoring.answers import answer_text, behind_thoughts
 
 # All repetitions are bounded or possessive, which keeps the search linear.
 _OPENING = r"(?:[\s*_$\"'`({\[]|\\(?:text|math)(?:bf|it|rm)?(?=\{)|\\[(\[])"
@@ -32,7 +32,7 @@ def read_letter(text: str) -> str | None:
     It stands in `<answer>`, a box or after `####`, with or without the option's text; else in the
     last "answer is B" or "Answer: B"; else it is all of the last line, or begins the only one.
     """
-    text = text.rpartition("</think>")[2]
+    text = behind_thoughts(text)
     marked = answer_text(text)
     if marked is not None:
         found = _ALONE.match(marked) or _WITH_TEXT.match(marked)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rl_llm.scoring.answers import answer_text
+from rl_llm.scoring.answers import answer_text, behind_thoughts
 from rl_llm.scoring.latex import differ_in_kind, has_tower, is_sentence, tidy_latex, words_of
 
 try:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from math_verify import LatexNormalizationConfig as Normalization
+    from sympy import Symbol
 except ModuleNotFoundError as error:
     raise ImportError(
         "the reward math_answer needs the package math-verify; run: pip install -e '.[math]'"
@@ -53,7 +54,8 @@ def read_reference(answer: str) -> Answer:
 def read_completion(completion: str) -> Answer:
     """Return what a completion marks as its answer, else what math-verify finds at its end."""
     marked = answer_text(completion)
-    return _extracted(_end_of(completion)) if marked is None else _read(marked)
+    said = behind_thoughts(completion)
+    return _extracted(_end_of(said)) if marked is None else _read(marked)
 
 
 def are_equal(wanted: Answer, found: Answer) -> bool:
@@ -113,7 +115,15 @@ def _parsed(text: str, *configs: Any) -> tuple[str, list[Any]]:
     """Return the text that math-verify takes for the answer, and how it reads it."""
     parts = parse(text, configs, parsing_timeout=None)
     texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts[:1]), [part for part in parts if not isinstance(part, str)]
+    return "".join(texts[:1]), [_all_real(part) for part in parts if not isinstance(part, str)]
+
+
+def _all_real(parsed: Any) -> Any:
+    r"""Return what was parsed with every letter a real number. math-verify guesses from each text
+    whether letters are, so that i would be one letter in 2i\sqrt{3} and another in 2\sqrt{3}i."""
+    letters = {each for each in getattr(parsed, "free_symbols", ()) if isinstance(each, Symbol)}
+    known = {each: Symbol(each.name, real=True) for each in letters if not each.is_real}
+    return parsed.xreplace(known) if known else parsed
 
 
 def _end_of(completion: str) -> str:

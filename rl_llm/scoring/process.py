@@ -21,7 +21,7 @@ from rl_llm.launchers import without_launcher
 from rl_llm.records import Group
 from rl_llm.scoring.frames import frame, outcomes_from_json, take_frame
 from rl_llm.scoring.reward import Failure, FailureKind, Outcome, Reward
-from rl_llm.scoring.worker import LOAD_LIMIT_S, TRACE_SIGNAL, hard_limit_s
+from rl_llm.scoring.worker import LOAD_LIMIT_S, TRACE_SIGNAL, hard_limit_s, load_limit_s
 
 _START_LIMIT_S = 120.0
 _TRACE_S = 0.1
@@ -86,8 +86,8 @@ class WorkerProcess:
         self._printed = b""
         try:
             # Options may be of a class that the reward's file defines, which is loaded first.
-            inner = pickle.dumps((reward.options, group))
-            body = pickle.dumps((replace(reward, options={}), inner))
+            inner = map(pickle.dumps, (reward.options, group))
+            body = pickle.dumps((replace(reward, options={}), *inner))
         except Exception as error:  # Columns hold whatever a prompt source put there.
             return _all_failed(group, f"{_NOT_SENT}: {error}; set inline: true")
         if not self._send(self._job.to_bytes(8, "big") + body):
@@ -129,14 +129,15 @@ class WorkerProcess:
         raise RunError(f"a process for rewards did not start: {said}")
 
     def _has_loaded(self, reward: Reward) -> bool:
-        """Wait until the reward's file is loaded, or `load_error` says why it cannot be."""
+        """Wait until the reward is ready for calls, or `load_error` says why it cannot be."""
+        limit_s = load_limit_s(reward)
         try:
-            said = self._answer(LOAD_LIMIT_S)
+            said = self._answer(limit_s)
         except _Ended as ended:
             self.load_error = f"{ended}{self._trace(reward)}"
             return False
         if said is None:
-            self.load_error = f"took longer than {LOAD_LIMIT_S:g} s"
+            self.load_error = f"took longer than {limit_s:g} s (a longer timeout_s gives it more)"
         elif "error" in said:
             self.load_error = str(said["error"])
         else:

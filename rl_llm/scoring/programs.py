@@ -3,7 +3,7 @@
 import ast
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from rl_llm.scoring.sandbox import Sandbox
 
 _PYTHON = ("python", "python3", "py", "py3")
 _SHOWN_CHARS = 60
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEEDS = (ast.Assert, ast.Call, ast.Raise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,9 @@ def _script(source: str, entry_point: str | None) -> Script:
     for each in tests:
         if ast.unparse(each.args) or each.decorator_list:
             raise ValueError(f"{each.name}() takes arguments or is decorated, and cannot be called")
-    if not tests and not any(map(_does_something, tree.body)):
+    if uncalled := next(_uncalled(tree), None):
+        raise ValueError(f"nothing calls {uncalled}")
+    if not tests and not any(isinstance(each, _DEEDS) for each in _executed(tree)):
         raise ValueError(
             "the code asserts nothing and calls nothing"
             + (
@@ -143,10 +147,41 @@ def _script(source: str, entry_point: str | None) -> Script:
     return Script(source=source, modules=tuple(dict.fromkeys(_imported(tree))))
 
 
-def _does_something(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return False
-    return any(isinstance(each, ast.Assert | ast.Call | ast.Raise) for each in ast.walk(statement))
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and what runs with it: neither what functions and classes hold nor what is for a
+    main program."""
+    yield node
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Lambda)):
+        return
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and "__name__" in _names_in(node.test):
+        children = node.orelse
+    for child in children:
+        yield from _executed(child)
+
+
+def _uncalled(tree: ast.Module) -> Iterator[str]:
+    """Yield what looks like tests and is not run, so that every program would pass it."""
+    used = _names_in(tree)
+    for node in _executed(tree):
+        if isinstance(node, ast.ClassDef) and _holds_tests(node):
+            of_unittest = any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+            if of_unittest or node.name not in used:
+                yield f"the tests in class {node.name}"
+        elif (
+            isinstance(node, ast.AsyncFunctionDef)
+            and node.name.startswith("test")
+            and node.name not in used
+        ):
+            yield f"{node.name}(), which is async"
+
+
+def _holds_tests(node: ast.ClassDef) -> bool:
+    return any(isinstance(each, _FUNCTIONS) and each.name.startswith("test") for each in node.body)
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

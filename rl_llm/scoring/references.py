@@ -58,6 +58,7 @@ def _check_of(reward: Reward) -> Reward | None:
         inputs=signature.inputs,
         options={},
         is_async=is_async,
+        gets_ready=False,
     )
 
 

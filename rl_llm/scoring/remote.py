@@ -109,7 +109,17 @@ def _read(response: httpx.Response, url: str, key: ApiKey | None) -> list[Any]:
         scores = None
     if not isinstance(scores, list):
         raise RuntimeError(f"{said}; it must be HTTP 200 and a JSON list, a score a completion")
-    return scores
+    return [_quotable(each, key) for each in scores]
+
+
+def _quotable(entry: Any, key: ApiKey | None) -> Any:
+    """Return an entry that a message may quote: what is neither a number, a list nor null becomes
+    text without the key."""
+    if isinstance(entry, list):
+        return [_quotable(each, key) for each in entry]
+    if entry is None or isinstance(entry, int | float):
+        return entry
+    return _redacted(entry if isinstance(entry, str) else json.dumps(entry), key)
 
 
 def _said(response: httpx.Response, key: ApiKey | None) -> str:

@@ -29,8 +29,8 @@ class Reward:
     `reference` finds the function in any process, in its `file` as that was when `source` was read;
     `inputs` are the names it is passed; `options` are checked and complete. An `inline` reward is
     called in the process that trains, without limits; any other in a worker, for at most
-    `timeout_s` a call and with at most `memory_gib` of address space. The rest is what the rubric
-    does with what comes back.
+    `timeout_s` a call and with at most `memory_gib` of address space, behind the `before_calls` of
+    its file where that `gets_ready`. The rest is what the rubric does with what comes back.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Reward:
     source: bytes | None = None
     is_async: bool = False
     inline: bool = False
+    gets_ready: bool = False
     timeout_s: float = 30.0
     memory_gib: float | None = None
     weight: float = 1.0
@@ -105,6 +106,11 @@ def call_reward(reward: Reward, group: Group) -> list[Outcome]:
 def load_reward(reference: str) -> Callable[..., Any]:
     """Return the function that a reference names, loaded once a process."""
     return callable_of(resolve(reference, kind="rewards"))
+
+
+def get_ready(reward: Reward) -> None:
+    """Call the `before_calls` of a reward's file; raises what it raises."""
+    resolve(reward.reference, kind="rewards").module.before_calls(reward.options)
 
 
 def _attempt(call: Callable[[], _Result], *, kind: FailureKind = "raised") -> _Result | Failure:

@@ -231,6 +231,7 @@ def bind_reward(
         source=_source(plugin),
         is_async=inspect.iscoroutinefunction(callable_of(plugin)),
         inline=says_inline if use.inline is None else use.inline,
+        gets_ready=hasattr(plugin.module, "before_calls"),
         timeout_s=use.timeout_s,
         memory_gib=use.memory_gib,
         weight=use.weight,

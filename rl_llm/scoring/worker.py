@@ -18,10 +18,18 @@ from types import FrameType
 from rl_llm.plugins import keep
 from rl_llm.records import Group
 from rl_llm.scoring.frames import answer, outcomes_to_json, wait_for_frame
-from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward, described, load_reward
+from rl_llm.scoring.reward import (
+    Failure,
+    Outcome,
+    Reward,
+    call_reward,
+    described,
+    get_ready,
+    load_reward,
+)
 
 LOAD_LIMIT_S = 120.0
-"""How long a worker may take to load a reward's file; the first call waits for it."""
+"""How long a worker may take to load a reward's file, at least; the first call waits for it."""
 
 TRACE_SIGNAL = signal.SIGUSR1
 """Has a worker write where it is, before it is ended."""
@@ -29,6 +37,11 @@ TRACE_SIGNAL = signal.SIGUSR1
 _ASYNC_GRACE_S = 0.5
 _CPU_GRACE_S = 1.0
 _MAX_CHILDREN = 8
+
+
+def load_limit_s(reward: Reward) -> float:
+    """Return how long a worker may take to load the file of a reward and have it get ready."""
+    return max(LOAD_LIMIT_S, reward.timeout_s)
 
 
 def hard_limit_s(reward: Reward) -> float:
@@ -58,18 +71,23 @@ def serve(descriptor: int) -> None:
 
 
 def _serve_one(channel: socket.socket, body: bytes, loaded: set[str]) -> None:
-    """Load the reward, say so where it was not loaded before, and answer with what it gave."""
+    """Load the reward and have it get ready, say so where it was not loaded before, and answer with
+    what it gave."""
     owner = os.getpid()
     job = int.from_bytes(body[:8], "big")
-    reward, inner = pickle.loads(body[8:])
-    _limit_cpu(LOAD_LIMIT_S)
+    reward, options, pickled_group = pickle.loads(body[8:])
+    _limit_cpu(load_limit_s(reward))
     try:
-        if reward.reference not in loaded:
+        is_new = reward.reference not in loaded
+        if is_new:
             _load(reward)
+        reward = replace(reward, options=pickle.loads(options))
+        if is_new:
+            if reward.gets_ready:
+                get_ready(reward)
             loaded.add(reward.reference)
             channel.sendall(answer(job=job))
-        options, group = pickle.loads(inner)
-        reward = replace(reward, options=options)
+        group = pickle.loads(pickled_group)
     except Exception as error:  # The file and the problem's columns are somebody else's code.
         channel.sendall(answer(job=job, error=described(error)))
         return

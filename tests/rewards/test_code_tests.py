@@ -103,6 +103,11 @@ HONEST = {
         "import numpy\ndef f(): return numpy.arange(3)",
         "import numpy\nnumpy.testing.assert_array_equal(f(), [0, 1, 2])\nassert (f() == f()).all()",
     ),
+    "an array of anything": (
+        "import numpy\ndef f(): return numpy.array([10**30, 'a', None, [1]], dtype=object)",
+        "assert f().tolist() == [10**30, 'a', None, [1]]\n"
+        "assert (f() == f()).all() and f()[0] == 10**30",
+    ),
     "views and iterators": (
         "def f(): return {1: 2}",
         "assert f().keys() == {1} and f().items() == {(1, 2)} and [*f().values()] == [2]\n"
@@ -111,6 +116,11 @@ HONEST = {
     "a class that is compared with nothing": (
         "class P:\n    def __eq__(self, other): return False\ndef f(): return P()",
         "assert f() is not None and not f() == None and isinstance(f(), P)",
+    ),
+    "a class of a class that compares": (
+        "class M(type):\n    def __eq__(self, other): return self is other\n"
+        "class P(metaclass=M): pass\ndef f(): return [P()]",
+        "x = f()\nassert x == x",
     ),
     "a container of its own": (
         "class Trie:\n    def __contains__(self, x): return x == 3\n"
@@ -192,6 +202,24 @@ TRICKS = {
     "is a key": (ALWAYS + "def f(x): return {A(): 1}.keys()", "assert f(1) == {3}"),
     "takes what is equal from a library": (
         "from unittest.mock import ANY\ndef f(x): return ANY",
+        TEST,
+    ),
+    "stands for what is equal": (
+        ALWAYS + "import weakref\nkept = A()\ndef f(x): return weakref.proxy(kept)",
+        TEST,
+    ),
+    "shows what is equal": (
+        "import types\nclass A(dict):\n    def __eq__(self, other): return True\n"
+        "def f(x): return types.MappingProxyType(A())",
+        TEST,
+    ),
+    "is in an array": (
+        ALWAYS + "import numpy\ndef f(x): return numpy.array([A()], dtype=object)",
+        TEST,
+    ),
+    "is all of an array of its own": (
+        ALWAYS + "import numpy\nclass B(numpy.ndarray):\n    def tolist(self): return []\n"
+        "def f(x): return numpy.array(A(), dtype=object).view(B)",
         TEST,
     ),
     "is in everything": (ALWAYS + "def f(x): return A()", "assert f(1) in [3, 4]"),

@@ -57,6 +57,14 @@ def give(name, **inputs):
             "rewards.0.schema={'$ref': 'https://example.com/x'}: the JSON Schema refers to",
         ),
         (
+            {"use": "json_schema", "schema": {"items": {"$dynamicRef": "#x"}}},
+            "rewards.0.schema={'items': {'$dynamicRef': '#x'}}: the JSON Schema refers to '#x'",
+        ),
+        (
+            {"use": "json_schema", "schema": {"$schema": 5}},
+            "rewards.0.schema={'$schema': 5}: $schema 5 is no draft",
+        ),
+        (
             {"use": "json_schema", "schema": {"$schema": "draft-99"}},
             "rewards.0.schema={'$schema': 'draft-99'}: $schema 'draft-99' is no draft",
         ),

@@ -72,3 +72,17 @@ def test_an_ngram_of_nothing_and_a_penalty_that_rewards_are_refused(option, faul
     with pytest.raises(ConfigError) as caught:
         build_rubric([RewardUse(use="repetition", **option)], columns=())
     assert str(caught.value).startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cache", "fault"),
+    [
+        (0, 0, "rewards.0.limit=0: input should be greater than 0"),
+        (100, -1, "rewards.0.cache=-1: input should be greater than or equal to 0"),
+        (100, 101, "rewards.0: cache=101 is more than limit=100"),
+    ],
+)
+def test_a_budget_that_no_completion_meets_is_refused(limit, cache, fault):
+    with pytest.raises(ConfigError) as caught:
+        build_rubric([RewardUse(use="length_budget", limit=limit, cache=cache)], columns=())
+    assert str(caught.value).startswith(fault)

@@ -215,3 +215,16 @@ def test_without_math_verify_the_reward_names_the_extra(tmp_path):
         f"rl_llm.errors.PluginError: {file} cannot be loaded: ImportError: the reward math_answer "
         "needs the package math-verify; run: pip install -e '.[math]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "expected"),
+    [
+        (r"<think>\boxed{3}?</think>It is $\frac12$.", "0.5", 1.0),
+        (r"<think>\boxed{3}?</think>It is $\frac12$.", "3", 0.0),
+        (r"<think>It is $3$.</think>", "3", 0.0),
+        (r"\boxed{4}, no</think>so \boxed{3}", "3", 1.0),
+    ],
+)
+def test_what_stands_before_the_end_of_thoughts_does_not_count(completion, answer, expected):
+    assert math_answer(completion, answer) == expected

@@ -210,6 +210,7 @@ def test_a_list_of_another_length_fails_the_group(serve):
         ("-Infinity", "gave -inf, which is not finite"),
         ('"1"', "gave '1', which is not a number"),
         ("[1]", "gave 1 numbers for 2 tokens"),
+        ('{"score": 1}', """gave '{"score": 1}', which is not a number"""),
     ],
 )
 def test_what_is_no_score_fails_its_own_completion(serve, said, words):
@@ -238,6 +239,14 @@ def test_the_key_is_sent_and_never_repeated(serve, monkeypatch):
     )
     _, late = the_failure(give(server.url, api_key_env="OUR_KEY", timeout_s=0.5))
     assert "HTTP 500: not [API key]" in late and KEY not in late
+
+
+@pytest.mark.parametrize("said", [f'"{KEY}"', f'{{"key": "{KEY}"}}', f'[["{KEY}"], 1]'])
+def test_a_key_in_the_place_of_a_score_is_not_repeated(serve, monkeypatch, said):
+    monkeypatch.setenv("OUR_KEY", KEY)
+    good, bad = give(serve(ok(f"[1, {said}]")).url, api_key_env="OUR_KEY")
+    assert good == 1.0
+    assert "[API key]" in bad.message and KEY not in bad.message
 
 
 def test_a_server_that_asks_for_a_key_names_the_variable_to_set(serve, monkeypatch):

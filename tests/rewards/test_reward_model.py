@@ -18,7 +18,7 @@ from transformers import (
 
 from rl_llm.cli.main import main
 from rl_llm.config import RewardUse
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, RunError
 from rl_llm.plugins import resolve, shipped_folder
 from rl_llm.records import Completion, Group, Problem
 from rl_llm.scoring import Example, Failure, build_rubric, run_example
@@ -151,25 +151,38 @@ def test_wrong_options_are_errors_when_the_recipe_is_read(options, fault):
     assert str(caught.value).startswith(fault)
 
 
+def group_of(*texts):
+    completions = tuple(
+        Completion(
+            token_ids=(1,), logprobs=(0.0,), text=text, finish_reason="stop", policy_version=0
+        )
+        for text in texts
+    )
+    problem = Problem(key="k", prompt=CHAT, answer="4")
+    return Group(problem=problem, prompt_ids=(), completions=completions)
+
+
 @pytest.mark.slow
-def test_a_worker_loads_the_model_once(save):
+def test_a_worker_loads_the_model_once_and_before_the_calls(save):
     model = save()
-    use = RewardUse(use="reward_model", model=model, timeout_s=120, channel="judge")
+    use = RewardUse(use="reward_model", model=model, timeout_s=2, channel="judge")
     rubric = build_rubric([use, RewardUse(use="exact_answer")], columns=(), num_workers=1)
     found = []
     for _ in range(2):
-        completions = tuple(
-            Completion(
-                token_ids=(1,), logprobs=(0.0,), text=text, finish_reason="stop", policy_version=0
-            )
-            for text in TEXTS
-        )
-        problem = Problem(key="k", prompt=CHAT, answer="4")
-        (scored,) = rubric.score([Group(problem=problem, prompt_ids=(), completions=completions)])
+        (scored,) = rubric.score([group_of(*TEXTS)])
         found.append([score.parts["reward_model"] for score in scored.scores])
         shutil.rmtree(model, ignore_errors=True)
     rubric.close()
     assert found[0] == found[1] == pytest.approx(alone(AS_CHAT), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_model_that_no_worker_can_load_ends_the_run(save):
+    use = RewardUse(use="reward_model", model=save(num_labels=2))
+    rubric = build_rubric([use], columns=(), num_workers=1)
+    with pytest.raises(RunError, match=r"cannot be loaded in a worker: .* has 2 logits"):
+        list(rubric.score([group_of("4")]))
+    rubric.close()
 
 
 @pytest.mark.slow

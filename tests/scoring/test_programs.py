@@ -69,3 +69,51 @@ def test_what_is_no_tests_is_refused_with_the_problem(answer, fault):
     assert fault in str(said.value)
     assert f"{answer!r} of problem 'Add.' (key k7, source 'mine')" in str(said.value)
     assert '{"inputs": [...], "outputs": [...]}, a list of assertions, or Python' in str(said.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "class Cases:\n    def test(self):\n        assert f(1)\nCases().test()",
+        "if __name__ != '__main__':\n    pass\nelse:\n    assert f(1)",
+        "async def test_f():\n    assert f(1)\n\nasyncio.run(test_f())",
+        "for x in (1, 2):\n    assert f(x)",
+        "class Node:\n    value = 1\nassert f(Node())",
+        "def check(c):\n    assert c(1)\n\ncheck(f)",
+        "def test_f():\n    assert f(1)\n\nif __name__ == '__main__':\n    test_f()",
+    ],
+)
+def test_code_that_calls_or_asserts_something_is_a_test(answer):
+    (script,) = read_tests(answer, Problem(key="k", prompt="Add.", answer=answer))
+    assert script.source == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("async def test_f():\n    assert f(1)\nf(1)", "nothing calls test_f(), which is async"),
+        (
+            "class TestF(unittest.TestCase):\n    def test_f(self):\n        assert f(1)\n"
+            "if __name__ == '__main__':\n    unittest.main()",
+            "nothing calls the tests in class TestF",
+        ),
+        (
+            "class TestF(TestCase):\n    def test_f(self):\n        assert f(1)\nrun(TestF)",
+            "nothing calls the tests in class TestF",
+        ),
+        (
+            "class TestF:\n    def test_f(self):\n        assert f(1)\nx = list()",
+            "nothing calls the tests in class TestF",
+        ),
+        (
+            "def check(c):\n    assert c(1)\nif __name__ == '__main__':\n    check(f)",
+            "the code asserts nothing and calls nothing",
+        ),
+        ("if f:\n    def g():\n        assert f(1)", "the code asserts nothing and calls nothing"),
+        ("g = lambda: f(1)", "the code asserts nothing and calls nothing"),
+    ],
+)
+def test_tests_that_nothing_would_call_are_refused(answer, fault):
+    with pytest.raises(DataError, match=r"is no tests: ") as said:
+        read_tests(answer, Problem(key="k7", prompt="Add.", answer=answer))
+    assert f"is no tests: {fault}" in str(said.value)

@@ -203,6 +203,32 @@ def test_a_program_reaches_no_server_not_even_of_the_machine_itself(sandbox):
     assert said == "OSError\nOSError\nConnectionRefusedError\n['lo']\n"
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are of another machine")
+def test_a_program_makes_no_calls_that_no_namespace_confines(sandbox):
+    said = printed(
+        sandbox,
+        """
+        import ctypes, socket
+        libc = ctypes.CDLL(None, use_errno=True)
+        def call(*given):
+            ctypes.set_errno(0)
+            return libc.syscall(*given), ctypes.get_errno()
+        keys = [call(250, 0, -3, 1), call(248, b"user", b"a", b"b", 1, -3)]
+        left = [call(29, 77, 4096, 0o1666), call(64, 77, 1, 0o1666), call(68, 77, 0o1666)]
+        left += [call(240, b"left", 0o102, 0o666, None)]
+        around = [call(425, 8, ctypes.create_string_buffer(256)), call(0x40000000 | 39)]
+        print({*keys, *left, *around})
+        for family in (socket.AF_VSOCK, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+            try:
+                socket.socket(family).close()
+                print("made")
+            except PermissionError:
+                print("refused")
+        """,
+    )
+    assert said == "{(-1, 1)}\nrefused\nmade\nmade\nmade\n"
+
+
 def test_a_program_sees_nothing_of_the_environment_and_of_other_processes(sandbox, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "s3cret")
     said = printed(
@@ -282,18 +308,20 @@ def test_a_program_has_what_programs_use(sandbox):
     said = printed(
         sandbox,
         """
-        import atexit, collections, heapq, random, subprocess, sys, threading
+        import atexit, collections, heapq, multiprocessing, random, subprocess, sys, threading
         import numpy
         atexit.register(lambda: print("behind all"))
         threading.stack_size(1 << 26)
         sys.setrecursionlimit(10**6)
         said = subprocess.run(["echo", "ü"], capture_output=True, text=True).stdout.strip()
         print(open(0).read(), __name__, said)
+        with multiprocessing.Pool(2) as pool:
+            print(pool.map(abs, [-1, 2]), flush=True)
         threading.Thread(target=lambda: print(int(numpy.arange(4).sum()))).start()
         """,
         stdin="ä",
     )
-    assert said == "ä __main__ ü\n6\nbehind all\n"
+    assert said == "ä __main__ ü\n[1, 2]\n6\nbehind all\n"
 
 
 def test_of_a_sandbox_that_is_killed_nothing_is_left(isolated):

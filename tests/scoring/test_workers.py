@@ -13,6 +13,7 @@ import pytest
 from rl_llm.config import RewardUse
 from rl_llm.errors import RunError, Stopped
 from rl_llm.scoring import build_rubric
+from rl_llm.scoring.references import reference_faults
 
 
 def scores_of(rubric, *groups):
@@ -219,6 +220,51 @@ def test_a_file_that_loads_in_no_worker_ends_the_run_with_the_reason(
     assert said in str(raised.value) and "inline: true" in str(raised.value)
 
 
+READY = """
+import pathlib, time
+
+def before_calls(options):
+    time.sleep(0.4)
+    with open(options["log"], "a") as log:
+        log.write(f"ready for {options['to_give']}\\n")
+
+def r(completion, *, log, to_give=0.5):
+    return to_give if completion else time.sleep(9)
+
+def read_reference(answer):
+    return answer
+"""
+
+
+def test_getting_ready_is_once_a_worker_and_no_part_of_a_call(build, make_group, tmp_path):
+    log = tmp_path / "log"
+    rubric = build(READY, num_workers=1, timeout_s=0.3, log=str(log))
+    scores = scores_of(rubric, make_group("a", "b"), make_group("", "c"))
+    assert [[each.total for each in group] for group in scores] == [[0.5, 0.5], [0.0, 0.5]]
+    assert [each.failures for each in scores[1]] == [{"r": "timeout"}, {}]
+    assert log.read_text() == "ready for 0.5\n" * 2  # The second worker comes behind the timeout.
+
+
+def test_getting_ready_is_for_calls_and_not_for_references(build, make_group, tmp_path):
+    log = tmp_path / "log"
+    rubric = build(READY, log=str(log))
+    assert list(reference_faults(rubric.rewards, [make_group("a").problem])) == []
+    assert not log.exists()
+
+
+def test_a_reward_that_does_not_get_ready_ends_the_run_with_the_reason(
+    build, make_group, monkeypatch
+):
+    source = "import time\ndef before_calls(options):\n    {}\ndef r(completion):\n    return 1.0\n"
+    rubric = build(source.format("raise LookupError('no model')"))
+    with pytest.raises(RunError, match=r"reward 'r' cannot be loaded in a worker: .*no model"):
+        scores_of(rubric, make_group("a"))
+    monkeypatch.setattr("rl_llm.scoring.worker.LOAD_LIMIT_S", 0.1)
+    rubric = build(source.format("time.sleep(9)"), timeout_s=0.5)
+    with pytest.raises(RunError, match=r"took longer than 0\.5 s \(a longer timeout_s"):
+        scores_of(rubric, make_group("a"))
+
+
 def test_a_worker_that_is_replaced_takes_the_file_that_the_run_began_with(
     build, make_group, tmp_path
 ):
@@ -283,6 +329,7 @@ import os, sys, threading
 from rl_llm.config import RewardUse
 from rl_llm.records import Completion, Group, Problem
 from rl_llm.scoring import build_rubric
+from rl_llm.scoring.references import reference_faults
 
 one = Completion(
     token_ids=(), logprobs=(), text=sys.argv[2], finish_reason="stop", policy_version=0

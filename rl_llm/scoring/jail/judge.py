@@ -14,8 +14,9 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
+from weakref import CallableProxyType, ProxyType
 
 _PROGRAM, _TESTS = "solution", "tests"
 _CHECK = "__rl_llm_check__"
@@ -23,6 +24,8 @@ _COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
 _CAN_BE_CHANGED = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that Python code has made, or could have.
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, dict, deque, *_VIEWS)
+_STAND_INS = (ProxyType, CallableProxyType, MappingProxyType)
+"""Classes of C that compare as what they stand for does."""
 _EQUAL_TO_ALL = "unittest.mock"
 _COMPARES = ("equal", "greater", "less", "close", "count")
 """What stands in the names of functions that compare, as `assertEqual` and `assert_allclose`."""
@@ -140,15 +143,26 @@ class _Judge:
             kinds = {id(kind): kind for kind in map(type, items)}.values()
             if any(self._compares_itself(kind) for kind in kinds):
                 return True
-            if not any(issubclass(kind, _CONTAINERS) for kind in kinds):
+            arrays = {id(kind): self._array_behind(kind) for kind in kinds}
+            if not any(issubclass(kind, _CONTAINERS) or arrays[id(kind)] for kind in kinds):
                 continue
             for each in items:
-                if isinstance(each, _CONTAINERS) and id(each) not in seen:
+                array = arrays[id(type(each))]
+                if (array or isinstance(each, _CONTAINERS)) and id(each) not in seen:
                     seen.add(id(each))
-                    waiting.append(_inside(each))
+                    waiting.append(_inside_array(array, each) if array else _inside(each))
         return False
 
+    def _array_behind(self, kind: type) -> Any:
+        """Return numpy's class of arrays where a class is that or is made from it, else None."""
+        for base in self._bases_of(kind):
+            if not self._flags_of(base) & _CAN_BE_CHANGED and self._name_of(base) == "ndarray":
+                return base
+        return None
+
     def _compares_itself(self, kind: type) -> bool:
+        if any(kind is each for each in _STAND_INS):
+            return True
         for name in _COMPARISONS:
             owners = (base for base in self._bases_of(kind) if name in self._dict_of(base))
             if not self._is_known(next(owners, object)):
@@ -172,6 +186,11 @@ def _inside(value: Any) -> list[Any]:
         return [*dict.keys(value), *dict.values(value)]
     kind = next(kind for kind in _CONTAINERS if isinstance(value, kind))
     return list(kind.__iter__(value))
+
+
+def _inside_array(array: Any, value: Any) -> list[Any]:
+    """Return what an array holds where that may be of any class; it compares item by item."""
+    return [array.tolist(value)] if array.dtype.__get__(value).hasobject else []
 
 
 class _Comparisons(ast.NodeTransformer):

@@ -8,6 +8,7 @@ import site
 from collections.abc import Iterator
 from typing import Any
 
+from rl_llm.scoring.jail.calls import refuse_calls
 from rl_llm.scoring.jail.case import Case
 from rl_llm.scoring.jail.namespaces import (
     build_root,
@@ -60,6 +61,7 @@ def _shut_in(paths: list[str]) -> None:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     end_with_parent()
     build_root(paths)
+    refuse_calls()
 
 
 def _lines(descriptor: int) -> Iterator[str]:
