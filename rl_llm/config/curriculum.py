@@ -7,6 +7,7 @@ from pydantic import Field
 
 from rl_llm.config.base import (
     NamedPart,
+    NonNegativeFloat,
     NonNegativeInt,
     OpenShare,
     PositiveFloat,
@@ -30,6 +31,14 @@ class BeliefSection(Section):
 
     max_drift: Annotated[float, Field(ge=0, le=10)] = 2.0
     """By how many logits a belief may move with its bucket between two visits."""
+
+    max_gain: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """By how many logits at most a problem is believed to rise by being learnt from, beyond its
+    bucket; the run finds out by how many. 0: by none."""
+
+    coupling: NonNegativeFloat = 0.0
+    """How alike the neighbouring levels of a source move, levels that are numbers: the inverse of
+    the variance of the difference, in logits, in one round. 0: each moves by itself."""
 
 
 class RefillSection(Section):

@@ -18,6 +18,7 @@ from rl_llm.curriculum.beta import (
     informative_probability,
 )
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
+from rl_llm.curriculum.shifts import Gain, Neighbours, Seen, find_shifts
 
 __all__ = ["BetaBelief", "Floats", "PoolBelief", "check_range", "informative_probability"]
 
@@ -25,7 +26,6 @@ Singles = NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 MOST_PRIOR_COMPLETIONS = 64.0  # What a bucket's prior is worth at most: a few steps overrule it.
-_MOST_NEWTON_STEPS, _NEWTON_PRECISION = 40, 1e-10
 _MOST_LOGIT = 10.0  # Keeps rates and their differences within what numbers can tell apart.
 
 
@@ -46,25 +46,29 @@ class PoolBelief:
         sum n_i sigmoid(logit e_i + d) + (c + 1) sigmoid(logit m + d) = correct + (c + 1) m
 
     the maximum likelihood of a common shift, where earlier completions count as c + 1 more at the
-    rate m. m starts at 1/2. Where nothing but m is known of the drawn problems (e_i = m) this is
-    the discounted mean (m (c + 1) + correct) / (n + c + 1).
+    rate m. With `coupling`, neighbouring levels move alike, so that those which nobody sees follow,
+    and what is known of them is forgotten too. All shifts of a round are found together, see
+    `find_shifts`. m starts at 1/2. Where nothing but m is known of the drawn
+    problems (e_i = m) this is the discounted mean (m (c + 1) + correct) / (n + c + 1).
 
     The model learns while a problem waits, so an old belief is too hard. Each problem therefore
     remembers its bucket's logit as of its last visit; the belief of that visit moves by the drift
-    of that logit since, and keeps its strength. Evidence moves by at most `max_drift` either way
-    (at 0 the formula above holds as it stands), and is rebased in the same way at the next visit,
-    before it is discounted: what stays is the strength of the whole belief. Evidence that is nearly
-    all of one kind, in a bucket that moved the same way, is held at 0 where the prior alone says
-    more than is believed, and by that much it gains: with kappa = 3, 0 of 8 and a drift of -2
-    logits, 8 wrong completions become 8.13. A problem that was never visited has the prior alone,
-    and so has every problem of an endless bucket.
+    of that logit since, and keeps its strength. A problem that was learnt from at that visit has
+    moved further; with `max_gain` its belief moves by the gain g too, one number for the pool.
+    Evidence drifts by at most `max_drift` either way (at 0 the formula above holds as it stands),
+    and is rebased in the same way at the next visit, before it is discounted: what stays is the
+    strength of the whole belief. Evidence that is nearly all of one kind, in a bucket that moved
+    the same way, is held at 0 where the prior alone says more than is believed, and by that much it
+    gains: with kappa = 3, 0 of 8 and a drift of -2 logits, 8 wrong completions become 8.13. A
+    problem that was never visited has the prior alone, and so has every problem of an endless
+    bucket.
 
     Two things may be known beforehand. `set_priors` starts with evidence from elsewhere.
     `set_offsets` gives every problem a prior of its own: its odds are the bucket's times
     exp(offset), in place of m / (1 - m) above. Offsets say what a problem is, not what the model
     has learnt since: a change of theirs moves priors and no evidence.
 
-    Memory: 12 bytes a problem beside the index.
+    Memory: 13 bytes a problem beside the index.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class PoolBelief:
         visit_decay: float = 0.9,
         bucket_decay: float = 0.9,
         max_drift: float = 2.0,
+        max_gain: float = 0.0,
+        coupling: float = 0.0,
     ) -> None:
         """Start without evidence. `group_size` completions are a whole visit.
 
@@ -85,6 +91,8 @@ class PoolBelief:
         check_range("visit_decay", visit_decay, least=0.0, most=1.0)
         check_range("bucket_decay", bucket_decay, least=0.0, most=1.0)
         check_range("max_drift", max_drift, least=0.0, most=10.0)
+        check_range("max_gain", max_gain, least=0.0, most=10.0)
+        check_range("coupling", coupling, least=0.0)
         self._index = index
         self._group_size = group_size
         self._prior_strength = prior_strength
@@ -94,6 +102,9 @@ class PoolBelief:
         self._correct_N = np.zeros(index.num_problems, np.float32)
         self._wrong_N = np.zeros(index.num_problems, np.float32)
         self._visit_logit_N = np.zeros(index.num_problems, np.float32)
+        self._learnt_N = np.zeros(index.num_problems, np.bool_)
+        self._gain = Gain(most=max_gain)
+        self._neighbours = Neighbours(index, coupling=coupling)
         self._logit_K = np.zeros(index.num_buckets)
         self._counted_K = np.zeros(index.num_buckets)
         self._step_K = np.full(index.num_buckets, -1, np.int64)
@@ -182,6 +193,8 @@ class PoolBelief:
         a = prior_odds
         a += correct
         a *= drift_odds
+        if self._gain.logits:
+            a[_select(self._learnt_N, where)] *= self._gain.odds
         b = unit
         b *= drift_odds
         b += wrong
@@ -252,6 +265,7 @@ class PoolBelief:
         where = own.indices
         old_correct, old_wrong = self.own_counts(where)
         self._visit_logit_N[where] = np.log(self._bucket_odds(where))
+        self._learnt_N[where] = False
         kept = self._visit_decay ** (own.num_counted / self._group_size)
         self._correct_N[where] = kept * old_correct + own.num_correct
         self._wrong_N[where] = kept * old_wrong + own.num_counted - own.num_correct
@@ -262,20 +276,49 @@ class PoolBelief:
         bucket_ids = self._index.bucket_ids[outcomes.indices]
         num_K = self._index.num_buckets
         counted_K: Floats = np.bincount(bucket_ids, outcomes.num_counted, num_K).astype(np.float64)
-        correct_K = np.bincount(bucket_ids, outcomes.num_correct, minlength=num_K)
         believed = self.beta(outcomes.indices)
         logits = np.log(np.asarray(believed.a, np.float64)) - np.log(np.asarray(believed.b))
-        new_K = (counted_K > 0) & (self._step_K < outcomes.step)
-        self._counted_K[new_K] *= self._bucket_decay
-        self._step_K[new_K] = outcomes.step
+        self._forget(counted_K > 0, outcomes.step)
         # What is known of a bucket weighs like one completion more than were counted, at its rate.
-        seen = np.concatenate([logits, self._logit_K])
-        weights = np.concatenate([outcomes.num_counted, self._counted_K + 1.0])
-        ids = np.concatenate([bucket_ids, np.arange(num_K)])
-        known_K = (self._counted_K + 1.0) * self.bucket_rates()
-        self._logit_K += _common_shift(seen, weights, ids, correct_K + known_K)
+        counted = self._counted_K + 1.0
+        learnt = self._learnt_N[outcomes.indices]
+        if learnt.any():
+            self._gain.begin(outcomes.step)
+        found = find_shifts(
+            Seen(logits=logits, counted=outcomes.num_counted, correct=outcomes.num_correct),
+            bucket_ids.astype(np.int64),
+            learnt,
+            known=Seen(
+                logits=self._logit_K, counted=counted, correct=counted * self.bucket_rates()
+            ),
+            neighbours=self._neighbours,
+            information=self._gain.information,
+        )
+        self._logit_K += found.bucket_K
+        self._gain.learn(found)
         self._counted_K += counted_K
         self._refresh_odds()
+
+    def _forget(self, shown_K: NDArray[np.bool_], step: int) -> None:
+        """Discount what is known of buckets that a step shows for the first time; where buckets
+        have neighbours, also of those that wait, by as much as the mean bucket."""
+        waits_K = self._step_K < step
+        new_K = shown_K & waits_K
+        if self._neighbours:
+            self._counted_K[waits_K & ~shown_K] *= self._bucket_decay ** float(new_K.mean())
+        self._counted_K[new_K] *= self._bucket_decay
+        self._step_K[new_K] = step
+
+    def learn_from(self, where: Indices) -> None:
+        """The policy learns from what was last observed of the problems at `where`, a mixed group
+        each; their beliefs have the gain until their next outcome."""
+        if self._gain.most:
+            self._learnt_N[where] = ~self._index.endless_K[self._index.bucket_ids[where]]
+
+    @property
+    def gain(self) -> float:
+        """By how many logits a problem is believed to rise by being learnt from; 0 at first."""
+        return self._gain.logits
 
     def state_dict(self) -> StateDict:
         """Return copies of all evidence, buckets by name."""
@@ -287,8 +330,12 @@ class PoolBelief:
                 "belief_correct": self._correct_N.copy(),
                 "belief_wrong": self._wrong_N.copy(),
                 "belief_visit_logit": self._visit_logit_N.copy(),
+                "belief_learnt": self._learnt_N.copy(),
             },
-            "rest": {"buckets": dict(zip(self._index.bucket_names, facts_K, strict=True))},
+            "rest": {
+                "buckets": dict(zip(self._index.bucket_names, facts_K, strict=True)),
+                "gain": self._gain.state(),
+            },
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -302,6 +349,9 @@ class PoolBelief:
             ("belief_visit_logit", self._visit_logit_N),
         ):
             own_N[:] = np.where(was_seen_N, columns[name], own_N)
+        if "gain" in state["rest"]:  # Earlier versions save none.
+            self._learnt_N[:] = np.where(was_seen_N, columns["belief_learnt"], self._learnt_N)
+            self._gain.take(state["rest"]["gain"])
         for position, name in enumerate(self._index.bucket_names):
             logit, counted, step = state["rest"]["buckets"].get(
                 name, (self._logit_K[position], self._counted_K[position], -1)
@@ -323,22 +373,6 @@ def _as_slice(where: Indices | slice) -> Indices | slice:
     first, last = int(where[0]), int(where[-1])
     consecutive = last - first == len(where) - 1 and bool((where[1:] - where[:-1] == 1).all())
     return slice(first, last + 1) if consecutive else where
-
-
-def _common_shift(logits: Floats, weights: Floats, ids: Indices, total_K: Floats) -> Floats:
-    """Return for each bucket the shift (K) of its logits that makes weights * rates sum to its
-    total, by Newton's method; the sums rise with the shift, so there is one."""
-    num_K = len(total_K)
-    shift_K = np.zeros(num_K)
-    for _ in range(_MOST_NEWTON_STEPS):
-        rates = 1.0 / (1.0 + np.exp(-logits - shift_K[ids]))
-        excess_K = np.bincount(ids, weights * rates, num_K) - total_K
-        slope_K = np.bincount(ids, weights * rates * (1.0 - rates), num_K)
-        step_K = np.clip(excess_K / slope_K, -1.0, 1.0)
-        shift_K -= step_K
-        if np.abs(step_K).max(initial=0.0) < _NEWTON_PRECISION:
-            break
-    return shift_K
 
 
 def _logit(rates: Floats) -> Floats:

@@ -264,6 +264,8 @@ class Scheduler:
         if self._round > 0:
             self._barren |= {*bucket_ids[len(admitted) :]} - {*bucket_ids[: len(admitted)]}
         outcomes = _outcomes(concluded, positions, self._draws.step)
+        mixed = (outcomes.num_correct > 0) & (outcomes.num_correct < outcomes.num_counted)
+        self._belief.learn_from(positions[: len(admitted)][mixed[: len(admitted)]])
         self._planner.observe(outcomes)
         visited = outcomes.indices[outcomes.num_counted > 0]
         most = np.iinfo(self._visits_N.dtype).max
@@ -301,6 +303,7 @@ class Scheduler:
             "curriculum/visits_gini": gini(self._visits_N),
             "curriculum/belief_mean": rates.mean,
             "curriculum/belief_histogram": rates.histogram,
+            "curriculum/gain_logits": self._belief.gain,
             "curriculum/review_groups": self._draws.num_reviews,
             "curriculum/regressions": self._num_regressions,
             **self._planner.metrics(step),

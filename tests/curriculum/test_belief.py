@@ -8,19 +8,19 @@ from rl_llm.curriculum import BetaBelief, Outcomes, PoolBelief, PoolIndex, infor
 from rl_llm.errors import ConfigError, InputError
 
 
-def pool_index(bucket_ids, endless=()):
+def pool_index(bucket_ids, endless=(), levels=None):
     count = max(bucket_ids) + 1
     return PoolIndex(
         bucket_ids=np.array(bucket_ids, np.int32),
         bucket_names=tuple(f"bucket {k}" for k in range(count)),
         bucket_sources=("s",) * count,
-        bucket_levels=tuple(range(count)),
+        bucket_levels=tuple(levels or range(count)),
         endless_K=np.isin(np.arange(count), endless),
     )
 
 
-def pool_belief(bucket_ids, *, endless=(), **options):
-    index = pool_index(bucket_ids, endless)
+def pool_belief(bucket_ids, *, endless=(), levels=None, **options):
+    index = pool_index(bucket_ids, endless, levels)
     defaults = {"prior_strength": 2.0, "visit_decay": 1.0, "bucket_decay": 1.0, "max_drift": 0.0}
     return PoolBelief(index, **(defaults | options))
 
@@ -316,6 +316,118 @@ def test_state_brings_back_beliefs_with_priors_and_offsets_to_the_bit():
     np.testing.assert_array_equal(beta.b, again.b)
 
 
+def learnt_gain(belief, *, rise, steps=40):
+    """Show problems of which the even ones are learnt from and rise by so many logits each time."""
+    rates = np.full(40, 0.2)
+    for step in range(steps):
+        chosen = np.arange(step % 4, 40, 4)
+        observe(belief, step, num_counted=1000, **{f"p{i}": round(1000 * rates[i]) for i in chosen})
+        learnt = chosen[chosen % 2 == 0]
+        belief.learn_from(learnt)
+        rates[learnt] = 1 / (1 + (1 - rates[learnt]) / rates[learnt] * np.exp(-rise))
+
+
+def test_the_gain_is_by_how_much_problems_rise_from_being_learnt_from():
+    belief = pool_belief([0] * 40, group_size=1000, max_gain=2.0, max_drift=2.0, bucket_decay=0.9)
+    learnt_gain(belief, rise=0.3)
+    assert belief.gain == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize(("rise", "most", "found"), [(0.3, 0.1, 0.1), (-0.3, 2.0, 0.0)])
+def test_the_gain_stays_between_nothing_and_the_limit(rise, most, found):
+    belief = pool_belief([0] * 40, group_size=1000, max_gain=most, max_drift=2.0, bucket_decay=0.9)
+    learnt_gain(belief, rise=rise)
+    assert belief.gain == found
+
+
+def with_gain(**options):
+    """Return a belief whose gain is log 3, with 1 and 3 just seen half correct, 1 learnt from."""
+    belief = pool_belief([0, 0, 0, 0], max_gain=2.0, **options)
+    observe(belief, 0, p0=4, p1=4, p2=4, p3=4)
+    state = belief.state_dict()
+    state["rest"]["gain"] = [math.log(3), 1e12, 0]
+    belief.load_state_dict(state)
+    belief.learn_from(np.array([1]))
+    return belief
+
+
+def test_a_belief_rises_by_the_gain_once_learnt_from_and_keeps_its_strength():
+    belief = with_gain()
+    # Beta(1 + 4, 1 + 4): odds 1 times 3, strength 10.
+    assert parameters(belief, 1) == pytest.approx((7.5, 2.5), rel=1e-6)
+    assert parameters(belief, 3) == pytest.approx((5.0, 5.0), rel=1e-6)
+
+
+def test_what_was_gained_is_kept_at_the_next_visit_which_is_not_learnt_from_yet():
+    belief = with_gain()
+    observe(belief, 1, p1=6)  # 6 of 8, as believed
+    assert belief.bucket_rates()[0] == pytest.approx(0.5, abs=1e-6)
+    assert parameters(belief, 1) == pytest.approx((7.5 + 6, 2.5 + 2), rel=1e-5)
+
+
+def test_without_the_option_nothing_is_gained():
+    belief = pool_belief([0, 0], max_drift=2.0)
+    learnt = pool_belief([0, 0], max_drift=2.0)
+    for step in range(6):
+        for each in (belief, learnt):
+            observe(each, step, p0=2 + step, p1=4)
+        learnt.learn_from(np.array([0]))
+    assert learnt.gain == 0.0
+    assert parameters(learnt, 0) == parameters(belief, 0)
+
+
+def test_problems_of_an_endless_bucket_gain_nothing_of_their_own():
+    belief = pool_belief([0, 0], endless=[0], max_gain=2.0)
+    observe(belief, 0, p0=4)
+    belief.learn_from(np.array([0]))
+    assert not belief.state_dict()["columns"]["belief_learnt"].any()
+
+
+def test_state_brings_back_the_gain_and_a_state_without_one_is_taken():
+    first, second = with_gain(), pool_belief([0] * 4, max_gain=2.0)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict(), default=np.ndarray.tolist)))
+    assert second.gain == first.gain
+    assert parameters(second, 1) == parameters(first, 1)
+    older = first.state_dict()
+    del older["rest"]["gain"], older["columns"]["belief_learnt"]
+    third = pool_belief([0] * 4, max_gain=2.0)
+    third.load_state_dict(older)
+    assert third.gain == 0.0
+    assert parameters(third, 1) == parameters(first, 3)
+
+
+def level_left_behind(**options):
+    """Return the rates of three levels of which the middle one is seen once, and never solved,
+    while its neighbours rise from .2 to .8."""
+    belief = pool_belief([0, 1, 2], bucket_decay=0.8, max_drift=2.0, **options)
+    observe(belief, 0, p0=2, p1=0, p2=2)
+    for step in range(1, 60):
+        right = 2 + round(5 * min(step / 30, 1))
+        observe(belief, step, p0=right, p2=right)
+    return belief.bucket_rates()
+
+
+def test_a_level_that_nobody_sees_follows_its_neighbours_if_they_are_coupled():
+    alone, coupled = level_left_behind(), level_left_behind(coupling=10.0)
+    assert alone[1] < 0.1
+    assert coupled[1] > 0.5
+    assert coupled[[0, 2]] == pytest.approx(alone[[0, 2]], abs=0.07)
+
+
+def test_levels_that_are_names_are_no_neighbours():
+    named = level_left_behind(coupling=10.0, levels=("easy", "hard", "harder"))
+    assert named == pytest.approx(level_left_behind())
+
+
+def test_of_neighbours_what_is_known_of_those_that_wait_is_forgotten_too():
+    belief = pool_belief([0, 1, 2], bucket_decay=0.5, coupling=10.0)
+    observe(belief, 0, p0=4, p1=4, p2=4)
+    observe(belief, 1, p0=4)
+    # 8 completions each; a third of the buckets is shown, so the others keep .5 ** (1/3).
+    counted = [facts[1] for facts in belief.state_dict()["rest"]["buckets"].values()]
+    assert counted == pytest.approx([8 * 0.5 + 8, 8 * 0.5 ** (1 / 3), 8 * 0.5 ** (1 / 3)])
+
+
 def test_a_learner_that_improves_is_tracked_better_with_drift_than_without():
     """200 problems of one bucket whose logits rise from -2 to 2: the stale-easy bias."""
 
@@ -333,14 +445,21 @@ def test_a_learner_that_improves_is_tracked_better_with_drift_than_without():
     assert abs(final_bias(2.0)) < 0.08
 
 
-def test_a_belief_remembers_12_bytes_of_a_problem():
+def test_a_belief_remembers_13_bytes_of_a_problem():
     columns = pool_belief([0] * 1000).state_dict()["columns"].values()
-    assert sum(column.nbytes for column in columns) == 12 * 1000
+    assert sum(column.nbytes for column in columns) == 13 * 1000
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("prior_strength", 0.0), ("visit_decay", 1.1), ("bucket_decay", -0.1), ("max_drift", -1.0)],
+    [
+        ("prior_strength", 0.0),
+        ("visit_decay", 1.1),
+        ("bucket_decay", -0.1),
+        ("max_drift", -1.0),
+        ("max_gain", -1.0),
+        ("coupling", -1.0),
+    ],
 )
 def test_options_out_of_range_are_refused_by_name(option, value):
     with pytest.raises(ConfigError, match=f"{option}={value}: must be"):

@@ -76,7 +76,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(build):
         ({"flor": 0.1}, r"curriculum\.sampler\.flor: unknown option.*'floor'"),
         ({"floor": "much"}, r"curriculum\.sampler\.floor='much'"),
         ({"floor": 2.0}, r"curriculum\.sampler: floor=2\.0: must be from 0 to 1"),
-        ({"kernel": "round"}, r"curriculum\.sampler\.kernel='round'.*'flat' or 'variance'"),
+        (
+            {"kernel": "round"},
+            r"curriculum\.sampler\.kernel='round'.*'flat', 'variance' or 'headroom'",
+        ),
         ({"seed": 3}, r"curriculum\.sampler\.seed: unknown option"),
         ({"belief": {}}, r"curriculum\.sampler\.belief: unknown option"),
         ({"prior_strength": 3.0}, r"curriculum\.sampler\.prior_strength: unknown option"),

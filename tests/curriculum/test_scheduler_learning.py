@@ -24,6 +24,27 @@ def test_beliefs_learn_from_dropped_groups(make_scheduler, make_problems, stage)
     assert mean_of(scheduler, other) == pytest.approx(0.1)
 
 
+def learnt_keys(scheduler):
+    learnt = scheduler.state_dict()["columns"]["belief.belief_learnt"]
+    return {key for key, is_learnt in zip(scheduler.row_names, learnt, strict=True) if is_learnt}
+
+
+def test_problems_gain_from_mixed_groups_that_every_gate_let_through(
+    make_scheduler, make_problems, score_group
+):
+    problems = make_problems(4)
+    gates = [{"name": "range", "low": 0.4, "high": 1.0}]
+    scheduler = make_scheduler(problems, belief={"max_gain": 2.0}, gates=gates)
+    scheduler.plan(1)
+    flags = ([1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0])
+    scored = [score_group(*each) for each in zip(problems, flags, strict=True)]
+    scheduler.observe(scored, step=1)
+    assert learnt_keys(scheduler) == set()
+    assert len(scheduler.conclude(scored).finished) == 2  # The first and the third.
+    assert learnt_keys(scheduler) == {problems[0].key}
+    assert scheduler.metrics(1)["curriculum/gain_logits"] == 0.0
+
+
 def test_what_other_rewards_say_changes_no_belief_and_no_plan(
     make_scheduler, make_problems, score_group
 ):

@@ -22,6 +22,7 @@ from rl_llm.errors import ConfigError
 from rl_llm.seeds import derive_rng
 
 _CHUNK = 1 << 15  # Problems scored at a time, so that intermediate values stay in the cache.
+_HEADROOM = 0.5  # The power of 1 - E[p].
 _LEAST_SCORE = 1e-200  # Keeps the last resort possible: a draw of everything draws everything.
 
 
@@ -33,7 +34,8 @@ class Posterior:
     `(1 - floor) score / sum of scores + floor / N`, so none is ever given up; problems are drawn
     without replacement by Gumbel-top-k. The kernel matches the advantage: `flat` where advantages
     are divided by the group's standard deviation (GRPO), `variance`, the expected p(1-p), where
-    they are not (Dr. GRPO). A group of one is never mixed, and only algorithms without a group's
+    they are not (Dr. GRPO). `headroom`, the root of 1 - E[p], asks in place of either how much
+    there is left to learn. A group of one is never mixed, and only algorithms without a group's
     baseline take it: there the score is the kernel `variance` alone.
     """
 
@@ -45,15 +47,15 @@ class Posterior:
         group_size: int,
         belief: PoolBelief,
         divides_by_group: bool = True,
-        kernel: Literal["flat", "variance"] | None = None,
+        kernel: Literal["flat", "variance", "headroom"] | None = None,
         temperature: float = 0.25,
         floor: float = 0.1,
     ) -> None:
         """Score by `belief`. `divides_by_group` says which kernel None is: whether advantages are
         divided by the group's standard deviation.
 
-        Raises `ConfigError` for an option out of range, and for the kernel `flat` with groups of
-        one.
+        Raises `ConfigError` for an option out of range, and for the kernels `flat` and `headroom`
+        with groups of one.
         """
         check_range("temperature", temperature, above=0.0)
         check_range("floor", floor, least=0.0, most=1.0)
@@ -61,11 +63,11 @@ class Posterior:
         self._seed = seed
         self._group_size = group_size
         self._belief = belief
-        if group_size == 1 and kernel == "flat":
+        if group_size == 1 and kernel in {"flat", "headroom"}:
             raise ConfigError(
-                "kernel=flat with rollout.group_size=1: one completion is never a mixed group, and "
-                "without that this kernel tells no problem from another; use kernel=variance, "
-                "leave it out, or take the sampler uniform"
+                f"kernel={kernel} with rollout.group_size=1: one completion is never a mixed "
+                "group, and without that this kernel does not tell what teaches; use "
+                "kernel=variance, leave it out, or take the sampler uniform"
             )
         divides = divides_by_group and group_size > 1
         self._kernel = KERNELS[kernel or ("flat" if divides else "variance")]
@@ -197,4 +199,8 @@ def _variance(belief: BetaBelief) -> Floats:
     return np.asarray(belief.a * belief.b / (strength * (strength + 1.0)), np.float64)
 
 
-KERNELS = {"flat": _flat, "variance": _variance}
+def _headroom(belief: BetaBelief) -> Floats:
+    return np.asarray((belief.b / (belief.a + belief.b)) ** _HEADROOM, np.float64)
+
+
+KERNELS = {"flat": _flat, "variance": _variance, "headroom": _headroom}

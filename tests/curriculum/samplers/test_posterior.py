@@ -59,6 +59,16 @@ def test_the_variance_kernel_multiplies_by_the_expected_variance(posterior, firs
     assert shares[0] == pytest.approx(110**2 / (110**2 + 54**2), abs=0.025)
 
 
+def test_the_headroom_kernel_multiplies_by_the_root_of_what_is_left_to_learn(
+    posterior, first_draw_shares
+):
+    # At G = 2, 2ab / (s (s + 1)): 1/3 and 9/55 for Beta(1, 1) and Beta(9, 1), which expect to
+    # fail in .5 and .1.
+    shares = first_draw_shares(posterior((0, 0), (8, 0), kernel="headroom"), 4000)
+    hard, easy = 0.5**0.5 / 3, 0.1**0.5 * 9 / 55
+    assert shares[0] == pytest.approx(hard / (hard + easy), abs=0.025)
+
+
 @pytest.mark.parametrize(("divides_by_group", "kernel"), [(True, "flat"), (False, "variance")])
 def test_without_a_kernel_the_algorithm_decides(posterior, divides_by_group, kernel):
     beliefs = [(0, k) for k in range(16)]
@@ -106,9 +116,12 @@ def test_with_group_size_one_the_explanation_speaks_of_the_expected_variance(pos
     )
 
 
-def test_the_flat_kernel_with_group_size_one_is_an_error(posterior):
-    with pytest.raises(ConfigError, match=r"kernel=flat with rollout\.group_size=1: .* uniform"):
-        posterior((0, 0), group_size=1, kernel="flat")
+@pytest.mark.parametrize("kernel", ["flat", "headroom"])
+def test_other_kernels_with_group_size_one_are_errors(posterior, kernel):
+    with pytest.raises(
+        ConfigError, match=rf"kernel={kernel} with rollout\.group_size=1: .* uniform"
+    ):
+        posterior((0, 0), group_size=1, kernel=kernel)
 
 
 def test_a_floor_of_one_is_uniform(posterior, first_draw_shares):

@@ -1,0 +1,83 @@
+"""The shifts of a round, against the posterior written out."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from rl_llm.curriculum import PoolIndex
+from rl_llm.curriculum.shifts import Neighbours, Seen, find_shifts
+
+IDS = np.array([0, 0, 1, 3, 3, 3])
+LEARNT = np.array([True, False, True, False, True, True])
+SEEN = Seen(
+    logits=np.array([-1.0, 0.5, 2.0, -2.0, 0.0, 1.0]),
+    counted=np.array([8, 8, 4, 8, 8, 8]),
+    correct=np.array([3, 6, 2, 0, 7, 8]),
+)
+KNOWN = Seen(
+    logits=np.array([0.3, 1.5, -3.0, -0.4]),
+    counted=np.array([9.0, 1.0, 5.0, 30.0]),
+    correct=np.array([9.0, 1.0, 5.0, 30.0]) / (1 + np.exp(-np.array([0.3, 1.5, -3.0, -0.4]))),
+)
+INFORMATION = 8.0
+
+
+def neighbours(*, coupling, sources="aaab", levels=(3, 1, 2, 4)):
+    index = PoolIndex(
+        bucket_ids=np.arange(4, dtype=np.int32),
+        bucket_names=tuple("wxyz"),
+        bucket_sources=tuple(sources),
+        bucket_levels=levels,
+        endless_K=np.zeros(4, np.bool_),
+    )
+    return Neighbours(index, coupling=coupling)
+
+
+def log_posterior(found, pairs, coupling):
+    """Bernoulli trials at the moved rates, and the priors of neighbours and of the gain."""
+    shift_K, gain = found[:4], found[4]
+    total = -0.5 * INFORMATION * gain**2
+    for low, high in pairs:
+        total -= 0.5 * coupling * (shift_K[low] - shift_K[high]) ** 2
+    moved = [
+        (SEEN, SEEN.logits + shift_K[IDS] + gain * LEARNT),
+        (KNOWN, KNOWN.logits + shift_K),
+    ]
+    for each, logits in moved:
+        total += np.sum(each.correct * logits - each.counted * np.logaddexp(0.0, logits))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("coupling", "sources", "levels", "pairs"),
+    [
+        (0.0, "aaaa", (3, 1, 2, 4), []),
+        (5.0, "aaaa", (3, 1, 2, 4), [(1, 2), (2, 0), (0, 3)]),  # levels 1, 2, 3, 4
+        (5.0, "aaab", (3, 1, 2, 4), [(1, 2), (2, 0)]),
+        (5.0, "aaaa", (3, 1, "hard", "harder"), [(1, 0)]),
+    ],
+    ids=["alone", "one source", "two sources", "names"],
+)
+def test_shifts_are_where_the_posterior_is_highest(coupling, sources, levels, pairs):
+    found = find_shifts(
+        SEEN,
+        IDS,
+        LEARNT,
+        known=KNOWN,
+        neighbours=neighbours(coupling=coupling, sources=sources, levels=levels),
+        information=INFORMATION,
+    )
+    best = minimize(
+        lambda x: -log_posterior(x, pairs, coupling), np.zeros(5), method="BFGS", tol=1e-10
+    )
+    assert [*found.bucket_K, found.gain] == pytest.approx(best.x, abs=1e-4)
+
+
+def test_the_information_is_that_of_the_problems_that_were_learnt_from():
+    found = find_shifts(
+        SEEN, IDS, LEARNT, known=KNOWN, neighbours=neighbours(coupling=0.0), information=1e12
+    )
+    logits = (SEEN.logits + found.bucket_K[IDS])[LEARNT]
+    rates = 1 / (1 + np.exp(-logits))
+    assert found.gain == pytest.approx(0.0, abs=1e-9)
+    assert found.information == pytest.approx(np.sum(SEEN.counted[LEARNT] * rates * (1 - rates)))
