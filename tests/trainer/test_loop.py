@@ -282,6 +282,13 @@ def test_an_alarm_that_may_ends_the_run_behind_a_checkpoint_but_not_behind_its_l
     assert {json.loads(line)["split"] for line in samples} == {"eval", "train"}
 
 
+def test_a_dry_step_that_ends_the_run_says_so_and_an_alarm_of_the_same_step_beside_it(prepare):
+    parts = prepare(*HARD, "curriculum={refill: {when_dry: stop}}", "alarms.stop=true")
+    with pytest.raises(RunError, match=r"^nothing to learn from in 2 groups"):
+        Trainer(replace(parts, alarms=Alarms([Raised(1)]))).run()
+    assert [text for _, text in parts.watcher.said_at if text.startswith("alarm scripted: why")]
+
+
 def test_a_resumed_run_shows_alarms_the_rows_up_to_its_checkpoint(prepare):
     stopped = prepare("eval.every=9")
     assert not Trainer(stopped, stop_requested=lambda: True).run()
