@@ -69,7 +69,7 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
             f"rollout.max_new_tokens={rollout.max_new_tokens}, so that the shortest response is "
             "penalised for its length; use fewer tokens, or null for a fifth of the longest"
         )
-    check_correction(rollout, algorithm)
+    check_correction(rollout, algorithm, has_probes=recipe.curriculum.probe is not None)
     return algorithm
 
 

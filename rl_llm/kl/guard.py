@@ -34,9 +34,10 @@ class Guarded:
     `spike` bounds every divergence that the controller sees by so many times the running median of
     the 16 updates before (None: off), each divergence by its own. It begins once there are 16 and
     their median is above 0, since at the start of a run the KL grows from 0 by factors. The median
-    is of what was measured, so a rise that lasts passes from its 9th update on. Updates that
-    trained nothing are passed on and not remembered. A refresh of the reference is another such
-    start: what was measured of the divergence from the one before is forgotten.
+    is of what was measured, so a rise that lasts passes from its 9th update on, with a `spike`
+    below 2 from its 10th. Updates that trained nothing are passed on and not remembered. A refresh
+    of the reference is another such start: what was measured of the divergence from the one before
+    is forgotten.
     """
 
     def __init__(

@@ -72,15 +72,26 @@ def build_correction(rollout: RolloutSection) -> Correction:
     return correction
 
 
-def check_correction(rollout: RolloutSection, algorithm: Algorithm) -> None:
+def check_correction(rollout: RolloutSection, algorithm: Algorithm, *, has_probes: bool) -> None:
     """Refuse options that no correction has, and completions of older weights that nothing weighs:
-    neither a correction nor a ratio in the algorithm's loss."""
+    neither a correction nor a ratio in the algorithm's loss.
+
+    With `has_probes` the first part of a group may be as old, whatever `rollout` says.
+    """
     correction = build_correction(rollout)
-    if rollout.max_staleness and not algorithm.has_ratio and correction.weigh is None:
-        raise ConfigError(
-            f"rollout.max_staleness={rollout.max_staleness} with "
-            f"rollout.correction={correction.name!r} and algorithm {algorithm.name!r}, whose loss "
-            "has no ratio: what older weights drew would be taken for the policy's own; use "
-            "rollout.correction null, which weighs it, rollout.max_staleness 0, or an algorithm "
-            "with a ratio"
-        )
+    if algorithm.has_ratio or correction.weigh is not None:
+        return
+    way_out = "an algorithm with a ratio"
+    if rollout.max_staleness:
+        asked = f"rollout.max_staleness={rollout.max_staleness}"
+        way_out = f"rollout.correction null, which weighs it, rollout.max_staleness 0, or {way_out}"
+    elif has_probes:
+        asked = "curriculum.probe"
+        way_out = f"rollout.correction tis, curriculum.probe null, or {way_out}"
+    else:
+        return
+    raise ConfigError(
+        f"{asked} with rollout.correction={correction.name!r} and algorithm {algorithm.name!r}, "
+        "whose loss has no ratio: what older weights drew would be taken for the policy's own; use "
+        f"{way_out}"
+    )

@@ -211,7 +211,10 @@ class TokenSums:
             mismatch_max_nats=float(self._mismatch_max) if fresh else math.nan,
             stale_share=stale / num_tokens,
             stale_nats_per_token=sums["stale_kl"] / max(stale, 1.0),
-            effective_sample_share=_quotient(sums["ratio"] ** 2, tokens * sums["ratio_square"]),
+            # A float raises what overflows in a power, and not in a product.
+            effective_sample_share=_quotient(
+                sums["ratio"] * sums["ratio"], tokens * sums["ratio_square"]
+            ),
             corrected_share=sums["cut"] / num_tokens if is_corrected else None,
             trained_tokens=int(tokens),
             num_left_out=num_left_out,

@@ -22,7 +22,12 @@ MORE_CUT = 0.1
 
 class Length:
     """Raised where completions of the last steps are `GROWTH` times as long as in those before, and
-    by `SURE` standard errors, within levels: harder problems may have longer answers."""
+    by `SURE` standard errors, within levels: harder problems may have longer answers.
+
+    All is counted in logarithms of a step's mean length at a level. The spread of these within
+    levels gives the standard error, and a level weighs by how surely its growth is known from it:
+    one that was hardly seen, whose problems may happen to have short answers, says little.
+    """
 
     def __init__(self) -> None:
         """Start with nothing seen."""
@@ -30,26 +35,24 @@ class Length:
 
     def __call__(self, row: Row) -> dict[str, str | None]:
         """Judge the row of a step."""
-        lengths = {key: value for key, value in row.items() if key.startswith(LENGTHS)}
-        if not lengths:
+        logs = {
+            key: math.log(value)
+            for key, value in row.items()
+            if key.startswith(LENGTHS) and value > 0
+        }
+        if not logs:
             return {}
-        self._steps.append(lengths)
+        self._steps.append(logs)
         before, recent = _split([*self._steps])
-        if not before:
-            return {"length": None}
-        means = _means(before)
-        usual = [_ratio(step, means) for step in before]
-        ratios = [_ratio(step, means) for step in recent if step.keys() & means.keys()]
-        growth = float(np.mean(ratios)) if ratios else 1.0
-        error = float(np.std(usual, ddof=1)) * _both(len(before), len(recent))
-        if growth < GROWTH or growth - 1 < SURE * error:
+        growth, error = _growth(before, recent)
+        if growth < math.log(GROWTH) or growth < SURE * error:
             return {"length": None}
         return {
             "length": (
                 f"completions of the last {len(recent)} steps up to step {row['step']} are "
-                f"{growth:.2f} times as long as in the {len(before)} steps before, level by level "
-                f"({row['train/completion_tokens_mean']:.0f} tokens on average now). They may be "
-                "padded or repeat themselves: look for a reward that pays for length"
+                f"{math.exp(growth):.2f} times as long as in the {len(before)} steps before, level "
+                f"by level ({row['train/completion_tokens_mean']:.0f} tokens on average now). They "
+                "may be padded or repeat themselves: look for a reward that pays for length"
             )
         }
 
@@ -163,11 +166,26 @@ def _both(num_before: int, num_recent: int) -> float:
     return math.sqrt(1 / num_before + 1 / num_recent)
 
 
-def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    keys = {key for step in steps for key in step}
-    return {key: float(np.mean([step[key] for step in steps if key in step])) for key in keys}
+def _growth(
+    before: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]
+) -> tuple[float, float]:
+    """Return by how much what both have rose, level by level, and its standard error; 0 where they
+    have no level in common, or none is there twice.
 
-
-def _ratio(lengths: Mapping[str, float], means: Mapping[str, float]) -> float:
-    """Return the mean over known levels of a step's length over the usual one."""
-    return float(np.mean([lengths[key] / means[key] for key in lengths.keys() & means.keys()]))
+    Of a level that stands in m steps before and n recent ones, the difference of two means has the
+    variance of one value times (m + n) / (m n), and weighs by the inverse of that.
+    """
+    growth = weights = squares = 0.0
+    num_free = 0
+    for level in sorted({level for step in (*before, *recent) for level in step}):
+        then, now = ([step[level] for step in part if level in step] for part in (before, recent))
+        for values in (then, now):
+            squares += len(values) * float(np.var(values)) if values else 0.0
+            num_free += max(len(values) - 1, 0)
+        if then and now:
+            weight = len(then) * len(now) / (len(then) + len(now))
+            growth += weight * float(np.mean(now) - np.mean(then))
+            weights += weight
+    if not weights or not num_free:
+        return 0.0, 0.0
+    return growth / weights, math.sqrt(squares / num_free / weights)

@@ -63,6 +63,21 @@ def test_algorithms_without_a_ratio_are_told_of_where_there_are_several_updates(
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+def test_probes_that_older_weights_drew_need_a_ratio_or_a_correction(name):
+    probed = {"probe": {"completions": 2, "problems": 4}}
+    corrected = recipe(
+        algorithm={"name": name}, curriculum=probed, rollout={"correction": {"name": "tis"}}
+    )
+    assert build_algorithm(corrected).name == name
+    plain = recipe(algorithm={"name": name}, curriculum=probed)
+    if name in ("reinforce", "a2c"):
+        with pytest.raises(ConfigError, match=r"curriculum\.probe with rollout\.correction='none'"):
+            build_algorithm(plain)
+    else:
+        assert build_algorithm(plain).name == name
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_gate_that_drops_what_the_algorithm_would_learn_from_is_told_of(name):
     algorithm = build_algorithm(recipe(algorithm={"name": name}))
     compares_groups = name in ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo")

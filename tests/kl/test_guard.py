@@ -115,6 +115,13 @@ def test_a_rise_that_lasts_passes_from_its_9th_update_on(facts):
     assert [each.ref_nats_per_token for each in inner.seen[16:]] == [0.03] * 8 + [1.0]
 
 
+def test_below_2_it_passes_from_its_10th(facts):
+    inner = Recorder()
+    feed(Guarded(inner, spike=1.5), facts, *[1.0] * 16, *[10.0] * 10)
+    # Behind 8 of them the median lies half way: 1.5 * (1 + 10) / 2.
+    assert [each.ref_nats_per_token for each in inner.seen[16:]] == [1.5] * 8 + [8.25, 10.0]
+
+
 def test_the_growth_of_the_first_16_updates_passes(facts):
     inner = Recorder()
     growth = [0.0, *(1e-6 * 3.0**step for step in range(15))]

@@ -397,17 +397,39 @@ def test_without_a_name_the_engine_and_the_staleness_choose_the_correction(setti
     assert build_correction(RolloutSection(**settings)).name == name
 
 
-def test_completions_of_older_weights_that_nothing_weighs_are_refused():
-    def check(algorithm, name="none", staleness=1):
+@pytest.mark.parametrize(
+    ("staleness", "has_probes", "asked", "way_out"),
+    [
+        (1, False, "rollout.max_staleness=1", "rollout.correction null, which weighs it,"),
+        (1, True, "rollout.max_staleness=1", "rollout.correction null, which weighs it,"),
+        (0, True, "curriculum.probe", "rollout.correction tis, curriculum.probe null,"),
+    ],
+)
+def test_completions_of_older_weights_that_nothing_weighs_are_refused(
+    staleness, has_probes, asked, way_out
+):
+    def check(algorithm, name="none", staleness=staleness, has_probes=has_probes):
         section = RolloutSection(correction={"name": name}, max_staleness=staleness)
-        check_correction(section, algorithm)
+        check_correction(section, algorithm, has_probes=has_probes)
 
     check(grpo())
     check(reinforce(), "tis")
-    check(reinforce(), staleness=0)
+    check(reinforce(), staleness=0, has_probes=False)
     with pytest.raises(ConfigError) as caught:
         check(reinforce())
-    assert str(caught.value).startswith(
-        "rollout.max_staleness=1 with rollout.correction='none' and algorithm 'reinforce', whose "
-        "loss has no ratio"
+    assert str(caught.value) == (
+        f"{asked} with rollout.correction='none' and algorithm 'reinforce', whose loss has no "
+        "ratio: what older weights drew would be taken for the policy's own; use "
+        f"{way_out} {'rollout.max_staleness 0, ' if staleness else ''}or an algorithm with a ratio"
     )
+
+
+def test_what_nothing_weighs_of_older_weights_bends_the_gradient_of_a_loss_without_a_ratio():
+    policy = Table(PI, length=1)
+    worth_B = worths(policy)
+    right = on_policy(policy, worth_B)
+    given = {"algorithm": reinforce(), "old": PI, "mu": MU}
+    plain = found_gradient(policy, uncorrected(), worth_B, **given)
+    weighed = found_gradient(policy, UNCUT["tis"], worth_B, **given)
+    assert (weighed - right).norm() < 1e-12 * right.norm()
+    assert (plain - right).norm() > 0.5 * right.norm()

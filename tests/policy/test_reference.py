@@ -102,3 +102,14 @@ def test_state_brings_back_the_weights_and_the_count(tiny_llama):
     assert torch.equal(reference_logits(model, first), expected)
     first.observe_evaluation(0.1)
     assert first.after_step(2) and first.num_refreshed == 2
+
+
+def test_a_refresh_that_was_due_when_the_state_was_saved_comes_behind_the_next_step(model):
+    reference = Reference(model, mode="snapshot", refresh_on_stagnation=2)
+    for pass_rate in (0.5, 0.4, 0.3):
+        reference.observe_evaluation(pass_rate)
+    state = reference.state_dict()
+    assert reference.after_step(1) and not reference.after_step(2)
+    reference.load_state_dict(state)
+    assert reference.num_refreshed == 0
+    assert reference.after_step(2) and not reference.after_step(3)

@@ -1,10 +1,13 @@
 """One optimiser over policy and critic: what is clipped with what, and what is forgotten."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from rl_llm.config import OptimSection
+from rl_llm.errors import RunError
 from rl_llm.policy import Ranks
 from rl_llm.policy.backend import Plain
 from rl_llm.policy.stepper import Stepper
@@ -20,16 +23,20 @@ def critic():
     return nn.Parameter(torch.zeros(2))
 
 
-@pytest.fixture
-def stepper(policy, critic):
+def stepper_for(policy, critic):
     optim = OptimSection(grad_clip=1.0)
     backend = Plain([[policy], [critic]], optim=optim, ranks=Ranks())
     return Stepper(backend, optim=optim, critic_lr=1e-3)
 
 
-def step(stepper, policy, critic):
+@pytest.fixture
+def stepper(policy, critic):
+    return stepper_for(policy, critic)
+
+
+def step(stepper, policy, critic, *, loss=1.0):
     policy.grad, critic.grad = torch.tensor([3.0, 4.0]), torch.tensor([5.0, 12.0])
-    return stepper.step(loss=1.0, num_tokens=1, moves_policy=True)
+    return stepper.step(loss=loss, num_tokens=1, moves_policy=True)
 
 
 def moment(stepper, parameter):
@@ -53,3 +60,30 @@ def test_the_critics_moments_are_forgotten_only_where_its_targets_jump_too(
     remembered = stepper._backend.optimizer.state
     assert policy not in remembered
     assert (critic in remembered) is not also_critic
+
+
+def skip(stepper, policy, critic, *, times):
+    for _ in range(times):
+        assert step(stepper, policy, critic, loss=math.inf) is None
+
+
+def test_the_fifth_skipped_step_in_a_row_ends_the_run_and_one_that_is_taken_begins_anew(
+    stepper, policy, critic
+):
+    skip(stepper, policy, critic, times=4)
+    assert policy.tolist() == critic.tolist() == [0.0, 0.0]
+    assert step(stepper, policy, critic) is not None
+    skip(stepper, policy, critic, times=4)
+    with pytest.raises(RunError, match=r"^5 updates in a row had a loss of inf"):
+        step(stepper, policy, critic, loss=math.inf)
+    assert stepper.num_skipped == 9
+
+
+def test_steps_skipped_before_a_checkpoint_count_behind_it(stepper, policy, critic):
+    skip(stepper, policy, critic, times=3)
+    resumed = stepper_for(policy, critic)
+    resumed.load_state_dict(stepper.state_dict())
+    skip(resumed, policy, critic, times=1)
+    with pytest.raises(RunError, match=r"^5 updates in a row"):
+        step(resumed, policy, critic, loss=math.inf)
+    assert resumed.num_skipped == 5

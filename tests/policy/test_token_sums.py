@@ -151,3 +151,10 @@ def test_an_engines_mismatch_is_to_the_start_of_the_update_and_not_to_pi():
         assert facts.mismatch_max_nats == pytest.approx(math.log(2))
         # The sum of w is 3 + 2 + 2 + 2 + 1 = 10, that of squares 1.8 + 2 + 4 + 4 + 1 = 12.8.
         assert facts.effective_sample_share == pytest.approx(100 / (10 * 12.8))
+
+
+def test_an_engine_that_is_off_beyond_all_numbers_leaves_the_effective_share_unknown():
+    # Half of the tokens: 0.5 / 1e-200 each, whose square is no float; 460 nats.
+    facts = facts_of(sums_of(mu=(1e-200, 0.2, 0.1, 0.1, 0.1)))
+    assert math.isnan(facts.effective_sample_share)
+    assert facts.mismatch_max_nats == pytest.approx(math.log(0.5) + 200 * math.log(10))

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rl_llm.config import load_recipe
@@ -196,6 +197,32 @@ class TestLength:
         assert judged(Length(), [*easy, *hard]) == []
         both = [row | {"train/completion_tokens_mean/a/level=1": 160.0} for row in hard]
         assert judged(Length(), [*easy, *both]) == [12]
+
+    def test_a_level_that_was_seen_once_before_says_little(self):
+        # As long as before: 4, 1, 2 and 3 times, a geometric mean of 2.2. The logarithm is 0.79,
+        # with a standard error of root(1.087 / 10 * 5 / 4) = 0.37.
+        before = lengths(*self.STEADY)
+        before[0] |= {"train/completion_tokens_mean/a/level=9": 10.0}
+        recent = lengths(40, 10, 20, 30, levels=("a/level=9",), start=9)
+        assert judged(Length(), [*before, *recent]) == []
+
+    @pytest.mark.parametrize("seed", [0, 1, 3])
+    def test_problems_of_unlike_lengths_in_levels_that_come_and_go_are_no_growth(self, seed):
+        """Four problems a step; one in six is 1.8 times as long as usual, or longer."""
+        rng = np.random.default_rng(seed)
+
+        def step(number, grown):
+            found = {}
+            for level in rng.integers(6, size=4):
+                length = grown * 10 * 1.5**level * np.exp(0.6 * rng.standard_normal())
+                found.setdefault(f"train/completion_tokens_mean/a/level={level}", []).append(length)
+            means = {level: float(np.mean(own)) for level, own in found.items()}
+            return {"step": number, "train/completion_tokens_mean": 1.0} | means
+
+        steady = [step(number, 1.0) for number in range(1, 101)]
+        assert judged(Length(), steady) == []
+        raised = judged(Length(), [*steady, *(step(number, 6.0) for number in range(101, 105))])
+        assert raised and raised[0] > 100
 
     def test_it_clears_when_the_new_length_is_the_usual_one(self):
         raised = judged(Length(), lengths(*self.STEADY, *[200] * 24))

@@ -277,6 +277,16 @@ def test_an_alarm_that_may_ends_the_run_behind_a_checkpoint_but_not_behind_its_l
     last = prepare(*stops, name="last")
     assert Trainer(replace(last, alarms=Alarms([Raised(3)]))).run()
     assert [text for _, text in last.watcher.said_at if text.startswith("alarm scripted")]
+    # Behind an evaluated step the samples are the evaluation's, held-out problems among them.
+    samples = last.folder.samples(3).read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["split"] for line in samples} == {"eval", "train"}
+
+
+def test_a_dry_step_that_ends_the_run_says_so_and_an_alarm_of_the_same_step_beside_it(prepare):
+    parts = prepare(*HARD, "curriculum={refill: {when_dry: stop}}", "alarms.stop=true")
+    with pytest.raises(RunError, match=r"^nothing to learn from in 2 groups"):
+        Trainer(replace(parts, alarms=Alarms([Raised(1)]))).run()
+    assert [text for _, text in parts.watcher.said_at if text.startswith("alarm scripted: why")]
 
 
 def test_a_resumed_run_shows_alarms_the_rows_up_to_its_checkpoint(prepare):
