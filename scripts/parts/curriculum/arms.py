@@ -61,6 +61,10 @@ ARMS: dict[str, tuple[str, ...]] = {
     "posterior": (),
     "posterior-half": ("curriculum.refill={max_rounds: 12, enough: 0.5, within: bucket}",),
     "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
+    "posterior-tracked": (
+        "curriculum.belief={visit_decay: 0.5, bucket_decay: 0.8, max_gain: 2.0, coupling: 10.0}",
+        _sampler("posterior", "kernel: headroom"),
+    ),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
 }
 _DECAY = "curriculum.belief.visit_decay=0.6"

@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 COLOURS = {
     "posterior": BLUE,
-    "posterior-half": VIOLET,
+    "posterior-tracked": VIOLET,
     "dynamic": ORANGE,
     BASELINE: GREY,
     BEST: GREEN,

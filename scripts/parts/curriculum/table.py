@@ -30,7 +30,12 @@ Row = dict[str, Any]
 _KEPT = ("task", "arm", "seed", "settings", "commit", "budget", "lr")
 BASELINE, BEST = "uniform", "oracle"
 _OTHERS = (BASELINE, "dynamic", "posterior", BEST)
-OPPONENTS = {"posterior": None, "posterior-half": _OTHERS, "posterior-refill": _OTHERS}
+OPPONENTS = {
+    "posterior": None,
+    "posterior-half": _OTHERS,
+    "posterior-refill": _OTHERS,
+    "posterior-tracked": _OTHERS,
+}
 EASIER = 0.9  # Of the target: a second level, to see whether ratios hang on the first.
 
 
