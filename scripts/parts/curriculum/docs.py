@@ -28,6 +28,8 @@ GOALS = (
     ("posterior vs uniform", 1.5, 1.2, 2.0),
     ("posterior vs dynamic", 1.3, 1.0, 1.6),
     ("posterior-refill vs dynamic", 1.3, 1.0, 1.6),
+    ("posterior-tracked vs uniform", 1.5, 1.2, 2.0),
+    ("posterior-tracked vs dynamic", 1.3, 1.0, 1.6),
     ("posterior vs pools", 1.0, None, None),
 )
 _GOAL_HEAD = "figure | target | lower end above | goal | found (95 %) | target met | goal met"
@@ -119,13 +121,17 @@ def _goal_lines(tree: Mapping[str, Any]) -> Iterator[str]:
                 f"{pair} | {least} | {above or '-'} | {goal or '-'} | {_interval(entry, 'ratio')} "
                 f"| {_word(met)} | {_word(entry['ratio'] >= goal) if goal else '-'}"
             )
-    own = tree["arms"]["pool"].get("posterior")
-    figures = {"informative share of posterior": own and own["informative_share"]}
-    figures["share of the oracle's gain"] = own and own.get("oracle_gain", {}).get("share")
-    for name, value in figures.items():
-        if value is not None:
-            met = _word(value >= LEAST_SHARE)
-            yield f"{name} | {LEAST_SHARE} | - | - | {value:.2f} | {met} | -"
+    for arm in ("posterior", "posterior-tracked"):
+        if own := tree["arms"]["pool"].get(arm):
+            figures = {
+                f"informative share of {arm}": own["informative_share"],
+                f"share of the oracle's gain, {arm}": own.get("oracle_gain", {}).get("share"),
+            }
+            yield from (_share_line(*figure) for figure in figures.items() if figure[1] is not None)
+
+
+def _share_line(name: str, share: float) -> str:
+    return f"{name} | {LEAST_SHARE} | - | - | {share:.2f} | {_word(share >= LEAST_SHARE)} | -"
 
 
 def _word(is_so: bool) -> str:
