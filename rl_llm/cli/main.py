@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done; 1 the run failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM; 141
     whoever read the output stopped reading. Deliberate errors, and a file that this user may not
     open, become one message on stderr; any other exception is a defect and leaves with its
-    traceback. Like every program on argparse, a
-    wrong command line and `--help` leave through `SystemExit`.
+    traceback. Like every program on argparse, a wrong command line and `--help` leave through
+    `SystemExit`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -91,7 +91,15 @@ DECAYS_SEEDS = (*range(8), *range(100, 108))
 ALL_ARMS = ARMS | VARIANTS | DECAYS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
-    "stream": ("uniform", "dynamic", "ladder", "posterior", "posterior-half", "posterior-refill"),
+    "stream": (
+        "uniform",
+        "dynamic",
+        "ladder",
+        "posterior",
+        "posterior-half",
+        "posterior-refill",
+        "posterior-tracked",
+    ),
 }
 
 
