@@ -190,6 +190,18 @@ class SilentWatcher:
         """Ignore it."""
 
 
+class HearingWatcher(SilentWatcher):
+    """A `Watcher` that prints what is said, and nothing else."""
+
+    def __init__(self, console: Console) -> None:
+        """Print to a console."""
+        self._console = console
+
+    def said(self, message: str) -> None:
+        """Print it."""
+        print_lines(self._console, [message])
+
+
 def pass_rate_table(before: Row, after: Row) -> Table:
     """Return the held-out pass rate per level in two rows of metrics, and its mean."""
     table = Table(title="held-out pass rate")

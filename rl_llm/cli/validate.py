@@ -3,6 +3,7 @@
 import argparse
 import math
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from rl_llm.cli.parts import (
 )
 from rl_llm.cli.plan import plan_step, remarks
 from rl_llm.cli.plan_table import memory_table, share_lines, step_table
-from rl_llm.cli.progress import SilentWatcher, print_lines, share
+from rl_llm.cli.progress import HearingWatcher, print_lines, share
 from rl_llm.cli.pushing import check_hub, hub_lines
 from rl_llm.cli.run_files import check_place
 from rl_llm.cli.tracking import check_tracking
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
     """Put a run together on the processes that there are."""
     ranks = Ranks()
-    console = Console(quiet=not ranks.is_main)
+    console, caveats = Console(quiet=not ranks.is_main), list[str]()
     place = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     try:
         ranks.on_main(lambda: check_place(place, recipe))
@@ -108,7 +109,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                 data,
                 ranks,
                 folder=RunFolder(Path(scratch)),
-                watcher=SilentWatcher(),
+                watcher=HearingWatcher(console),
             )
             with closing(parts.engine), closing(data.rubric):
                 _print_data(console, data, num_workers=recipe.scoring.workers)
@@ -127,11 +128,11 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                         gpu_bytes=_size_of(ranks.device),
                     ),
                 )
-                if dry_run:
-                    _dry_run(console, parts)
+                if dry_run and not _dry_run(console, parts):
+                    caveats.append("the policy would have learnt nothing in its first step")
     finally:
         ranks.close()
-    _print_verdict(console, f"{source}: valid")
+    _print_verdict(console, f"{source}: valid", caveats)
 
 
 def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
@@ -214,8 +215,10 @@ def _size_of(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def _print_verdict(console: Console, line: str) -> None:
-    console.print(line, style="green", highlight=False, markup=False, soft_wrap=True)
+def _print_verdict(console: Console, line: str, caveats: Sequence[str] = ()) -> None:
+    style = "yellow" if caveats else "green"
+    line += f", but {', and '.join(caveats)}" if caveats else ""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_data(console: Console, data: Data, *, num_workers: int | None) -> None:
@@ -241,8 +244,9 @@ def _critic_lines(algorithm: Algorithm) -> list[str]:
     return [f"critic: an adapter and a head on the same base, learning rate {rules.lr:g}{alone}"]
 
 
-def _dry_run(console: Console, parts: Parts) -> None:
-    """Take one step with the real engine, rewards and optimiser; nothing of it is kept."""
+def _dry_run(console: Console, parts: Parts) -> bool:
+    """Take one step with the real engine, rewards and optimiser, of which nothing is kept; return
+    whether the policy learnt, or was to wait for its critic."""
     row = Trainer(parts).take_one_step()
     critic = f", critic's {row['critic/grad_norm']:.3g}" if "critic/grad_norm" in row else ""
     nats = row["rollout/mismatch_max_nats"]
@@ -255,3 +259,4 @@ def _dry_run(console: Console, parts: Parts) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    return bool(row["optim/grad_norm"] or row.get("critic/grad_norm"))

@@ -58,7 +58,34 @@ def test_a_dry_run_takes_one_real_step_and_leaves_nothing_behind(small, scratch,
     assert int(line.split(" s, ")[1].split()[0]) >= 16
     assert float(line.partition("gradient norm ")[2].split(",")[0]) > 0
     assert float(line.partition("engine mismatch ")[2].split()[0]) < 1e-3
+    assert printed.endswith("small.yaml: valid\n") and "nothing" not in printed
     assert everything_under(small.parent) == ["scratch", "small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        (
+            ["data.train.0={use: arithmetic, levels: [1], size: 20, split: train}"],
+            ["(0 all wrong, 4 all correct, 0 without", "Likely: what can be drawn is mastered"],
+        ),
+        (
+            ["rollout.max_new_tokens=1"],
+            ["(4 all wrong, 0 all correct, 0 without", "Likely: 16 of 16 completions ran into"],
+        ),
+    ],
+)
+def test_a_dry_run_that_would_have_taught_nothing_says_so_and_what_it_saw(
+    small, capsys, changes, seen
+):
+    once = "curriculum={refill: {max_rounds: 0}}"
+    assert main(["validate", str(small), "--dry-run", once, *changes]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing to learn from in 4 groups (" in printed
+    assert [part for part in seen if part not in printed] == []
+    assert printed.endswith(
+        "small.yaml: valid, but the policy would have learnt nothing in its first step\n"
+    )
 
 
 @pytest.mark.slow
