@@ -76,6 +76,7 @@ def train(
         if ranks.num_ranks > 1:
             tag_warnings(f"rank {ranks.rank}: ")
         print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+        print_lines(console, data.unread.lines(recipe.model.path), style="yellow")
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine), closing(data.rubric):
             started = _Started(

@@ -112,7 +112,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                 watcher=HearingWatcher(console),
             )
             with closing(parts.engine), closing(data.rubric):
-                _print_data(console, data, num_workers=recipe.scoring.workers)
+                caveats += _print_data(console, recipe, data)
                 print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)
                 print_lines(console, parts.scheduler.take_messages())
@@ -144,7 +144,7 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     config = load_config(recipe.model.path)
     tokenizer = load_tokenizer(recipe.model.path)
     data = load_data(recipe, PromptEncoder(tokenizer, chat_template=recipe.model.chat_template))
-    _print_data(console, data, num_workers=recipe.scoring.workers)
+    caveats = _print_data(console, recipe, data)
     check_context(recipe, data, config)
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
@@ -163,9 +163,8 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
             launch=launch,
         ),
     )
-    _print_verdict(
-        console, f"{source}: valid as planned; neither weights nor a rollout engine were tried"
-    )
+    line = f"{source}: valid as planned; neither weights nor a rollout engine were tried"
+    _print_verdict(console, line, caveats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,18 +220,21 @@ def _print_verdict(console: Console, line: str, caveats: Sequence[str] = ()) -> 
     console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_data(console: Console, data: Data, *, num_workers: int | None) -> None:
+def _print_data(console: Console, recipe: Recipe, data: Data) -> list[str]:
+    """Print what the data are, and return what the verdict is to say of them again."""
     print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+    print_lines(console, data.unread.lines(recipe.model.path), style="yellow")
     console.print(f"longest prompt: {data.longest_prompt_tokens} tokens", highlight=False)
     if not console.quiet:
         kept = [*data.train.problems, *data.held_out.problems]
         faults = reference_faults(
             data.rubric.rewards,
             kept,
-            num_workers=num_workers,
+            num_workers=recipe.scoring.workers,
             say=lambda line: print_lines(console, [line]),
         )
         print_lines(console, list(faults))
+    return ["the tokenizer cannot read most of the prompts"] if data.unread.is_most else []
 
 
 def _critic_lines(algorithm: Algorithm) -> list[str]:

@@ -27,7 +27,7 @@ def test_a_valid_recipe_is_counted_and_leaves_nothing_behind(small, scratch, cap
     assert main(["validate", str(small)]) == 0
     printed = capsys.readouterr().out
     assert "data.train: 60 problems" in printed and "data.eval: 12 problems" in printed
-    assert "longest prompt: 16 tokens" in printed
+    assert "longest prompt: 16 tokens" in printed and "cannot read" not in printed
     # 4 problems of 4 completions in the first of 3 rounds, of at most 96 tokens each.
     assert ["completions, refills included, at most", "48"] in cells(printed)
     assert ["sampled tokens, at most", "4,608"] in cells(printed)
@@ -112,6 +112,26 @@ def test_what_is_known_before_a_run_is_said(small, capsys):
     source = "data.train=[{use: jsonl, path: rated.jsonl}]"
     assert main(["validate", str(small), source]) == 0
     assert "priors: 4 of 4 problems known from the column pass_rate" in capsys.readouterr().out
+
+
+def test_prompts_that_the_tokenizer_cannot_read_are_counted_and_named(small, capsys):
+    words = ["Ann has 3.", "Bob has 4.", *[f"{n}+1=" for n in range(4)]]
+    rows = [f'{{"prompt": "{text}", "answer": "2"}}' for text in words]
+    small.with_name("words.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    source = ["data.train=[{use: jsonl, path: words.jsonl}]", "--processes=1"]
+    assert main(["validate", str(small), *source, "data.eval=[]"]) == 0
+    printed = capsys.readouterr().out
+    # 7 of 10 characters, twice, beside 4 sums of 4 characters.
+    assert "2 of 6 prompts hold what the tokenizer of model.path=" in printed
+    assert "14 of the 36 tokens of all prompts (39 %) are '<unk>'" in printed
+    assert "of the first such prompt it is 'A', 'n', 'h', 'a', 's', '.'; use" in printed
+    assert "were tried\n" in printed
+    small.with_name("words.jsonl").write_text("\n".join(rows[:3]), "utf-8")
+    few = ["rollout.problems_per_step=2", "eval.train_problems=2"]
+    assert main(["validate", str(small), *source, "data.eval=[]", *few]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 prompts hold what" in printed
+    assert printed.endswith("tried, but the tokenizer cannot read most of the prompts\n")
 
 
 def test_the_quickstart_is_valid(repository, capsys):
