@@ -222,8 +222,7 @@ def _dropped(pool: Pool) -> str:
 
 def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
     """Yield the problems of one source, each checked; errors name the place in the recipe."""
-    target = _resolve(use, path=path).target
-    plugins.check_options(target, use.options, path=path, beside=SourceUse.model_fields)
+    target = find_source(use, path=path).target
     source: Iterable[Problem] = plugins.build(target, use.options, path=path)
     try:
         for number, problem in enumerate(source, start=1):
@@ -233,6 +232,14 @@ def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
         raise type(error)(f"{path}: {error}") from error.__cause__
     except Exception as error:  # A source is somebody else's code: a failure becomes one message.
         raise DataError(f"{path}: {use.use} raised {type(error).__name__}: {error}") from error
+
+
+def find_source(use: SourceUse, *, path: str) -> plugins.Plugin:
+    """Return what a source's name stands for, with its options checked and nothing read; raises
+    `PluginError` and `ConfigError`, which name the place in the recipe."""
+    found = _resolve(use, path=path)
+    plugins.check_options(found.target, use.options, path=path, beside=SourceUse.model_fields)
+    return found
 
 
 def _described(use: SourceUse) -> str:

@@ -18,6 +18,7 @@ from rl_llm.cli.engines import plan_engine, settle_engine_together
 from rl_llm.cli.estimate import estimate
 from rl_llm.cli.inputs import Data, load_data, load_model
 from rl_llm.cli.launch import Launch, launch_of, planned_launch
+from rl_llm.cli.named import check_named
 from rl_llm.cli.parts import (
     algorithm_notes,
     build_algorithm,
@@ -98,6 +99,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
     place = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     try:
         ranks.on_main(lambda: check_place(place, recipe))
+        check_named(recipe)
         recipe, engine = settle_engine_together(recipe, ranks)
         with tempfile.TemporaryDirectory(prefix="rl-llm-validate-") as scratch:
             model = load_model(recipe, ranks)
@@ -137,6 +139,7 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
 
 def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     """Check what needs neither weights nor an engine, and plan the rest."""
+    check_named(recipe)
     console = Console()
     if recipe.rollout.engine == "auto":
         recipe, choice = plan_engine(recipe, on_gpus=launch.on_gpus)

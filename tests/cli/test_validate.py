@@ -36,6 +36,20 @@ def test_a_valid_recipe_is_counted_and_leaves_nothing_behind(small, scratch, cap
     assert everything_under(small.parent) == ["scratch", "small.yaml"]
 
 
+@pytest.mark.parametrize("planned", [[], ["--processes=2"]])
+def test_what_a_recipe_names_and_is_not_there_is_told_all_at_once(small, capsys, planned):
+    wrong = ["model.path=./modle", "data.train.0.use=arithmetik", "data.eval.0.seeed=3"]
+    assert main(["validate", str(small), *wrong, "rewards.0.use=exact_anser", *planned]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: model.path='./modle' is not a folder")
+    starts = [
+        "  data.train.0.use: there is no data plugin 'arithmetik' (did you mean 'arithmetic'",
+        "  data.eval.0.seeed: unknown option (did you mean 'seed'",
+        "  rewards.0.use: there is no rewards plugin 'exact_anser' (did you mean 'exact_answer'",
+    ]
+    assert [line[: len(s)] for line, s in zip(others, starts, strict=True)] == starts
+
+
 def test_references_that_a_reward_cannot_use_are_counted(small, capsys):
     assert main(["validate", str(small), "rewards=[{use: choice_answer}]"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "references of" in line]
