@@ -18,6 +18,8 @@ from rl_llm.errors import ConfigError, DataError, InputError, PluginError
 from rl_llm.records import Level, Problem, Prompt, content_key, level_order
 from rl_llm.seeds import derive_seed
 
+_log = logging.getLogger(__name__)
+
 _MAX_START_CHARS = 60
 _MOST_EMPTY_BATCHES = 16  # In a row, of an endless source, before it counts as exhausted.
 
@@ -78,23 +80,28 @@ def load_pool(uses: Sequence[SourceUse], *, where: str) -> Pool:
     Of problems with the same key the first stays. Raises `PluginError` and `ConfigError` for a
     source that cannot be found or given its options, or that is endless and has no option `seed`;
     `DataError` for one that cannot be read, for an empty prompt, and when there is no problem at
-    all.
+    all. A source that gives none beside others that do is warned of.
     """
     unique: dict[str, Problem] = {}
     streams: list[Stream] = []
+    empty: list[str] = []
     num_read = 0
     for index, use in enumerate(uses):
-        place, num_before = f"{where}.{index}", len(unique)
+        place, num_before, num_read_before = f"{where}.{index}", len(unique), num_read
         seed = _stream_seed(use, path=place) if use.endless else None
         for problem in _read(use, path=place):
             num_read += 1
             unique.setdefault(problem.key, problem)
+        if num_read == num_read_before:
+            empty.append(f"{place} ({_described(use)})")
         if seed is not None:
             keys, batch = [*unique][num_before:], partial(_read_batch, use, place, seed)
             streams.append(Stream(place=place, seed=seed, keys=frozenset(keys), batch=batch))
     if not unique:
-        named = ", ".join(use.use for use in uses) or "no source"
+        named = ", ".join(map(_described, uses)) or "no source"
         raise DataError(f"{where} ({named}) holds no problem; a run needs at least one")
+    for each in empty:
+        _log.warning("%s holds no problem; mend or remove it", each)
     return Pool(
         problems=tuple(unique.values()),
         num_read=num_read,
@@ -215,8 +222,7 @@ def _dropped(pool: Pool) -> str:
 
 def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
     """Yield the problems of one source, each checked; errors name the place in the recipe."""
-    target = _resolve(use, path=path).target
-    plugins.check_options(target, use.options, path=path, beside=SourceUse.model_fields)
+    target = find_source(use, path=path).target
     source: Iterable[Problem] = plugins.build(target, use.options, path=path)
     try:
         for number, problem in enumerate(source, start=1):
@@ -226,6 +232,19 @@ def _read(use: SourceUse, *, path: str) -> Iterator[Problem]:
         raise type(error)(f"{path}: {error}") from error.__cause__
     except Exception as error:  # A source is somebody else's code: a failure becomes one message.
         raise DataError(f"{path}: {use.use} raised {type(error).__name__}: {error}") from error
+
+
+def find_source(use: SourceUse, *, path: str) -> plugins.Plugin:
+    """Return what a source's name stands for, with its options checked and nothing read; raises
+    `PluginError` and `ConfigError`, which name the place in the recipe."""
+    found = _resolve(use, path=path)
+    plugins.check_options(found.target, use.options, path=path, beside=SourceUse.model_fields)
+    return found
+
+
+def _described(use: SourceUse) -> str:
+    """Name a source with its options, which say what it reads."""
+    return " ".join([use.use, *(f"{name}={value!s:.300}" for name, value in use.options.items())])
 
 
 def _resolve(use: SourceUse, *, path: str) -> plugins.Plugin:

@@ -134,6 +134,18 @@ def test_what_breaks_a_rule_is_one_error_that_names_the_source(use, name, messag
         load_pool([use(name)], where="data.train")
 
 
+def test_a_file_without_a_row_is_named_alone_and_beside_a_good_one(use, tmp_path, caplog):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n", encoding="utf-8")
+    table = SourceUse(use="jsonl", path=str(empty))
+    named = f"(jsonl path={empty}) holds no problem"
+    with pytest.raises(DataError, match=re.escape(f"data.train {named}; a run needs")):
+        load_pool([table], where="data.train")
+    assert caplog.messages == []
+    assert load_pool([use("sums", first=1, last=2), table], where="data.train").num_read == 2
+    assert caplog.messages == [f"data.train.1 {named}; mend or remove it"]
+
+
 def test_no_source_at_all_holds_no_problem():
     with pytest.raises(DataError, match=re.escape("data.eval (no source) holds no problem")):
         load_pool([], where="data.eval")

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rl_llm import problems
+from rl_llm.cli.unread import Unread, find_unread
 from rl_llm.config import Recipe
 from rl_llm.curriculum.supply import Stream
 from rl_llm.policy import (
@@ -52,13 +53,15 @@ def load_model(recipe: Recipe, ranks: Ranks) -> Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Both pools, without what is too long, and the rubric that scores them."""
+    """Both pools, without what is too long, what the tokenizer cannot read of them, and the rubric
+    that scores them."""
 
     train: Pool
     held_out: Pool
     streams: Sequence[Stream]
     rubric: Rubric
     longest_prompt_tokens: int
+    unread: Unread
 
 
 def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
@@ -69,11 +72,12 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
     if recipe.data.eval:
         held_out = problems.load_pool(recipe.data.eval, where="data.eval")
     problems.check_disjoint(train, held_out)
-    lengths: dict[str, int] = {}
+    counts: dict[str, tuple[int, int]] = {}  # Of all tokens, and of the unknown one.
 
     def num_tokens(problem: Problem) -> int:
-        lengths[problem.key] = len(encoder.encode(problem.prompt))
-        return lengths[problem.key]
+        ids = encoder.encode(problem.prompt)
+        counts[problem.key] = len(ids), encoder.num_unknown(ids)
+        return len(ids)
 
     limit, policy = recipe.data.max_prompt_tokens, recipe.data.too_long
     train, held_out = (
@@ -97,5 +101,6 @@ def load_data(recipe: Recipe, encoder: PromptEncoder) -> Data:
             num_workers=recipe.scoring.workers,
         ),
         # A fresh prompt of a stream may be longer than any that was read.
-        longest_prompt_tokens=limit if train.streams else max(lengths[p.key] for p in kept),
+        longest_prompt_tokens=limit if train.streams else max(counts[p.key][0] for p in kept),
+        unread=find_unread(kept, encoder, counts=counts),
     )

@@ -34,10 +34,10 @@ class PatientConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_lines(console: Console, lines: Iterable[str]) -> None:
+def print_lines(console: Console, lines: Iterable[str], *, style: str | None = None) -> None:
     """Print lines as they are, however long."""
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 class ConsoleWatcher:
@@ -188,6 +188,18 @@ class SilentWatcher:
 
     def said(self, message: str) -> None:
         """Ignore it."""
+
+
+class HearingWatcher(SilentWatcher):
+    """A `Watcher` that prints what is said, and nothing else."""
+
+    def __init__(self, console: Console) -> None:
+        """Print to a console."""
+        self._console = console
+
+    def said(self, message: str) -> None:
+        """Print it."""
+        print_lines(self._console, [message])
 
 
 def pass_rate_table(before: Row, after: Row) -> Table:

@@ -14,6 +14,7 @@ from rl_llm.cli.engines import settle_engine_together
 from rl_llm.cli.failure import EndingTogether
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.interrupt import Interrupt
+from rl_llm.cli.named import check_named
 from rl_llm.cli.outcome import show_outcome
 from rl_llm.cli.parts import algorithm_notes, build_parts, check_warmup
 from rl_llm.cli.progress import PatientConsole, SilentWatcher, print_lines
@@ -68,6 +69,7 @@ def train(
         resume_from = ranks.on_main(lambda: folder.find_checkpoint(resume))
         if resume_from is not None:
             interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
+        check_named(recipe)
         recipe, choice = settle_engine_together(recipe, ranks)
         print_lines(console, [choice.line])
         model = load_model(recipe, ranks)
@@ -76,6 +78,7 @@ def train(
         if ranks.num_ranks > 1:
             tag_warnings(f"rank {ranks.rank}: ")
         print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+        print_lines(console, data.unread.lines(recipe.model.path), style="yellow")
         parts = build_parts(recipe, model, data, ranks, folder=folder, watcher=SilentWatcher())
         with closing(parts.engine), closing(data.rubric):
             started = _Started(

@@ -3,6 +3,7 @@
 import argparse
 import math
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rl_llm.cli.engines import plan_engine, settle_engine_together
 from rl_llm.cli.estimate import estimate
 from rl_llm.cli.inputs import Data, load_data, load_model
 from rl_llm.cli.launch import Launch, launch_of, planned_launch
+from rl_llm.cli.named import check_named
 from rl_llm.cli.parts import (
     algorithm_notes,
     build_algorithm,
@@ -29,7 +31,7 @@ from rl_llm.cli.parts import (
 )
 from rl_llm.cli.plan import plan_step, remarks
 from rl_llm.cli.plan_table import memory_table, share_lines, step_table
-from rl_llm.cli.progress import SilentWatcher, print_lines, share
+from rl_llm.cli.progress import HearingWatcher, print_lines, share
 from rl_llm.cli.pushing import check_hub, hub_lines
 from rl_llm.cli.run_files import check_place
 from rl_llm.cli.tracking import check_tracking
@@ -93,10 +95,11 @@ def run(args: argparse.Namespace) -> int:
 def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
     """Put a run together on the processes that there are."""
     ranks = Ranks()
-    console = Console(quiet=not ranks.is_main)
+    console, caveats = Console(quiet=not ranks.is_main), list[str]()
     place = RunFolder(Path(recipe.run.output_dir) / recipe.run.name)
     try:
         ranks.on_main(lambda: check_place(place, recipe))
+        check_named(recipe)
         recipe, engine = settle_engine_together(recipe, ranks)
         with tempfile.TemporaryDirectory(prefix="rl-llm-validate-") as scratch:
             model = load_model(recipe, ranks)
@@ -108,10 +111,10 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                 data,
                 ranks,
                 folder=RunFolder(Path(scratch)),
-                watcher=SilentWatcher(),
+                watcher=HearingWatcher(console),
             )
             with closing(parts.engine), closing(data.rubric):
-                _print_data(console, data, num_workers=recipe.scoring.workers)
+                caveats += _print_data(console, recipe, data)
                 print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)
                 print_lines(console, parts.scheduler.take_messages())
@@ -127,15 +130,16 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                         gpu_bytes=_size_of(ranks.device),
                     ),
                 )
-                if dry_run:
-                    _dry_run(console, parts)
+                if dry_run and not _dry_run(console, parts):
+                    caveats.append("the policy would have learnt nothing in its first step")
     finally:
         ranks.close()
-    _print_verdict(console, f"{source}: valid")
+    _print_verdict(console, f"{source}: valid", caveats)
 
 
 def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     """Check what needs neither weights nor an engine, and plan the rest."""
+    check_named(recipe)
     console = Console()
     if recipe.rollout.engine == "auto":
         recipe, choice = plan_engine(recipe, on_gpus=launch.on_gpus)
@@ -143,7 +147,7 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     config = load_config(recipe.model.path)
     tokenizer = load_tokenizer(recipe.model.path)
     data = load_data(recipe, PromptEncoder(tokenizer, chat_template=recipe.model.chat_template))
-    _print_data(console, data, num_workers=recipe.scoring.workers)
+    caveats = _print_data(console, recipe, data)
     check_context(recipe, data, config)
     check_pool(recipe, data)
     algorithm = build_algorithm(recipe)
@@ -162,9 +166,8 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
             launch=launch,
         ),
     )
-    _print_verdict(
-        console, f"{source}: valid as planned; neither weights nor a rollout engine were tried"
-    )
+    line = f"{source}: valid as planned; neither weights nor a rollout engine were tried"
+    _print_verdict(console, line, caveats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,22 +217,27 @@ def _size_of(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def _print_verdict(console: Console, line: str) -> None:
-    console.print(line, style="green", highlight=False, markup=False, soft_wrap=True)
+def _print_verdict(console: Console, line: str, caveats: Sequence[str] = ()) -> None:
+    style = "yellow" if caveats else "green"
+    line += f", but {', and '.join(caveats)}" if caveats else ""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_data(console: Console, data: Data, *, num_workers: int | None) -> None:
+def _print_data(console: Console, recipe: Recipe, data: Data) -> list[str]:
+    """Print what the data are, and return what the verdict is to say of them again."""
     print_lines(console, [*summary_lines(data.train), *summary_lines(data.held_out)])
+    print_lines(console, data.unread.lines(recipe.model.path), style="yellow")
     console.print(f"longest prompt: {data.longest_prompt_tokens} tokens", highlight=False)
     if not console.quiet:
         kept = [*data.train.problems, *data.held_out.problems]
         faults = reference_faults(
             data.rubric.rewards,
             kept,
-            num_workers=num_workers,
+            num_workers=recipe.scoring.workers,
             say=lambda line: print_lines(console, [line]),
         )
         print_lines(console, list(faults))
+    return ["the tokenizer cannot read most of the prompts"] if data.unread.is_most else []
 
 
 def _critic_lines(algorithm: Algorithm) -> list[str]:
@@ -241,8 +249,9 @@ def _critic_lines(algorithm: Algorithm) -> list[str]:
     return [f"critic: an adapter and a head on the same base, learning rate {rules.lr:g}{alone}"]
 
 
-def _dry_run(console: Console, parts: Parts) -> None:
-    """Take one step with the real engine, rewards and optimiser; nothing of it is kept."""
+def _dry_run(console: Console, parts: Parts) -> bool:
+    """Take one step with the real engine, rewards and optimiser, of which nothing is kept; return
+    whether the policy learnt, or was to wait for its critic."""
     row = Trainer(parts).take_one_step()
     critic = f", critic's {row['critic/grad_norm']:.3g}" if "critic/grad_norm" in row else ""
     nats = row["rollout/mismatch_max_nats"]
@@ -255,3 +264,4 @@ def _dry_run(console: Console, parts: Parts) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    return bool(row["optim/grad_norm"] or row.get("critic/grad_norm"))

@@ -22,7 +22,7 @@ def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy, is_again: bo
         return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
     kinds = {
-        "all wrong": sum(bool(c) and not any(s.correct for s in c) for c in all_counted),
+        "all wrong": sum(_is_all_wrong(group) for group in scored),
         "all correct": sum(bool(c) and all(s.correct for s in c) for c in all_counted),
         "without a working reward": sum(not c for c in all_counted),
     }
@@ -73,17 +73,29 @@ def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
             "what can be drawn is mastered; add harder problems, or open levels that "
             "curriculum.prerequisites keeps locked"
         )
-    cut, partly = _describe_cut(scored), _most_partly(scored)
-    return (
+    wrong = [group for group in scored if _is_all_wrong(group)]
+    num_cut, num_all = _count_cut(wrong)
+    cut, is_mostly = _describe_cut(scored), 2 * num_cut > num_all
+    partly = _most_partly(scored)
+    hard = (
         "the problems are too hard for the model, or the reward does not read the form in which "
         "it answers (look at sample completions)"
-        + (f", or answers are cut off ({cut})" if cut else "")
+    )
+    return (
+        (f"{_describe_cut(wrong)} before they ended; raise it, or else " if is_mostly else "")
+        + hard
+        + (f", or answers are cut off ({cut})" if cut and not is_mostly else "")
         + (
             f", or a reward that gives {partly:g} at most falls short of its correct_at"
             if partly
             else ""
         )
     )
+
+
+def _is_all_wrong(group: ScoredGroup) -> bool:
+    counted = counted_scores(group)
+    return bool(counted) and not any(score.correct for score in counted)
 
 
 def _most_partly(scored: Sequence[ScoredGroup]) -> float:
@@ -94,8 +106,13 @@ def _most_partly(scored: Sequence[ScoredGroup]) -> float:
 
 def _describe_cut(scored: Sequence[ScoredGroup]) -> str:
     """Return how many completions ran into the limit; empty where none did."""
-    completions = [c for group in scored for c in group.group.completions]
-    num_cut = sum(completion.finish_reason == "length" for completion in completions)
+    num_cut, num_all = _count_cut(scored)
     if not num_cut:
         return ""
-    return f"{num_cut} of {len(completions)} completions ran into rollout.max_new_tokens"
+    return f"{num_cut} of {num_all} completions ran into rollout.max_new_tokens"
+
+
+def _count_cut(scored: Sequence[ScoredGroup]) -> tuple[int, int]:
+    """Return how many completions ran into the limit, and how many there are."""
+    reasons = [c.finish_reason for group in scored for c in group.group.completions]
+    return reasons.count("length"), len(reasons)

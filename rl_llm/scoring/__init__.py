@@ -15,7 +15,7 @@ from rl_llm.scoring.answers import (
 from rl_llm.scoring.examples import Example, read_examples, run_example
 from rl_llm.scoring.reader import answer_reader
 from rl_llm.scoring.reward import Failure, Outcome, Reward, call_reward
-from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns
+from rl_llm.scoring.rubric import Rubric, build_rubric, common_columns, find_reward
 from rl_llm.scoring.signature import RewardSignature, read_signature
 from rl_llm.scoring.values import Value
 
@@ -38,6 +38,7 @@ __all__ = [
     "code_block",
     "common_columns",
     "final_answer",
+    "find_reward",
     "last_number",
     "numbers_equal",
     "parse_number",

@@ -211,15 +211,10 @@ def bind_reward(
 ) -> Reward:
     """Load a reward and bind its options, which stand at `path`; raises what `build_rubric` does
     for one."""
-    try:
-        plugin = resolve(use.use, kind="rewards")
-    except PluginError as error:
-        raise PluginError(f"{path}.use: {error}") from error.__cause__
+    plugin = _resolve(use, path=path)
     inputs = check_inputs(plugin, columns=columns, problems=problems)
     says_inline = bool(getattr(plugin.module, "INLINE", False)) and use.memory_gib is None
-    options = check_options(
-        callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields
-    )
+    options = _options(use, plugin, path=path)
     prepare(plugin, options, path=path, timeout_s=use.timeout_s)
     return Reward(
         name=plugin.name,
@@ -240,6 +235,25 @@ def bind_reward(
         on_error=use.on_error,
         only_if=use.only_if,
     )
+
+
+def find_reward(use: RewardUse, *, path: str) -> Plugin:
+    """Return what a reward's name stands for, with its options checked and nothing prepared; raises
+    `PluginError` and `ConfigError`, which name the place in the recipe."""
+    plugin = _resolve(use, path=path)
+    _options(use, plugin, path=path)
+    return plugin
+
+
+def _resolve(use: RewardUse, *, path: str) -> Plugin:
+    try:
+        return resolve(use.use, kind="rewards")
+    except PluginError as error:
+        raise PluginError(f"{path}.use: {error}") from error.__cause__
+
+
+def _options(use: RewardUse, plugin: Plugin, *, path: str) -> dict[str, Any]:
+    return check_options(callable_of(plugin), use.options, path=path, beside=RewardUse.model_fields)
 
 
 def prepare(

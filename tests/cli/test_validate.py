@@ -27,13 +27,27 @@ def test_a_valid_recipe_is_counted_and_leaves_nothing_behind(small, scratch, cap
     assert main(["validate", str(small)]) == 0
     printed = capsys.readouterr().out
     assert "data.train: 60 problems" in printed and "data.eval: 12 problems" in printed
-    assert "longest prompt: 16 tokens" in printed
+    assert "longest prompt: 16 tokens" in printed and "cannot read" not in printed
     # 4 problems of 4 completions in the first of 3 rounds, of at most 96 tokens each.
     assert ["completions, refills included, at most", "48"] in cells(printed)
     assert ["sampled tokens, at most", "4,608"] in cells(printed)
     assert printed.endswith("small.yaml: valid\n")
     assert "one step:" not in printed
     assert everything_under(small.parent) == ["scratch", "small.yaml"]
+
+
+@pytest.mark.parametrize("planned", [[], ["--processes=2"]])
+def test_what_a_recipe_names_and_is_not_there_is_told_all_at_once(small, capsys, planned):
+    wrong = ["model.path=./modle", "data.train.0.use=arithmetik", "data.eval.0.seeed=3"]
+    assert main(["validate", str(small), *wrong, "rewards.0.use=exact_anser", *planned]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: model.path='./modle' is not a folder")
+    starts = [
+        "  data.train.0.use: there is no data plugin 'arithmetik' (did you mean 'arithmetic'",
+        "  data.eval.0.seeed: unknown option (did you mean 'seed'",
+        "  rewards.0.use: there is no rewards plugin 'exact_anser' (did you mean 'exact_answer'",
+    ]
+    assert [line[: len(s)] for line, s in zip(others, starts, strict=True)] == starts
 
 
 def test_references_that_a_reward_cannot_use_are_counted(small, capsys):
@@ -58,7 +72,34 @@ def test_a_dry_run_takes_one_real_step_and_leaves_nothing_behind(small, scratch,
     assert int(line.split(" s, ")[1].split()[0]) >= 16
     assert float(line.partition("gradient norm ")[2].split(",")[0]) > 0
     assert float(line.partition("engine mismatch ")[2].split()[0]) < 1e-3
+    assert printed.endswith("small.yaml: valid\n") and "nothing" not in printed
     assert everything_under(small.parent) == ["scratch", "small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        (
+            ["data.train.0={use: arithmetic, levels: [1], size: 20, split: train}"],
+            ["(0 all wrong, 4 all correct, 0 without", "Likely: what can be drawn is mastered"],
+        ),
+        (
+            ["rollout.max_new_tokens=1"],
+            ["(4 all wrong, 0 all correct, 0 without", "Likely: 16 of 16 completions ran into"],
+        ),
+    ],
+)
+def test_a_dry_run_that_would_have_taught_nothing_says_so_and_what_it_saw(
+    small, capsys, changes, seen
+):
+    once = "curriculum={refill: {max_rounds: 0}}"
+    assert main(["validate", str(small), "--dry-run", once, *changes]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing to learn from in 4 groups (" in printed
+    assert [part for part in seen if part not in printed] == []
+    assert printed.endswith(
+        "small.yaml: valid, but the policy would have learnt nothing in its first step\n"
+    )
 
 
 @pytest.mark.slow
@@ -85,6 +126,26 @@ def test_what_is_known_before_a_run_is_said(small, capsys):
     source = "data.train=[{use: jsonl, path: rated.jsonl}]"
     assert main(["validate", str(small), source]) == 0
     assert "priors: 4 of 4 problems known from the column pass_rate" in capsys.readouterr().out
+
+
+def test_prompts_that_the_tokenizer_cannot_read_are_counted_and_named(small, capsys):
+    words = ["Ann has 3.", "Bob has 4.", *[f"{n}+1=" for n in range(4)]]
+    rows = [f'{{"prompt": "{text}", "answer": "2"}}' for text in words]
+    small.with_name("words.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    source = ["data.train=[{use: jsonl, path: words.jsonl}]", "--processes=1"]
+    assert main(["validate", str(small), *source, "data.eval=[]"]) == 0
+    printed = capsys.readouterr().out
+    # 7 of 10 characters, twice, beside 4 sums of 4 characters.
+    assert "2 of 6 prompts hold what the tokenizer of model.path=" in printed
+    assert "14 of the 36 tokens of all prompts (39 %) are '<unk>'" in printed
+    assert "of the first such prompt it is 'A', 'n', 'h', 'a', 's', '.'; use" in printed
+    assert "were tried\n" in printed
+    small.with_name("words.jsonl").write_text("\n".join(rows[:3]), "utf-8")
+    few = ["rollout.problems_per_step=2", "eval.train_problems=2"]
+    assert main(["validate", str(small), *source, "data.eval=[]", *few]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 prompts hold what" in printed
+    assert printed.endswith("tried, but the tokenizer cannot read most of the prompts\n")
 
 
 def test_the_quickstart_is_valid(repository, capsys):

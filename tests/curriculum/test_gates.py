@@ -88,8 +88,19 @@ def test_the_dry_message_names_both_sides_where_as_many_groups_were_wrong_as_rig
     right, wrong = group([1, 1]), group([0, 0], finish_reason="length")
     told = dry_message([right] * 4 + [wrong] * 3, when_dry="continue")
     assert "Likely, of those all correct, what can be drawn is mastered" in told
-    assert "; of those all wrong, the problems are too hard" in told
-    assert "answers are cut off (6 of 14 completions ran into rollout.max_new_tokens)" in told
+    # The figure is of those all wrong alone.
+    assert "; of those all wrong, 6 of 6 completions ran into rollout.max_new_tokens" in told
+
+
+@pytest.mark.parametrize(("num_cut", "comes_first"), [(2, True), (3, True), (1, False)])
+def test_the_dry_message_puts_the_limit_first_where_more_than_half_ran_into_it(
+    group, num_cut, comes_first
+):
+    cut = [group([0, 0], finish_reason="length")] * num_cut
+    told = dry_message([*cut, *[group([0, 0])] * (3 - num_cut)], when_dry="continue")
+    first = f"Likely: {2 * num_cut} of 6 completions ran into rollout.max_new_tokens before they "
+    assert (f"{first}ended; raise it, or else the problems are too hard" in told) is comes_first
+    assert told.count("max_new_tokens") == 1
 
 
 def test_the_dry_message_speaks_of_cut_answers_whoever_is_to_blame_and_only_if_there_are(group):

@@ -38,3 +38,22 @@ def test_a_chat_without_any_template_is_an_error_with_the_way_out(tokenizer):
 def test_a_template_file_that_is_missing_is_an_error(tokenizer):
     with pytest.raises(ModelError, match="neither a Jinja template nor a file"):
         PromptEncoder(tokenizer, chat_template="no/such/file.jinja")
+
+
+def test_what_the_tokenizer_cannot_read_is_found_where_it_stands(tokenizer):
+    encoder = PromptEncoder(tokenizer, chat_template="{{ messages[0].content }}?")
+    assert encoder.unread("47+38=") == []
+    assert encoder.unread("Ann: 4+9=") == ["A", "n", "n", ":"]
+    assert encoder.unread(CHAT) == ["?"]
+
+
+def test_an_unknown_token_that_is_written_out_or_put_in_front_is_no_unread_piece(tokenizer):
+    encoder = PromptEncoder(tokenizer)
+    assert encoder.num_unknown(encoder.encode("4+<unk>9=")) == 1
+    assert encoder.unread("4+<unk>9=") == []
+
+
+def test_a_tokenizer_without_an_unknown_token_reads_everything(tokenizer):
+    tokenizer.unk_token = None
+    encoder = PromptEncoder(tokenizer)
+    assert (encoder.num_unknown((2, 2)), encoder.unread("A")) == (0, [])
