@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -359,5 +360,16 @@ def load_module(file: Path, *, reference: str = "") -> ModuleType:
         exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except Exception as error:  # A plugin is somebody else's code: any failure becomes one message.
         del sys.modules[module_name]
-        raise PluginError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"{file} cannot be loaded: {_line_in(file, error)}{type(error).__name__}: {error}"
+        ) from error
     return module
+
+
+def _line_in(file: Path, error: Exception) -> str:
+    """Return the line that a file was at when it raised, for a message; a fault of syntax says it by
+    itself."""
+    lines = [
+        at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(file)
+    ]
+    return f"line {lines[-1]}: " if lines else ""

@@ -104,9 +104,12 @@ def test_a_file_without_the_name_lists_what_it_defines(tmp_path):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("1 / 0", "line 1: ZeroDivisionError: division by zero"),
         ("def broken(:", "SyntaxError: "),
-        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        (
+            "import no_such_package",
+            "line 1: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
     ],
 )
 def test_a_file_that_fails_to_load_is_one_message_and_leaves_no_module(tmp_path, source, reason):
