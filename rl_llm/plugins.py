@@ -367,8 +367,7 @@ def load_module(file: Path, *, reference: str = "") -> ModuleType:
 
 
 def _line_in(file: Path, error: Exception) -> str:
-    """Return the line that a file was at when it raised, for a message; a fault of syntax says it by
-    itself."""
+    """Return at which line of a file it raised, for a message; a fault of syntax says it itself."""
     lines = [
         at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(file)
     ]
