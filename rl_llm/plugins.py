@@ -21,13 +21,14 @@ from typing import Any, Literal
 
 import pydantic
 
-from rl_llm.config import NamedPart, describe_invalid
+from rl_llm.config import NamedPart, describe_invalid, trl_hint
 from rl_llm.errors import ConfigError, InputError, PluginError, nearest
 
 Kind = Literal["rewards", "data"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _KEPT: dict[Path, bytes] = {}
+_OF_TRAINING = ("algorithm", "kl.controller")  # Where names of TRL's are likely.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,11 @@ def check_options(
             fields[name] = (hints.get(name, Any), pydantic.Field(default, alias=name))
     known = [*fields, *beside]
     if unknown := [name for name in options if name not in fields]:
-        lines = (f"{path}.{name}: unknown option{nearest(name, known)}" for name in unknown)
+        hints = {name: trl_hint(name) for name in unknown if path in _OF_TRAINING}
+        lines = (
+            f"{path}.{name}: unknown option{hints.get(name) or nearest(name, known)}"
+            for name in unknown
+        )
         raise ConfigError("\n  ".join(lines))
     model = pydantic.create_model(
         "Options",

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 from rl_llm.config.base import NamedPart, OpenSection, Section
+from rl_llm.config.from_trl import trl_hint
 from rl_llm.config.schema import Recipe
 from rl_llm.config.sections import RewardUse, SourceUse
 from rl_llm.errors import nearest
@@ -158,7 +159,7 @@ def _way_out(place: Location) -> str:
     homes = [home for home in _homes(Recipe, key) if home != ".".join(map(str, place))]
     if homes:
         return f"; {key!r} is written as {' or '.join(homes)}"
-    return nearest(key, _model_at(place[:-1]).model_fields)
+    return trl_hint(key) or nearest(key, _model_at(place[:-1]).model_fields)
 
 
 def _homes(model: type[BaseModel], key: str) -> Iterator[str]:

@@ -86,6 +86,14 @@ FAULTS = {
     "group_size=8": "group_size: unknown key; 'group_size' is written as rollout.group_size",
     "rollout.every=8": "rollout.every: unknown key; 'every' is written as eval.every or "
     "checkpoint.every",
+    # names of TRL
+    "num_generations=8": "num_generations: unknown key; 'num_generations', known from TRL, is "
+    "written as rollout.group_size",
+    "rollout.top_p=0.9": "rollout.top_p: unknown key; 'top_p', known from TRL, has no counterpart "
+    "here; leave it out",
+    "kl.beta=0.04": "kl.beta: unknown key; 'beta', known from TRL, is written as "
+    "kl.controller.beta",
+    "seed=3": "seed: unknown key; 'seed' is written as run.seed",
     # wrong types and values
     "run.steps=0": "run.steps=0: input should be greater than 0",
     "run.steps=ten": "run.steps='ten': input should be a valid integer",
