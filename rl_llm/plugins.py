@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from typing import Any, Literal
 
 import pydantic
 
-from rl_llm.config import NamedPart, describe_invalid
+from rl_llm.config import NamedPart, describe_invalid, trl_hint
 from rl_llm.errors import ConfigError, InputError, PluginError, nearest
 
 Kind = Literal["rewards", "data"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _KEPT: dict[Path, bytes] = {}
+_OF_TRAINING = ("algorithm", "kl.controller")  # Where names of TRL's are likely.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,11 @@ def check_options(
             fields[name] = (hints.get(name, Any), pydantic.Field(default, alias=name))
     known = [*fields, *beside]
     if unknown := [name for name in options if name not in fields]:
-        lines = (f"{path}.{name}: unknown option{nearest(name, known)}" for name in unknown)
+        hints = {name: trl_hint(name) for name in unknown if path in _OF_TRAINING}
+        lines = (
+            f"{path}.{name}: unknown option{hints.get(name) or nearest(name, known)}"
+            for name in unknown
+        )
         raise ConfigError("\n  ".join(lines))
     model = pydantic.create_model(
         "Options",
@@ -359,5 +365,15 @@ def load_module(file: Path, *, reference: str = "") -> ModuleType:
         exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except Exception as error:  # A plugin is somebody else's code: any failure becomes one message.
         del sys.modules[module_name]
-        raise PluginError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"{file} cannot be loaded: {_line_in(file, error)}{type(error).__name__}: {error}"
+        ) from error
     return module
+
+
+def _line_in(file: Path, error: Exception) -> str:
+    """Return at which line of a file it raised, for a message; a fault of syntax says it itself."""
+    lines = [
+        at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(file)
+    ]
+    return f"line {lines[-1]}: " if lines else ""

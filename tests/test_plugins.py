@@ -104,9 +104,12 @@ def test_a_file_without_the_name_lists_what_it_defines(tmp_path):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("1 / 0", "line 1: ZeroDivisionError: division by zero"),
         ("def broken(:", "SyntaxError: "),
-        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        (
+            "import no_such_package",
+            "line 1: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
     ],
 )
 def test_a_file_that_fails_to_load_is_one_message_and_leaves_no_module(tmp_path, source, reason):
@@ -302,3 +305,19 @@ def test_an_option_may_have_a_name_that_pydantic_uses_itself():
     assert checked == {"schema": {"type": "object"}, "copy": False, "model_config": 3}
     with pytest.raises(ConfigError, match=r"^rewards\.0\.copy=7: input should be a valid boolean$"):
         plugins.check_options(reward, {"schema": {}, "copy": 7}, path="rewards.0")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("algorithm", "'epsilon', known from TRL, is written as algorithm.clip_low"),
+        ("curriculum.sampler", "known: rate"),
+    ],
+)
+def test_an_option_of_trl_is_told_of_where_it_is_likely(path, said):
+    def target(*, rate: float = 1.0):
+        return rate
+
+    with pytest.raises(ConfigError) as caught:
+        plugins.check_options(target, {"epsilon": 0.2}, path=path)
+    assert str(caught.value) == f"{path}.epsilon: unknown option; {said}"

@@ -105,17 +105,13 @@ class ConsoleWatcher:
         table = Table(
             title=f"best and worst completions of step {training[0]['step']}", show_lines=False
         )
-        for heading in ("prompt", "completion", "reward", "advantage"):
-            table.add_column(
-                heading, justify="right" if heading in {"reward", "advantage"} else "left"
-            )
+        has_advantages = training[0]["advantage"] is not None
+        numbers = ["reward", "advantage"] if has_advantages else ["reward"]
+        for heading in ("prompt", "completion", *numbers):
+            table.add_column(heading, justify="right" if heading in numbers else "left")
         for row in training:
-            table.add_row(
-                _clip(_prompt_text(row["prompt"])),
-                _clip(row["text"]),
-                f"{row['total']:.2f}",
-                f"{row['advantage']:+.2f}",
-            )
+            cells = [_clip(_prompt_text(row["prompt"])), _clip(row["text"]), f"{row['total']:.2f}"]
+            table.add_row(*cells, *([f"{row['advantage']:+.2f}"] if has_advantages else []))
         self._console.print(table, markup=False)
 
     def saved(self, checkpoint: Path) -> None:

@@ -1,7 +1,7 @@
 """`rl-llm rewards check`: what a reward does with its examples, and with odd completions."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,8 @@ import yaml
 from rl_llm.config import RewardUse, describe_invalid
 from rl_llm.errors import ConfigError
 from rl_llm.plugins import Plugin, resolve
-from rl_llm.scoring import Failure, Outcome
+from rl_llm.scoring import Example, Failure, Outcome, read_examples, read_signature
+from rl_llm.scoring.examples import place_of_examples
 from rl_llm.scoring.trials import Report, try_reward
 
 _QUICK_S = 0.005
@@ -39,6 +40,8 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try the reward, print what was found, and return 1 where something is wrong."""
     plugin, use = named_reward(args)
+    for example in read_examples(plugin) or [Example(expected=None)]:
+        require_options(plugin, use, given=example.inputs, way_out=", or put it into the EXAMPLES")
     report = try_reward(plugin, use)
     faults = [*_faults(plugin, report), *_inline_faults(plugin, report)]
     slowest = report.slowest
@@ -76,9 +79,29 @@ def named_reward(args: argparse.Namespace) -> tuple[Plugin, RewardUse]:
         raise ConfigError(describe_invalid(error, path=args.ref)) from None
 
 
+def require_options(
+    plugin: Plugin, use: RewardUse, *, given: Collection[str] = (), way_out: str = ""
+) -> None:
+    """Raise `ConfigError` for options without a default that neither the command line nor what is
+    `given` has."""
+    needed = [name for name, p in read_signature(plugin).options.items() if p.default is p.empty]
+    if missing := [name for name in needed if name not in {*use.options, *given}]:
+        raise ConfigError(
+            "\n  ".join(
+                f"{plugin.name}.{name}: required, and missing; write {name}=... behind the other "
+                f"arguments{way_out}"
+                for name in missing
+            )
+        )
+
+
 def _faults(plugin: Plugin, report: Report) -> Iterator[str]:
-    if not hasattr(plugin.module, "EXAMPLES"):
-        yield "there are no EXAMPLES; write some beside the function, right ones and wrong ones"
+    if place_of_examples(plugin)[1] is None:
+        whose = f" of {plugin.name!r}" if hasattr(plugin.module, "EXAMPLES") else ""
+        yield (
+            f"there are no EXAMPLES{whose}; write some beside the function, right ones and wrong "
+            "ones"
+        )
     for trial in report.trials:
         name, expected = trial.case.name, trial.case.expected
         if trial.failure is not None:

@@ -47,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score every line, and return 1 where the reward failed on one."""
-    _, use = reward_check.named_reward(args)
+    plugin, use = reward_check.named_reward(args)
+    reward_check.require_options(plugin, use)
     out = None if args.out is None else writable_file(args.out, example="scores.jsonl")
     rows = list(_read(args.data))
     if not rows:

@@ -54,7 +54,7 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], *, path: str) ->
     """Yield the row of each key of a section, then those of the sections under it."""
     for key, field in section["properties"].items():
         reference = _reference(field)
-        inner = definitions[reference.rpartition("/")[2]] if reference else None
+        inner = _section(reference, definitions) if reference else None
         if inner is None or "description" in field:
             required = key in section.get("required", ())
             default = "required" if required else f"`{json.dumps(field['default'])}`"
@@ -73,6 +73,12 @@ def _reference(field: dict[str, Any]) -> str | None:
     return field.get("$ref") or next(filter(None, map(_reference, inner)), None)
 
 
+def _section(reference: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the section that is referred to, also one that a name alone may stand for."""
+    found: dict[str, Any] = definitions[reference.rpartition("/")[2]]
+    return next((choice for choice in found.get("anyOf", ()) if "properties" in choice), found)
+
+
 def _value(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     """Return in words what a field of the JSON schema may hold."""
     if "anyOf" in field:
@@ -80,8 +86,9 @@ def _value(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "enum" in field:
         return " or ".join(f"`{choice}`" for choice in field["enum"])
     if "$ref" in field:
-        first = next(iter(definitions[field["$ref"].rpartition("/")[2]]["properties"]))
-        return f"`{{{first}: X, ...}}`"
+        named = "`X` or " if "anyOf" in definitions[field["$ref"].rpartition("/")[2]] else ""
+        first = next(iter(_section(field["$ref"], definitions)["properties"]))
+        return f"{named}`{{{first}: X, ...}}`"
     if field["type"] == "array":
         return f"list of {_value(field['items'], definitions)}"
     bounds = [rule.format(field[name]) for name, rule in _BOUNDS.items() if name in field]

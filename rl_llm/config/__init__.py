@@ -3,6 +3,7 @@
 from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import describe_invalid
 from rl_llm.config.differences import differences
+from rl_llm.config.from_trl import trl_hint
 from rl_llm.config.kl import KLSection
 from rl_llm.config.load import dump_yaml, load_recipe, parse_recipe, parse_yaml, with_defaults
 from rl_llm.config.rollout import RolloutSection, ServersSection, VllmSection
@@ -28,5 +29,6 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "parse_yaml",
+    "trl_hint",
     "with_defaults",
 ]

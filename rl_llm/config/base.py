@@ -3,7 +3,8 @@ from."""
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -37,7 +38,21 @@ class OpenSection(Section):
 
 
 class NamedPart(OpenSection):
-    """A built-in part or a class of your own, with its options as further keys."""
+    """A built-in part or a class of your own, with its options as further keys; a name alone is one
+    without options."""
 
     name: str
     """A built-in name, or `path/to/file.py:Class`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Let an editor take both forms."""
+        section = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [{"type": "string"}, section]}

@@ -12,14 +12,15 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
-from rl_llm.config.base import NamedPart, OpenSection, Section
+from rl_llm.config.base import OpenSection, Section
+from rl_llm.config.from_trl import trl_hint
 from rl_llm.config.schema import Recipe
 from rl_llm.config.sections import RewardUse, SourceUse
 from rl_llm.errors import nearest
 
 # What pydantic calls the members of a union; it puts these into a location as if they were keys.
 _UNION_MEMBER = re.compile(r"^(str|int|float|bool|none|constrained-.*|.*\[.*\]|TrackerUse)$")
-_FIRST_KEY: dict[type[BaseModel], str] = {NamedPart: "name", SourceUse: "use", RewardUse: "use"}
+_FIRST_KEY: dict[type[BaseModel], str] = {SourceUse: "use", RewardUse: "use"}
 
 _MOST_SHOWN_CHARS = 60
 
@@ -28,7 +29,7 @@ _WAYS_OUT = {
     "data.train": "name at least one prompt source, as in [{use: jsonl, path: problems.jsonl}]",
     "rewards": "name at least one reward, as in [{use: exact_answer}]",
     "tracking.*": "write names, with options as in [jsonl, {name: wandb, project: NAME}]",
-    "curriculum.gates": "write a list, as in [{name: informative}]; [] admits all groups",
+    "curriculum.gates": "write a list, as in [informative]; [] admits all groups",
     "curriculum.quotas": "write {SOURCE: SHARE}, as in {gsm8k: 0.7}",
     "curriculum.quotas.*": "a share is above 0 and at most 1; to draw nothing from a source take "
     "it out of data.train, to let it share what the others leave give it no quota",
@@ -158,7 +159,7 @@ def _way_out(place: Location) -> str:
     homes = [home for home in _homes(Recipe, key) if home != ".".join(map(str, place))]
     if homes:
         return f"; {key!r} is written as {' or '.join(homes)}"
-    return nearest(key, _model_at(place[:-1]).model_fields)
+    return trl_hint(key) or nearest(key, _model_at(place[:-1]).model_fields)
 
 
 def _homes(model: type[BaseModel], key: str) -> Iterator[str]:

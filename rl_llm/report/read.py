@@ -52,7 +52,7 @@ class Sample:
 
     `prompt` holds `(role, content)` pairs; a plain prompt is one pair with an empty role.
     `advantage` and `belief` (the mean pass rate believed before the step) are None for held-out
-    problems.
+    problems, `advantage` also with a critic.
     """
 
     split: str

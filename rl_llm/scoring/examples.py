@@ -1,11 +1,11 @@
 """The `EXAMPLES` of a reward: what it should give, beside the code that gives it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rl_llm.errors import PluginError
+from rl_llm.errors import PluginError, nearest
 from rl_llm.plugins import Plugin, check_options
 from rl_llm.records import Completion, Group, Problem, content_key
 from rl_llm.scoring.reward import Outcome, Reward, call_reward
@@ -31,14 +31,15 @@ class Example:
 
 
 def read_examples(plugin: Plugin) -> list[Example]:
-    """Return the `EXAMPLES` of a reward's module.
+    """Return the `EXAMPLES` of a reward's module: a list for all its rewards, or a mapping from the
+    name of each to its own.
 
     Each is `(completion, answer, expected)` or `(inputs, expected)`, where `inputs` is a mapping of
     inputs, columns and options by name. Raises `PluginError` for anything else.
     """
-    found = getattr(plugin.module, "EXAMPLES", [])
+    place, found = place_of_examples(plugin)
     examples = []
-    for index, item in enumerate(found):
+    for index, item in enumerate(found or ()):
         match item:
             case (str(completion), str(answer), expected):
                 inputs: Mapping[str, Any] = {"completion": completion, "answer": answer}
@@ -46,11 +47,32 @@ def read_examples(plugin: Plugin) -> list[Example]:
                 pass
             case _:
                 raise PluginError(
-                    f"{plugin.origin}: EXAMPLES[{index}] is {item!r}; write it as (completion, "
+                    f"{plugin.origin}: {place}[{index}] is {item!r}; write it as (completion, "
                     "answer, expected) or as ({'completion': ..., 'token_count': ...}, expected)"
                 )
         examples.append(Example(inputs=inputs, expected=expected))
     return examples
+
+
+def place_of_examples(plugin: Plugin) -> tuple[str, Sequence[Any] | None]:
+    """Return what the examples of a reward are called in its file, and those; None without any.
+
+    Raises `PluginError` where the file has examples for what it does not define.
+    """
+    found = getattr(plugin.module, "EXAMPLES", None)
+    if not isinstance(found, Mapping):
+        return "EXAMPLES", found
+    for name in found:
+        if not callable(getattr(plugin.module, str(name), None)):
+            defined = [
+                key for key, value in vars(plugin.module).items() if inspect.isroutine(value)
+            ]
+            raise PluginError(
+                f"{plugin.origin}: EXAMPLES has the key {name!r}, and the file defines no function "
+                f"of that name{nearest(str(name), defined)}"
+            )
+    own = [name for name in (plugin.name, getattr(plugin.target, "__name__", "")) if name in found]
+    return (f"EXAMPLES[{own[0]!r}]", found[own[0]]) if own else ("EXAMPLES", None)
 
 
 def run_example(plugin: Plugin, example: Example) -> Outcome | list[Outcome]:

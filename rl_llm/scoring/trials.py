@@ -11,7 +11,7 @@ from rl_llm.config import RewardUse
 from rl_llm.errors import PluginError
 from rl_llm.plugins import Plugin
 from rl_llm.records import Group
-from rl_llm.scoring.examples import Example, bind_example, read_examples
+from rl_llm.scoring.examples import Example, bind_example, place_of_examples, read_examples
 from rl_llm.scoring.pool import WorkerPool
 from rl_llm.scoring.reward import Failure, Outcome, Reward
 from rl_llm.scoring.rubric import absolute_reference, prepare
@@ -118,8 +118,9 @@ def try_reward(plugin: Plugin, use: RewardUse) -> Report:
     the data; and what its `before_run` raises.
     """
     examples = read_examples(plugin)
+    place, _ = place_of_examples(plugin)
     example_cases = [
-        _case(plugin, use, example, name=f"EXAMPLES[{index}]", has_expected=True)
+        _case(plugin, use, example, name=f"{place}[{index}]", has_expected=True)
         for index, example in enumerate(examples)
     ]
     odd_cases = list(_odd_cases(plugin, use, examples))

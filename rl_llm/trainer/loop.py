@@ -200,7 +200,8 @@ class Trainer:
         )
         samples = training_samples(
             harvest.admitted,
-            advantages_PG.tolist(),
+            # With a critic, every token has an advantage of its own.
+            advantages_PG.tolist() if parts.algorithm.critic is None else None,
             step=step,
             beliefs=harvest.beliefs,
             dropped=harvest.dropped,

@@ -26,18 +26,25 @@ def evaluation_samples(scored: Sequence[ScoredGroup], *, step: int) -> list[dict
 
 def training_samples(
     groups: Sequence[ScoredGroup],
-    advantages: Sequence[Sequence[float]],
+    advantages: Sequence[Sequence[float]] | None,
     *,
     step: int,
     beliefs: Mapping[str, float | None],
     dropped: Sequence[ScoredGroup] = (),
 ) -> list[dict[str, Any]]:
     """Return whole groups, each completion with its advantage and the belief about its problem;
-    where there are few, `dropped` ones fill up, from which nothing is learnt."""
+    where there are few, `dropped` ones fill up, from which nothing is learnt.
+
+    Without `advantages`, as with a critic, no completion has one.
+    """
     rows = []
-    learnt = zip(groups, advantages, strict=True)
-    unlearnt = ((group, [0.0] * len(group.scores)) for group in dropped)
-    for group, own in [*learnt, *unlearnt][:MAX_TRAIN_GROUPS]:
+    shown: list[tuple[ScoredGroup, Sequence[float | None]]]
+    if advantages is None:
+        shown = [(group, [None] * len(group.scores)) for group in (*groups, *dropped)]
+    else:
+        shown = list(zip(groups, advantages, strict=True))
+        shown += [(group, [0.0] * len(group.scores)) for group in dropped]
+    for group, own in shown[:MAX_TRAIN_GROUPS]:
         belief = beliefs[group.group.problem.key]
         for row, advantage in zip(_rows(group, split="train", step=step), own, strict=False):
             rows.append(row | {"advantage": advantage, "belief": belief})

@@ -132,6 +132,16 @@ def test_of_each_group_the_best_and_the_worst_completion_are_shown():
     assert "+0.50" in printed and "-0.50" in printed
 
 
+def test_with_a_critic_the_table_has_no_advantages():
+    out = io.StringIO()
+    row = {"split": "train", "step": 3, "key": "k", "prompt": "4+9=", "text": "good", "total": 1.0}
+    ConsoleWatcher(Console(file=out, width=150), total_steps=8, first_step=0).sampled(
+        [row | {"advantage": None}]
+    )
+    printed = out.getvalue()
+    assert "reward" in printed and "1.00" in printed and "advantage" not in printed
+
+
 def test_the_table_goes_without_the_number_of_completions_where_rows_have_none():
     row = {"step": 0, "eval/pass_rate": 0.4, "eval/pass_rate_se": 0.1, "eval/completions_masked": 3}
     out = io.StringIO()

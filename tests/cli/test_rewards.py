@@ -249,3 +249,70 @@ def test_a_line_of_the_file_ends_where_json_lines_end(score, separator):
     code, printed, _ = score(source, [row, row])
     assert code == 0
     assert [json.loads(line)["score"] for line in printed.split("\n") if line] == [3.0, 3.0]
+
+
+SEVERAL = """
+EXAMPLES = {
+    "r": [("7", "7", 1.0), ("8", "7", 0.0)],
+    "short": [({"token_count": 9, "limit": 20}, 1.0)],
+}
+
+def r(completion, answer):
+    return float(completion == answer)
+
+def short(token_count, *, limit):
+    return float(token_count < limit)
+
+def bare(completion):
+    return 0.0
+"""
+
+
+@pytest.fixture
+def check_several(tmp_path, capsys):
+    def run(source, name):
+        file = tmp_path / "several.py"
+        file.write_text(source, encoding="utf-8")
+        code = main(["rewards", "check", f"{file}:{name}"])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "examples"), [("r", 2), ("short", 1)])
+def test_each_reward_of_a_file_may_have_examples_of_its_own(check_several, name, examples):
+    code, printed, _ = check_several(SEVERAL, name)
+    assert code == 0, printed
+    assert f"examples: {examples} of {examples} as expected" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "said"),
+    [
+        (("", ""), "bare", "fault: there are no EXAMPLES of 'bare'; write some"),
+        (("9,", "99,"), "short", "fault: EXAMPLES['short'][0] gives 0.0 where 1.0 is expected"),
+        (('"short":', '"shrt":'), "r", "key 'shrt', and the file defines no function of that name"),
+        (('"7", 1.0)', '"7")'), "r", "EXAMPLES['r'][0] is ('7', '7'); write it as"),
+    ],
+)
+def test_examples_by_name_are_called_by_it(check_several, change, name, said):
+    code, printed, error = check_several(SEVERAL.replace(*change, 1), name)
+    assert code and said in printed + error
+
+
+@pytest.mark.parametrize("examples", ["", 'EXAMPLES = [("7", "7", 1.0)]\n'])
+def test_an_option_that_is_missing_is_written_as_on_the_command_line(check, examples):
+    source = "def r(completion, answer, *, tol: float): return 1.0\n"
+    code, _, error = check(examples + source)
+    assert code == 2
+    assert "r.tol: required, and missing; write tol=... behind the other arguments, or" in error
+    code, printed, _ = check('EXAMPLES = [("7", "7", 1.0)]\n' + source, "tol=1")
+    assert code == 0, printed
+
+
+def test_score_says_how_an_option_is_given_too(tmp_path, capsys):
+    file, data = tmp_path / "r.py", tmp_path / "data.jsonl"
+    file.write_text("def r(completion, *, tol: float): return 1.0\n", encoding="utf-8")
+    data.write_text('{"completion": "7"}\n', encoding="utf-8")
+    assert main(["rewards", "score", f"{file}:r", str(data)]) == 2
+    assert "r.tol: required, and missing; write tol=... behind" in capsys.readouterr().err

@@ -43,10 +43,26 @@ def test_the_json_schema_refuses_what_an_editor_should_underline(schema, wrong):
         jsonschema.validate(SMALLEST | wrong, schema)
 
 
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"algorithm": "ppo"},
+        {"algorithm": {"name": "grpo", "clip_high": 0.2}},
+        {"curriculum": {"sampler": "uniform", "gates": ["informative", {"name": "range"}]}},
+        {"kl": {"controller": "target"}, "rollout": {"correction": "tis"}},
+    ],
+)
+def test_the_json_schema_accepts_a_part_by_its_name_alone(schema, right):
+    jsonschema.validate(SMALLEST | right, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(SMALLEST | {"algorithm": 3}, schema)
+
+
 def test_every_key_of_the_schema_explains_itself():
     schema = Recipe.model_json_schema()
     for name, section in {"Recipe": schema, **schema["$defs"]}.items():
-        for key, field in section["properties"].items():
+        (inner,) = [each for each in section.get("anyOf", [section]) if "properties" in each]
+        for key, field in inner["properties"].items():
             assert "description" in field or "$ref" in field, f"{name}.{key}"
 
 

@@ -56,6 +56,21 @@ def test_a_section_may_be_merged_into_another(recipe_file):
     assert "'<<' stands twice" in message_of(recipe_file(SMALLEST + twice))
 
 
+def test_a_part_without_options_may_be_its_name_alone(recipe_file):
+    short = ["algorithm=ppo", "curriculum.sampler=uniform", "curriculum.gates=[informative]"]
+    long = [
+        "algorithm={name: ppo}",
+        "curriculum.sampler={name: uniform}",
+        "curriculum.gates=[{name: informative}]",
+    ]
+    others = ["kl.controller=constant", "rollout.correction=tis"]
+    recipe = load_recipe(recipe_file(), [*short, *others])
+    assert recipe == load_recipe(recipe_file(), [*long, "rollout.correction={name: tis}"])
+    assert recipe.model_dump()["algorithm"] == {"name": "ppo"}
+    message = message_of(recipe_file(SMALLEST + "algorithm: ppo\n"), "algorithm.gamma=0.9")
+    assert "algorithm holds 'ppo', which has no 'gamma'; set algorithm as a whole" in message
+
+
 def test_sections_that_lie_too_deep_are_an_error_that_names_the_file(recipe_file):
     message = message_of(recipe_file("{a: " * 3000))
     assert message.endswith("recipe.yaml: its sections lie too deep in each other to be read")
@@ -86,6 +101,14 @@ FAULTS = {
     "group_size=8": "group_size: unknown key; 'group_size' is written as rollout.group_size",
     "rollout.every=8": "rollout.every: unknown key; 'every' is written as eval.every or "
     "checkpoint.every",
+    # names of TRL
+    "num_generations=8": "num_generations: unknown key; 'num_generations', known from TRL, is "
+    "written as rollout.group_size",
+    "rollout.top_p=0.9": "rollout.top_p: unknown key; 'top_p', known from TRL, has no counterpart "
+    "here; leave it out",
+    "kl.beta=0.04": "kl.beta: unknown key; 'beta', known from TRL, is written as "
+    "kl.controller.beta",
+    "seed=3": "seed: unknown key; 'seed' is written as run.seed",
     # wrong types and values
     "run.steps=0": "run.steps=0: input should be greater than 0",
     "run.steps=ten": "run.steps='ten': input should be a valid integer",
@@ -108,12 +131,10 @@ FAULTS = {
     "lora=": "lora: empty; leave the key out for its defaults, or put keys under it",
     "data=": "data: empty; it needs train",
     "lora=16": "lora=16: a section is needed here, with keys among rank, alpha, targets",
-    "algorithm=grpo": "algorithm='grpo': write it as {name: grpo}",
+    "algorithm=3": "algorithm=3: a section is needed here, with keys among name",
     "rewards=[exact_answer]": "rewards.0='exact_answer': write it as {use: exact_answer}",
     "kl.controller.min=0": "kl.controller.name: required, and missing; add `name: ...` under "
     "kl.controller",
-    "curriculum.gates=[informative]": "curriculum.gates.0='informative': write it as {name: "
-    "informative}",
     "curriculum.gates=[{name:informative}]": "curriculum.gates.0.name: required, and missing; "
     "'name:informative' needs a space behind its colon",
     "data.train=[]": "data.train=[]: list should have at least 1 item after validation, not 0; "
@@ -127,7 +148,7 @@ FAULTS = {
     "'name': 'range'}: input should be a valid list; in brackets it is one: [{name: range, low: "
     "0.2}]",
     "curriculum.gates=informative": "curriculum.gates='informative': input should be "
-    "a valid list; write a list, as in [{name: informative}]; [] admits all groups",
+    "a valid list; write a list, as in [informative]; [] admits all groups",
     "tracking=jsonl": "tracking='jsonl': input should be a valid list; in brackets "
     "it is one: [jsonl]",
     "curriculum.prerequisites=in_order": "curriculum.prerequisites='in_order': input "

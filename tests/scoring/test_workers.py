@@ -207,7 +207,7 @@ def test_what_a_reward_prints_is_not_the_runs(build, make_group, capfd):
     ("breaks", "said"),
     [
         ("os._exit(1)", "ended its process with exit code 1"),
-        ("raise ImportError('no')", "r.py cannot be loaded: ImportError: no"),
+        ("raise ImportError('no')", "r.py cannot be loaded: line 3: ImportError: no"),
     ],
 )
 def test_a_file_that_loads_in_no_worker_ends_the_run_with_the_reason(

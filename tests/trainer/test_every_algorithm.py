@@ -1,5 +1,6 @@
 """Every algorithm through the loop with a real model: what it learns from, and what it leaves."""
 
+import json
 import math
 
 import pytest
@@ -138,3 +139,12 @@ def test_a_critic_whose_advice_is_worse_than_none_is_told_of(train, monkeypatch)
     rows, _ = train("ppo", "run.steps=6", "algorithm.critic_lr=0.5")
     assert sum(row["critic/explained_variance"] < 0 for row in rows) >= 4
     assert sum("explained variance has been below 0" in message for message in heard) == 1
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_samples_give_a_completion_one_advantage_only_without_a_critic(train, tmp_path, name):
+    train(name, "run.steps=1")
+    lines = (tmp_path / name / "completions").glob("*.jsonl")
+    rows = [json.loads(line) for file in lines for line in file.read_text().splitlines()]
+    given = [row["advantage"] for row in rows if row["split"] == "train"]
+    assert given and {each is None for each in given} == {name == "ppo"}

@@ -34,3 +34,10 @@ def test_where_a_step_learnt_from_few_groups_dropped_ones_fill_up():
         *[("c", 0.0), ("c", 0.0)],
     ]
     assert [key for key, _ in kept("abcde", "f")] == list("aabbccdd")
+
+
+def test_with_a_critic_no_completion_has_an_advantage():
+    rows = training_samples(
+        [group("a")], None, step=3, beliefs={"a": 0.5, "b": 0.5}, dropped=[group("b")]
+    )
+    assert [(row["key"], row["advantage"]) for row in rows] == [(key, None) for key in "aabb"]
