@@ -69,7 +69,7 @@ def train(
         if resume_from is not None:
             interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
         recipe, choice = settle_engine_together(recipe, ranks)
-        print_lines(console, [choice.line])
+        print_lines(console, [choice.line, ranks.line])
         model = load_model(recipe, ranks)
         with warnings_heard(ranks.speaks):
             data = load_data(recipe, model.encoder)

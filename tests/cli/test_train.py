@@ -21,7 +21,7 @@ def next_commands(printed):
 def test_outside_a_terminal_a_run_prints_plain_lines_and_ends_with_a_table(finished):
     printed = (finished / "printed.txt").read_text(encoding="utf-8")
     assert "\x1b" not in printed
-    assert "data.train: 60 problems\n  arithmetic level 3: 20\n" in printed
+    assert "\nprocesses: 1 (cpu)\ndata.train: 60 problems\n  arithmetic level 3: 20\n" in printed
     assert "held-out pass rate after step 0: 0.583 +- 0.149 (12 problems, " in printed
     steps = [line for line in printed.splitlines() if line.startswith("step ")]
     assert [line.split()[1] for line in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
