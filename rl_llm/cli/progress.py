@@ -20,6 +20,8 @@ from rl_llm.trainer import Evaluation
 Row = dict[str, Any]
 
 SECONDS_BETWEEN_LINES = 30.0  # Of a tally, where there is no bar.
+SLOW_SCORING_S = 5.0
+"""Scoring that takes longer, and more than half of a step, is named beside it."""
 _SHOWN_GROUPS = 2
 _SHOWN_CHARACTERS = 160
 
@@ -256,6 +258,8 @@ def _summary(row: Row) -> str:
         figures.append(f"updates left out {row['kl/updates_left_out']}")
     if row["train/completions_masked"] > 0:
         figures.append(f"not scored {row['train/completions_masked']}")
+    if row["time/score_s"] > max(SLOW_SCORING_S, row["step_s"] / 2):
+        figures.append(f"scoring {row['time/score_s']:.1f} s")
     if row["optim/lr"] == 0:
         figures.append("critic alone")
     if "critic/explained_variance" in row:

@@ -5,12 +5,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from rl_llm import __version__
-from rl_llm.cli.failure import EXIT_RUN_FAILED
+from rl_llm.cli.failure import EXIT_RUN_FAILED, failure_of
 from rl_llm.cli.inputs import Model
 from rl_llm.config import Recipe, dump_yaml
 from rl_llm.errors import ConfigError, InputError, StorageError
@@ -79,6 +79,19 @@ def where_it_goes_on(folder: RunFolder) -> str:
     return f"run the same command again: it goes on from {last}, the last good checkpoint"
 
 
+@contextmanager
+def failure_kept(parts: Parts) -> Iterator[None]:
+    """Keep what is said of an error in the run's folder, where rank 0 meets one; a signal is
+    none, nor is output that nobody reads."""
+    try:
+        yield
+    except Exception as error:
+        if parts.ranks.is_main and not isinstance(error, BrokenPipeError):
+            with suppress(StorageError):  # Such as the full disk that is the error.
+                write_text(parts.folder.failure, f"{failure_of(error).text}\n")
+        raise
+
+
 def prepare(parts: Parts, source: Path, *, command: str) -> None:
     """Keep the recipe as written and as run, and the command, in the run's folder.
 
@@ -90,6 +103,7 @@ def prepare(parts: Parts, source: Path, *, command: str) -> None:
     with writing(folder.path):
         # The final adapter of an earlier, shorter run is final no longer; its checkpoint has it.
         discard(folder.adapter)
+        folder.failure.unlink(missing_ok=True)
         for later in folder.past(parts.counters.step):
             discard(later) if later.is_dir() else later.unlink()
     if source.resolve() not in (written.resolve(), folder.resolved.resolve()):

@@ -19,7 +19,7 @@ from rl_llm.cli.outcome import show_outcome
 from rl_llm.cli.parts import algorithm_notes, build_parts, check_warmup
 from rl_llm.cli.progress import PatientConsole, SilentWatcher, print_lines
 from rl_llm.cli.pushing import Pushing, PushingWatcher, check_hub, hub_lines
-from rl_llm.cli.run_files import locked, prepare, where_it_goes_on, write_results
+from rl_llm.cli.run_files import failure_kept, locked, prepare, where_it_goes_on, write_results
 from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.cli.tracking import Tracking, check_tracking
 from rl_llm.config import Recipe, load_recipe
@@ -71,7 +71,7 @@ def train(
             interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
         check_named(recipe)
         recipe, choice = settle_engine_together(recipe, ranks)
-        print_lines(console, [choice.line])
+        print_lines(console, [choice.line, ranks.line])
         model = load_model(recipe, ranks)
         with warnings_heard(ranks.speaks):
             data = load_data(recipe, model.encoder)
@@ -124,7 +124,8 @@ def _go_on(
         if parts.ranks.is_main:
             started.tracking.catch_up()
         return 0
-    return _run(parts, model, console, interrupt, started)
+    with failure_kept(parts):
+        return _run(parts, model, console, interrupt, started)
 
 
 def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> None:

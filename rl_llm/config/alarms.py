@@ -4,14 +4,16 @@ from typing import Literal
 
 from rl_llm.config.base import Section
 
-AlarmName = Literal["reward", "overfit", "length", "truncation", "one_answer", "duplicates"]
+AlarmName = Literal[
+    "reward", "overfit", "collapse", "length", "truncation", "one_answer", "duplicates"
+]
 
 
 class AlarmsSection(Section):
     """What looks wrong in a run's own numbers is said while it goes on."""
 
     watch: list[AlarmName] = [
-        *("reward", "overfit"),
+        *("reward", "overfit", "collapse"),
         *("length", "truncation"),
         *("one_answer", "duplicates"),
     ]

@@ -8,7 +8,7 @@ from rl_llm.curriculum.compose import (
     build_sampler,
     build_scheduler,
 )
-from rl_llm.curriculum.dry import dry_message
+from rl_llm.curriculum.dry import Solved, dry_message, solved_of
 from rl_llm.curriculum.gates import Gate, Informative, counted_scores
 from rl_llm.curriculum.pool import Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers import SAMPLERS, Posterior, Sampler, Uniform
@@ -27,6 +27,7 @@ __all__ = [
     "Rollouts",
     "Sampler",
     "Scheduler",
+    "Solved",
     "StateDict",
     "Uniform",
     "build_gates",
@@ -35,4 +36,5 @@ __all__ = [
     "counted_scores",
     "dry_message",
     "informative_probability",
+    "solved_of",
 ]

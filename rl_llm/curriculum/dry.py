@@ -1,6 +1,7 @@
 """What to say when a step found nothing to learn from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from rl_llm.curriculum.gates import counted_scores
@@ -14,10 +15,40 @@ _WHAT_FOLLOWS = {
 }
 
 
-def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy, is_again: bool = False) -> str:
+BY_CHANCE = 1e-3
+"""What would happen by chance in fewer steps than this share did not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """What a step solved: of `groups` with a working reward, `solved` had a correct completion."""
+
+    groups: int
+    solved: int
+    pass_rate: float
+
+
+def solved_of(scored: Sequence[ScoredGroup]) -> Solved:
+    """Count what a step solved; its pass rate is 0 where no reward worked."""
+    counted = [found for group in scored if (found := counted_scores(group))]
+    correct = [score.correct for scores in counted for score in scores]
+    return Solved(
+        groups=len(counted),
+        solved=sum(any(score.correct for score in scores) for scores in counted),
+        pass_rate=sum(correct) / max(len(correct), 1),
+    )
+
+
+def dry_message(
+    scored: Sequence[ScoredGroup],
+    *,
+    when_dry: Policy,
+    is_again: bool = False,
+    before: Solved | None = None,
+) -> str:
     """Return one message about the groups of a step, none of which passed the gates: what was seen,
     likely causes, and what follows; with `is_again`, behind another such step, what was seen
-    alone."""
+    alone. `before` is what the step before solved, if there was one."""
     if not scored:
         return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
@@ -34,8 +65,27 @@ def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy, is_again: bo
     if is_again:
         return seen
     return (
-        f"{seen}: {_describe_totals(scored)}. Likely{_likely_causes(scored, kinds, num_mixed)}. "
+        f"{seen}: {_describe_totals(scored)}. {_describe_fall(scored, before) or 'Likely'}"
+        f"{_likely_causes(scored, kinds, num_mixed)}. "
         f"{_WHAT_FOLLOWS[when_dry]}"
+    )
+
+
+def _describe_fall(scored: Sequence[ScoredGroup], before: Solved | None) -> str:
+    """Say that nothing is solved any more; empty where it was not before, or where chance may have
+    drawn none of the problems that can be solved.
+
+    Of `before` two groups more are taken to have been in vain, since few of them say little.
+    """
+    now = solved_of(scored)
+    if before is None or now.solved:
+        return ""
+    in_vain = 1 - before.solved / (before.groups + 2)
+    if in_vain**now.groups >= BY_CHANCE:
+        return ""
+    return (
+        f"The pass rate fell from {before.pass_rate:.2f} in the step before to 0: an update "
+        "has likely broken the policy, so lower optim.lr. Else"
     )
 
 

@@ -64,6 +64,12 @@ class Ranks:
         return int(self._state.num_processes)
 
     @property
+    def line(self) -> str:
+        """How many there are, what they talk over and where they train, for a person."""
+        over = f"{self._state.backend}, " if self.num_ranks > 1 else ""
+        return f"processes: {self.num_ranks} ({over}{self.device.type})"
+
+    @property
     def is_main(self) -> bool:
         """True on rank 0, which alone writes files and prints."""
         return self.rank == 0

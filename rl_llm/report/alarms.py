@@ -13,6 +13,7 @@ _LONGEST_NAME = 80
 _MEANINGS = {
     "reward": "this reward rose on held-out problems, and their pass rate did not",
     "overfit": "the pass rate of training problems rose, and that of held-out ones fell",
+    "collapse": "the held-out pass rate fell far below the best before",
     "length": "completions grew by half or more within some steps",
     "truncation": "more completions were cut at the limit",
     "one_answer": "most completions gave the same answer to different problems",

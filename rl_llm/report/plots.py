@@ -78,7 +78,7 @@ def held_out_pass_rate(run: RunRecord) -> str:
             panel.trace("standard error", GREY, error.steps, error.values, dotted=False)
         for index in {0, len(values) - 1}:
             annotate(panel, mean.steps[index], values[index])
-        mark_steps(panel, raised_at(run, "reward", "overfit"), "alarm")
+        mark_steps(panel, raised_at(run, "reward", "overfit", "collapse"), "alarm")
         percent_axis(panel, "held-out pass rate", full=True)
         step_axis(panel)
         legend_above(panel)

@@ -11,6 +11,8 @@ from rl_llm.report.read import METRICS_FILE, RECIPE_FILE, RunRecord, read_starte
 from rl_llm.report.summary import PassRate, held_out
 from rl_llm.run_lock import holder
 
+State = Literal["finished", "running", "failed", "stopped"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -18,7 +20,7 @@ class RunSummary:
     pass rates, and `at` is when it last wrote a row of metrics."""
 
     name: str
-    state: Literal["finished", "running", "stopped"]
+    state: State
     step: int
     steps: int
     model: str
@@ -72,8 +74,11 @@ def _steps(run: RunRecord, run_dir: Path) -> int:
     return steps
 
 
-def _state(run_dir: Path) -> Literal["finished", "running", "stopped"]:
-    """Say whether a process trains there, else whether the final adapter is written."""
+def _state(run_dir: Path) -> State:
+    """Say whether a process trains there, else whether the final adapter is written, else whether
+    an error is kept."""
     if holder(run_dir) is not None:
         return "running"
-    return "finished" if (run_dir / "adapter").is_dir() else "stopped"
+    if (run_dir / "adapter").is_dir():
+        return "finished"
+    return "failed" if (run_dir / "failure.txt").is_file() else "stopped"

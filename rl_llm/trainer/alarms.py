@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rl_llm.config import Recipe
-from rl_llm.trainer.held_out_alarms import Overfit, SideReward
+from rl_llm.trainer.held_out_alarms import Collapse, Overfit, SideReward
 from rl_llm.trainer.rollout_alarms import Duplicates, Length, OneAnswer, Truncation
 
 Row = Mapping[str, Any]
@@ -70,6 +70,7 @@ def build_alarms(recipe: Recipe, *, side_rewards: Collection[str]) -> Alarms:
     build: Mapping[str, Callable[[], Alarm]] = {
         "reward": lambda: SideReward(side_rewards, samples_per_problem=samples),
         "overfit": lambda: Overfit(samples_per_problem=samples),
+        "collapse": lambda: Collapse(side_rewards, samples_per_problem=samples),
         "length": Length,
         "truncation": lambda: Truncation(problems_per_step=rollout.problems_per_step),
         "one_answer": lambda: OneAnswer(problems_per_step=rollout.problems_per_step),

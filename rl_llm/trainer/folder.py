@@ -64,6 +64,11 @@ class RunFolder:
         """The recipe as run, with every default."""
         return self.path / "resolved.yaml"
 
+    @property
+    def failure(self) -> Path:
+        """What was said of the error that ended the run; absent while it goes on, or went well."""
+        return self.path / "failure.txt"
+
     def samples(self, step: int) -> Path:
         """Return the file of sample completions of a step."""
         return self.path / "completions" / f"step-{step:06d}.jsonl"

@@ -1,9 +1,11 @@
-"""Alarms over evaluations: what is rewarded, or trained on, and the held-out pass rate part ways.
+"""Alarms over evaluations: what is rewarded, or trained on, and the held-out pass rate part ways;
+or the latter collapses.
 
-Both compare the last two evaluations with an earlier one, so that one evaluation off alone raises
-nothing. The earlier one is any whose own mean was the highest so far: what only wins back what it
-had does not rise. Changes are counted in standard errors of the difference, as if both evaluations
-were independent: they are of the same problems with the same randomness, so real noise is less.
+Where two things part, the last two evaluations are compared with an earlier one, so that one
+evaluation off alone raises nothing. The earlier one is any whose own mean was the highest so far:
+what only wins back what it had does not rise. Changes are counted in standard errors of the
+difference, as if both evaluations were independent: they are of the same problems with the same
+randomness, so real noise is less.
 """
 
 import math
@@ -20,6 +22,10 @@ SURE = 3.0
 LEAST_EFFECT = 0.5
 """Where the held-out pass rate did not fall, a side reward counts from half a standard deviation
 between problems: of many problems what hardly matters is sure, too."""
+COLLAPSED = 4.0
+"""So many standard errors below the best of few evaluations is a collapse, if it is by a third."""
+KEPT = 2 / 3
+"""What keeps this share of the best pass rate has not collapsed."""
 FLAT = 1.0
 """What has not risen by so many has not risen."""
 LEAST_PROBLEMS = 8
@@ -136,6 +142,56 @@ class Overfit:
                     "does not carry over: add problems, lower optim.lr or raise beta"
                 )
         return None
+
+
+class Collapse:
+    """Raised where the held-out pass rate lies below `KEPT` of the best before, by more standard
+    errors than noise alone brings about: `COLLAPSED`, and more behind many evaluations.
+
+    The best of k evaluations is the luckiest of them, so the square of what is asked for grows by
+    2 ln k. The standard error is that of two evaluations of one policy: their difference itself
+    counts as spread between problems, so that few problems of which by chance all were solved, or
+    none, do not have an error of 0.
+    """
+
+    def __init__(self, side_rewards: Collection[str], *, samples_per_problem: int) -> None:
+        """`side_rewards`, those off channel `correctness`, are named as a likely cause."""
+        self._side_rewards = tuple(side_rewards)
+        self._samples_per_problem = samples_per_problem
+        self._best: Evaluated | None = None
+        self._num_before = 0
+
+    def __call__(self, row: Row) -> dict[str, str | None]:
+        """Judge an evaluated row."""
+        now = _evaluated(row, self._samples_per_problem)
+        if now is None:
+            return {}
+        why = None
+        if self._best is not None and self._has_collapsed(self._best, now):
+            why = (
+                f"the held-out pass rate fell from {self._best.held_out} at step "
+                f"{self._best.step}, the best so far, to {now.held_out} at step {now.step}. "
+                f"Likely: {', or '.join(self._causes(row))}"
+            )
+        if self._best is None or now.held_out.mean > self._best.held_out.mean:
+            self._best = now
+        self._num_before += 1
+        return {"collapse": why}
+
+    def _has_collapsed(self, best: Evaluated, now: Evaluated) -> bool:
+        fall = best.held_out.mean - now.held_out.mean
+        between = (fall / 2) ** 2 * (1 / best.num_problems + 1 / now.num_problems)
+        variance = best.held_out.error**2 + now.held_out.error**2 + between
+        least = COLLAPSED**2 + 2 * math.log(self._num_before)
+        return now.held_out.mean < KEPT * best.held_out.mean and fall**2 > least * variance
+
+    def _causes(self, row: Row) -> Iterator[str]:
+        yield "optim.lr is too high (lower it)"
+        if self._side_rewards:
+            named = ", ".join(map(repr, self._side_rewards))
+            yield f"a side reward pays for something else ({named}: lower its weight, or only_if)"
+        if row.get("kl/beta") == 0:
+            yield "nothing holds the policy near the start (kl/beta is 0: set a beta under kl)"
 
 
 def _evaluated(row: Row, samples_per_problem: int) -> Evaluated | None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rl_llm.config import Recipe
-from rl_llm.curriculum import dry_message
 from rl_llm.errors import EngineLost, RunError, StorageError
 from rl_llm.kl import KLFacts
 from rl_llm.policy import (
@@ -291,8 +290,7 @@ class Trainer:
         harvest, messages = report.harvest, list(report.messages)
         when_dry = self._parts.recipe.curriculum.refill.when_dry
         if not harvest.admitted:
-            is_again = self._remarks.was_dry
-            dry = dry_message(harvest.scored, when_dry=when_dry, is_again=is_again)
+            dry = self._remarks.of_dry(harvest)
             if when_dry == "stop":
                 self._why_ended = dry
             else:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
+from rl_llm.curriculum import Solved, dry_message, solved_of
 from rl_llm.policy import UpdateFacts
 from rl_llm.trainer.critic_hint import CriticHint
 from rl_llm.trainer.generation import Harvest
@@ -23,6 +24,7 @@ class Remarks:
         self._said_short = False
         self.was_dry = False
         """Whether the last harvest had nothing to learn from."""
+        self._before: Solved | None = None
 
     def of_start(self, row: Mapping[str, Any]) -> Iterator[str]:
         """Yield what is to be said of the row from before the first step."""
@@ -34,9 +36,19 @@ class Remarks:
                 "reaches it too"
             )
 
+    def of_dry(self, harvest: Harvest) -> str:
+        """Return what is to be said of a harvest without anything to learn from."""
+        return dry_message(
+            harvest.scored,
+            when_dry=self._recipe.curriculum.refill.when_dry,
+            is_again=self.was_dry,
+            before=self._before,
+        )
+
     def of_harvest(self, harvest: Harvest) -> list[str]:
         """Return what is to be said of responses that are too short for the critic's lambda."""
         self.was_dry = not harvest.admitted
+        self._before = solved_of(harvest.scored)
         rules = self._critic_rules
         lengths = [len(c.token_ids) for group in harvest.scored for c in group.group.completions]
         if rules is None or not lengths or self._said_short:

@@ -24,6 +24,7 @@ ROW = {
     "kl/old_nats_per_token": 0.0,
     "kl/updates_left_out": 0,
     "optim/lr": 1e-3,
+    "time/score_s": 0.2,
     "rollout/tokens_per_s": 15432.0,
 }
 
@@ -61,6 +62,17 @@ def test_completions_that_could_not_be_scored_are_counted_beside_the_step():
     assert "  KL 0.0456  not scored 14  15,432" in shown(
         terminal=False, row=ROW | {"train/completions_masked": 14}
     )
+
+
+@pytest.mark.parametrize(
+    ("step_s", "score_s", "is_told"),
+    [(31.8, 29.1, True), (60.0, 29.1, False), (5.0, 4.9, False), (10.2, 5.1, False)],
+)
+def test_a_step_that_waits_for_its_rewards_more_than_for_the_rest_says_so(step_s, score_s, is_told):
+    row = ROW | {"train/completions_masked": 80, "step_s": step_s, "time/score_s": score_s}
+    line = shown(terminal=False, row=row)
+    assert (f"  not scored 80  scoring {score_s} s  15,432 tokens/s" in line) == is_told
+    assert ("scoring" in line) == is_told
 
 
 def test_an_evaluation_says_how_many_completions_could_not_be_scored():

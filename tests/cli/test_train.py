@@ -1,3 +1,4 @@
+import json
 import shlex
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def next_commands(printed):
 def test_outside_a_terminal_a_run_prints_plain_lines_and_ends_with_a_table(finished):
     printed = (finished / "printed.txt").read_text(encoding="utf-8")
     assert "\x1b" not in printed
-    assert "data.train: 60 problems\n  arithmetic level 3: 20\n" in printed
+    assert "\nprocesses: 1 (cpu)\ndata.train: 60 problems\n  arithmetic level 3: 20\n" in printed
     assert "held-out pass rate after step 0: 0.583 +- 0.149 (12 problems, " in printed
     steps = [line for line in printed.splitlines() if line.startswith("step ")]
     assert [line.split()[1] for line in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
@@ -96,6 +97,25 @@ def test_a_step_that_teaches_nothing_can_end_the_run_with_1(small, capsys, read_
     assert read_metrics("runs/small")[-1]["train/groups_admitted"] == 0
     assert len(Path("runs/small/draws.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     assert Path("runs/small/checkpoints/step-000001").is_dir()
+
+
+def test_a_run_that_ended_with_an_error_has_failed_until_it_goes_on(small, capsys):
+    command = ["train", str(small), *SOLVED, "curriculum.refill.when_dry=stop"]
+
+    def state():
+        assert main(["runs", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)[0]["state"]
+
+    assert main(command) == 1
+    assert Path("runs/small/failure.txt").read_text(encoding="utf-8") == capsys.readouterr().err
+    assert state() == "failed"
+    assert main(["train", str(small), *SOLVED, "run.steps=0"]) == 2
+    capsys.readouterr()
+    assert state() == "failed"
+    assert main(command) == 0
+    capsys.readouterr()
+    assert state() == "finished"
+    assert not Path("runs/small/failure.txt").exists()
 
 
 def test_resume_never_starts_a_run_in_a_new_folder(small):

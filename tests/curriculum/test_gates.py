@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from rl_llm.curriculum import Informative, dry_message
+from rl_llm.curriculum import Informative, Solved, dry_message, solved_of
 
 
 @pytest.fixture
@@ -60,6 +60,35 @@ def test_a_dry_step_behind_a_dry_one_is_told_of_in_a_line(group):
         "again nothing to learn from in 1 groups (1 all wrong, 0 all correct, 0 without a working "
         "reward)"
     )
+
+
+def test_the_dry_message_says_that_the_pass_rate_fell_where_the_step_before_solved_much(group):
+    before = solved_of([group([1, 1, 1, 0])] * 8 + [group([1, 1], failed=[0, 1])])
+    assert before == Solved(groups=8, solved=8, pass_rate=0.75)
+    told = dry_message([group([0, 0])] * 8, when_dry="continue", before=before)
+    assert (
+        "rewards constant at 0. The pass rate fell from 0.75 in the step before to 0: an update "
+        "has likely broken the policy, so lower optim.lr. Else: the problems are too "
+        "hard for the model, or" in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("solved", "groups", "now", "is_told"),
+    # (1 - 7 / 14)^12 is .0002 and (1 - 5 / 14)^12 is .005; (1 - 4 / 6)^4 is .012.
+    [(7, 12, 12, True), (5, 12, 12, False), (0, 12, 99, False), (4, 4, 4, False), (6, 6, 6, True)],
+)
+def test_what_chance_may_have_drawn_is_no_fall(group, solved, groups, now, is_told):
+    before = Solved(groups=groups, solved=solved, pass_rate=solved / groups)
+    told = dry_message([group([0, 0])] * now, when_dry="continue", before=before)
+    assert ("lower optim.lr" in told) == is_told
+    assert ("Likely: the problems are too hard" in told) != is_told
+
+
+def test_where_all_is_solved_or_no_reward_works_nothing_is_said_of_a_fall(group):
+    before = Solved(groups=12, solved=12, pass_rate=0.9)
+    for groups in ([group([1, 1])] * 12, [group([0, 0], failed=[0, 1])] * 12):
+        assert "fell" not in dry_message(groups, when_dry="continue", before=before)
 
 
 def test_the_dry_message_tells_a_mastered_pool_from_a_broken_reward(group):

@@ -71,8 +71,8 @@ def test_a_run_that_learns_raises_none(tmp_path, monkeypatch, repository, capsys
     rows = read_metrics("runs/healthy")
     assert rows[-1]["eval/pass_rate"] > rows[0]["eval/pass_rate"] + 0.1
     assert {key for row in rows for key in row if key.startswith("alarms/")} == {
-        *("alarms/reward/answer_tags", "alarms/overfit", "alarms/length"),
-        *("alarms/truncation", "alarms/one_answer", "alarms/duplicates"),
+        *("alarms/reward/answer_tags", "alarms/overfit", "alarms/collapse"),
+        *("alarms/length", "alarms/truncation", "alarms/one_answer", "alarms/duplicates"),
     }
     assert standing(rows) == set()
     assert not any(line.startswith("alarm") for line in capsys.readouterr().out.splitlines())

@@ -76,6 +76,7 @@ def test_two_processes_write_one_row_a_step_and_take_the_same_first_step(
 
 def test_two_processes_say_everything_once(launch, tmp_path):
     printed = launch(tmp_path).stdout
+    assert printed.count("processes: 2 (gloo, cpu)\n") == 1
     assert printed.count("data.train: 60 problems") == 1
     assert printed.count("step 3/3") == 1
     assert printed.count("next:") == 1

@@ -22,6 +22,14 @@ def test_a_stopped_a_running_and_a_finished_run_are_told_apart(make_run, rows):
     assert summarise(folder).state == "finished"
 
 
+def test_a_run_that_an_error_ended_has_failed_until_it_goes_on(make_run, rows):
+    folder = make_run(rows[:11])
+    (folder / "failure.txt").write_text("error: losses are not finite\n")
+    assert summarise(folder).state == "failed"
+    with hold(folder, on_loss=pytest.fail):
+        assert summarise(folder).state == "running"
+
+
 def test_a_run_shows_its_steps_its_recipe_and_its_first_and_last_pass_rate(make_run, rows):
     found = summarise(make_run(rows[:11]))  # Steps 0 to 10, evaluated at 0, 4 and 8.
     assert (found.name, found.step, found.steps) == ("partial", 10, 16)

@@ -8,7 +8,7 @@ import pytest
 
 from rl_llm.config import load_recipe
 from rl_llm.trainer.alarms import Alarms, build_alarms
-from rl_llm.trainer.held_out_alarms import Measured, Overfit, SideReward, errors_between
+from rl_llm.trainer.held_out_alarms import Collapse, Measured, Overfit, SideReward, errors_between
 from rl_llm.trainer.rollout_alarms import Duplicates, Length, OneAnswer, Truncation
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -164,6 +164,64 @@ class TestOverfit:
         assert overfit(*rows) == [12]
         # The spread of three steps is no standard error.
         assert overfit(*[row for row in rows if row["step"] % 4 != 1]) == []
+
+
+class TestCollapse:
+    def rates(self, *rates, problems=72, every=4, side=()):
+        """Judge evaluations of problems that are each solved or not, once each."""
+        rows = [
+            evaluated(every * n, (p, (p * (1 - p) / (problems - 1)) ** 0.5), problems=problems)
+            for n, p in enumerate(rates)
+        ]
+        return judged(Collapse(side, samples_per_problem=1), rows)
+
+    def test_a_fall_from_the_best_is_told_at_the_first_evaluation_that_shows_it(self):
+        # .373 over the root of .0587^2 + .0476^2 + .1865^2 / 36 is 4.55; root(16 + 2 ln 3) is 4.27.
+        curve = (0.45, 0.53, 0.574, 0.201, 0.009, 0.0)
+        assert self.rates(*curve) == [12, 16, 20]
+        assert self.rates(*curve, problems=700) == [12, 16, 20]
+
+    def test_it_clears_once_two_thirds_are_back(self):
+        assert self.rates(0.6, 0.1, 0.39, 0.41, problems=700) == [4, 8]
+
+    def test_what_keeps_two_thirds_has_not_collapsed_however_sure_the_fall(self):
+        assert self.rates(0.6, 0.41, problems=7000) == []
+        assert self.rates(0.6, 0.39, problems=7000) == [4]
+
+    def test_of_eight_problems_all_and_then_none_say_too_little(self):
+        # 1 over the root of .25 * 2 / 8 is 4, and of 2 / 12 of it 4.9.
+        assert self.rates(1.0, 0.0, problems=8) == []
+        assert self.rates(1.0, 0.0, problems=12) == [4]
+
+    def test_a_policy_that_learns_nothing_does_not_fall_from_nothing(self):
+        assert self.rates(0.0, 0.0, 0.0, problems=700) == []
+        assert self.rates(0.01, 0.0, 0.004, problems=700) == []
+
+    @pytest.mark.parametrize("problems", [8, 12, 32, 100, 400])
+    @pytest.mark.parametrize("pass_rate", [0.05, 0.3, 0.5, 0.8])
+    def test_noise_alone_does_not_raise_it(self, problems, pass_rate):
+        """30 runs of 40 evaluations each, independent of one another."""
+        rng = np.random.default_rng(problems)
+        for _ in range(30):
+            solved = rng.binomial(problems, pass_rate, size=40) / problems
+            assert self.rates(*solved, problems=problems) == []
+
+    def test_the_message_names_the_rates_the_steps_and_what_is_likely(self):
+        alarm = Collapse(["tags"], samples_per_problem=1)
+        alarm(evaluated(8, (0.574, 0.06)))
+        why = alarm(evaluated(12, (0.201, 0.04), **{"kl/beta": 0.0}))["collapse"]
+        assert why == (
+            "the held-out pass rate fell from 0.574 +- 0.060 at step 8, the best so far, to 0.201 "
+            "+- 0.040 at step 12. Likely: optim.lr is too high (lower it), or a side reward pays "
+            "for something else ('tags': lower its weight, or only_if), or nothing holds the "
+            "policy near the start (kl/beta is 0: set a beta under kl)"
+        )
+
+    def test_only_what_the_run_has_is_named_as_a_cause(self):
+        alarm = Collapse([], samples_per_problem=1)
+        alarm(evaluated(8, (0.574, 0.06)))
+        why = alarm(evaluated(12, (0.201, 0.04), **{"kl/beta": 0.01}))["collapse"]
+        assert why.endswith("at step 12. Likely: optim.lr is too high (lower it)")
 
 
 def lengths(*means, levels=("a/level=1",), start=1):
@@ -341,6 +399,7 @@ def test_alarms_that_recall_the_rows_before_go_on_as_if_they_had_seen_them(cut):
     rows[3] |= evaluated(4, (0.1, 0.02), (0.2, 0.02))
     rows[7] |= evaluated(8, (0.1, 0.02), (0.9, 0.02))
     rows[11] |= evaluated(12, (0.1, 0.02), (0.9, 0.02))
+    rows[13] |= evaluated(14, (0.0, 0.0), (0.9, 0.02), problems=700)
 
     def fresh():
         return build_alarms(recipe, side_rewards=["tags"])
@@ -348,7 +407,8 @@ def test_alarms_that_recall_the_rows_before_go_on_as_if_they_had_seen_them(cut):
     whole, resumed = fresh(), fresh()
     found = [whole(row) for row in rows]
     assert {key for each in found for key, value in each.keys.items() if value} == {
-        *("alarms/reward/tags", "alarms/length", "alarms/truncation", "alarms/duplicates")
+        *("alarms/reward/tags", "alarms/collapse", "alarms/length"),
+        *("alarms/truncation", "alarms/duplicates"),
     }
     as_read = [{k: None if v != v else v for k, v in row.items()} for row in rows[:cut]]
     resumed.recall(as_read)
@@ -357,7 +417,7 @@ def test_alarms_that_recall_the_rows_before_go_on_as_if_they_had_seen_them(cut):
 
 def test_only_the_alarms_that_a_recipe_names_are_on():
     row = evaluated(0, (0.1, 0.02), (0.2, 0.02), **{"train/truncated_share": 0.0})
-    every = {"reward/tags", "truncation", "duplicates"}
+    every = {"reward/tags", "collapse", "truncation", "duplicates"}
     for watch, names in (("[]", set()), ("[reward]", {"reward/tags"}), (None, every)):
         overrides = [] if watch is None else [f"alarms.watch={watch}"]
         alarms = build_alarms(load_recipe(QUICKSTART, overrides), side_rewards=["tags"])
