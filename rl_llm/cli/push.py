@@ -91,7 +91,7 @@ def _files(source: Source, place: Place, scratch: Path) -> dict[str, str]:
         _save_tokenizer(source, made)
     if place.is_merged:
         _merge(source, made)
-    own = {} if place.is_merged else source.files()
+    own = {} if place.is_merged else source.files(scratch)
     files = {file.name: str(file) for file in made.iterdir()}
     recipe = source.write_recipe(scratch)
     return {**own, **files, recipe.name: str(recipe), card.name: str(card)}

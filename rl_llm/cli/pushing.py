@@ -153,7 +153,7 @@ class Pushing:
         card = self._scratch / "README.md"
         card.write_text(source.card(Place(repo_id=self._hub.repo_id)), encoding="utf-8")
         recipe = source.write_recipe(self._scratch)
-        files = {**source.files(), recipe.name: str(recipe), card.name: str(card)}
+        files = {**source.files(self._scratch), recipe.name: str(recipe), card.name: str(card)}
         self._pusher.add(
             Push(
                 name="the final adapter",

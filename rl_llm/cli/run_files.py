@@ -15,6 +15,7 @@ from rl_llm.cli.inputs import Model
 from rl_llm.config import Recipe, dump_yaml
 from rl_llm.errors import ConfigError, InputError, StorageError
 from rl_llm.hub import Place, write_card
+from rl_llm.hub.base_place import pin_base
 from rl_llm.hub.source import command_line, read_command
 from rl_llm.policy import Ranks
 from rl_llm.report import write_report
@@ -130,6 +131,7 @@ def write_results(parts: Parts, model: Model) -> None:
         with writing(folder.adapter):
             shutil.rmtree(aside, ignore_errors=True)
             parts.policy.save_adapter(aside)
+            pin_base(aside, parts.recipe.model.path)
             model.tokenizer.save_pretrained(str(aside))
             write_card(
                 aside,

@@ -8,11 +8,11 @@ from pathlib import Path
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import InputError
 from rl_llm.hub.access import redact
+from rl_llm.hub.base_place import CONFIG, has_pinned_base, write_unpinned
 from rl_llm.hub.card import Place, placed, render_card
 from rl_llm.trainer import RunFolder, read_rows
 from rl_llm.trainer.shelf import newest_whole, step_of
 
-_WEIGHTS = "adapter_config.json"
 _COMMAND = "# command: "
 _STEP = re.compile(r"step-\d+")
 _MADE_ANEW = ("README.md", "resolved.yaml")
@@ -52,11 +52,15 @@ class Source:
         rows = [row for row in read_rows(self.run.metrics) if row["step"] <= last]
         return render_card(self.recipe(), rows, command=read_command(self.run), place=place)
 
-    def files(self) -> Mapping[str, str]:
+    def files(self, scratch: Path) -> Mapping[str, str]:
         """Return the files of the adapter by their path in a repository; the card is for `card`,
-        the recipe for `write_recipe`, and hidden files are for nobody."""
+        the recipe for `write_recipe`, and hidden files are for nobody. A config that names the base
+        by a path of this machine is written into `scratch` as the recipe names it."""
         found = [file for file in self.adapter.iterdir() if file.is_file() and file.name[0] != "."]
-        return {file.name: str(file) for file in found if file.name not in _MADE_ANEW}
+        files = {file.name: str(file) for file in found if file.name not in _MADE_ANEW}
+        if self.step is None and has_pinned_base(self.adapter):
+            files[CONFIG] = str(write_unpinned(self.adapter, self.recipe().model.path, scratch))
+        return files
 
     def write_recipe(self, folder: Path) -> Path:
         """Write the recipe as run, which may lie beside the adapter, into a folder, without any
@@ -101,13 +105,13 @@ def _part_of_a_run(target: Path) -> Source | None:
     run = RunFolder(place.parent.parent)
     is_named_so = place.parent.name in _INSIDE and _STEP.fullmatch(place.name) is not None
     inside = target / "adapter" if (target / "adapter").is_dir() else target
-    if is_named_so and run.resolved.is_file() and (inside / _WEIGHTS).is_file():
+    if is_named_so and run.resolved.is_file() and (inside / CONFIG).is_file():
         return Source(run=run, adapter=inside, step=step_of(place))
     return None
 
 
 def _whole_run(run: RunFolder) -> Source:
-    if (run.adapter / _WEIGHTS).is_file():
+    if (run.adapter / CONFIG).is_file():
         return Source(run=run, adapter=run.adapter)
     newest, _ = newest_whole(run.checkpoints)
     if newest is None:

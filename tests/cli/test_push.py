@@ -74,6 +74,10 @@ def test_a_run_is_pushed_with_tokenizer_card_and_recipe_as_one_commit(hub, push,
         "resolved.yaml",
     }
     assert files["resolved.yaml"] == (run_dir / "resolved.yaml").read_bytes()
+    here = json.loads((run_dir / "adapter" / "adapter_config.json").read_bytes())
+    assert Path(here["base_model_name_or_path"]).is_absolute()
+    as_in_the_recipe = here | {"base_model_name_or_path": "data/models/carry-adder"}
+    assert json.loads(files["adapter_config.json"]) == as_in_the_recipe
     assert 'adapter, revision = "me/adder", "main"' in files["README.md"].decode()
     assert hub.commits["me/adder"]["main"] == [
         "initial commit",

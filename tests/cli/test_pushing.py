@@ -1,6 +1,7 @@
 """The pushes of a run, with the disk and the hub against it: nothing raises, and all is said."""
 
 import io
+import json
 import time
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class Run:
         folder = self.folder.checkpoints / f"step-{step:06d}"
         (folder / "adapter").mkdir(parents=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
-            (folder / "adapter" / name).write_text(f"{name} {step}", encoding="utf-8")
+            text = json.dumps({"base_model_name_or_path": "/here/m", "of": f"{name} {step}"})
+            (folder / "adapter" / name).write_text(text, encoding="utf-8")
         return folder
 
     @property
@@ -141,7 +143,9 @@ def test_only_what_is_asked_for_is_pushed(hub, tmp_path):
         (run.folder.adapter / ".secret").write_text("mine", encoding="utf-8")
         run.pushing.finish()
     assert hub.commits["me/adder"] == {"main": ["initial commit", "Add the final adapter of adder"]}
-    assert ".secret" not in hub.files["me/adder"]["main"]
+    files = hub.files["me/adder"]["main"]
+    assert ".secret" not in files
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "m"
 
 
 def test_of_several_processes_the_others_push_nothing_not_even_what_waits(run):

@@ -88,7 +88,7 @@ def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir, tmp
     folder = staged(50)
     source = find_source(folder)
     assert (source.run.path, source.step) == (run_dir, 50)
-    assert source.files().keys().isdisjoint({"README.md", "resolved.yaml"})
+    assert source.files(tmp_path).keys().isdisjoint({"README.md", "resolved.yaml"})
     (folder / "resolved.yaml").write_text("as then", encoding="utf-8")
     assert source.write_recipe(tmp_path).read_text(encoding="utf-8") == "as then"
 

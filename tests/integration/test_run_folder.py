@@ -4,10 +4,11 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -179,6 +180,13 @@ def greedy_texts(model, tokenizer):
         )
         texts.append(tokenizer.decode(drawn[0, ids.shape[1] :], skip_special_tokens=True))
     return texts
+
+
+def test_peft_finds_the_base_of_the_adapter_from_any_folder(run_dir, tmp_path, monkeypatch):
+    adapter = run_dir.absolute() / "adapter"
+    monkeypatch.chdir(tmp_path)
+    model = AutoPeftModelForCausalLM.from_pretrained(adapter)
+    assert Path(model.peft_config["default"].base_model_name_or_path).name == "carry-adder"
 
 
 def test_peft_loads_the_adapter_and_completes_as_the_engine_does(run_dir, repository):
