@@ -14,10 +14,16 @@ _WHAT_FOLLOWS = {
 }
 
 
-def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy, is_again: bool = False) -> str:
+def dry_message(
+    scored: Sequence[ScoredGroup],
+    *,
+    when_dry: Policy,
+    is_again: bool = False,
+    correct_at: Mapping[str, float] | None = None,
+) -> str:
     """Return one message about the groups of a step, none of which passed the gates: what was seen,
     likely causes, and what follows; with `is_again`, behind another such step, what was seen
-    alone."""
+    alone. `correct_at` is that of each reward on channel `correctness`, by name."""
     if not scored:
         return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
@@ -34,7 +40,8 @@ def dry_message(scored: Sequence[ScoredGroup], *, when_dry: Policy, is_again: bo
     if is_again:
         return seen
     return (
-        f"{seen}: {_describe_totals(scored)}. Likely{_likely_causes(scored, kinds, num_mixed)}. "
+        f"{seen}: {_describe_totals(scored)}. "
+        f"Likely{_likely_causes(scored, kinds, num_mixed, correct_at or {})}. "
         f"{_WHAT_FOLLOWS[when_dry]}"
     )
 
@@ -49,13 +56,18 @@ def _describe_totals(scored: Sequence[ScoredGroup]) -> str:
     return f"rewards from {low:g} to {high:g}"
 
 
-def _likely_causes(scored: Sequence[ScoredGroup], kinds: Mapping[str, int], num_mixed: int) -> str:
+def _likely_causes(
+    scored: Sequence[ScoredGroup],
+    kinds: Mapping[str, int],
+    num_mixed: int,
+    correct_at: Mapping[str, float],
+) -> str:
     """Name the causes of what most groups show, and of what more than half as many show."""
     most = max(kinds.values())
     if num_mixed >= most:
         return ": curriculum.gates admits less than this pool gives; widen or remove a gate"
     shown = sorted((kind for kind in kinds if 2 * kinds[kind] > most), key=lambda k: -kinds[k])
-    causes = [_cause(kind, scored) for kind in shown]
+    causes = [_cause(kind, scored, correct_at) for kind in shown]
     if "all wrong" not in shown and (cut := _describe_cut(scored)):
         causes[-1] += f" ({cut})"
     if len(shown) == 1:
@@ -64,7 +76,7 @@ def _likely_causes(scored: Sequence[ScoredGroup], kinds: Mapping[str, int], num_
     return f", {told}"
 
 
-def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
+def _cause(kind: str, scored: Sequence[ScoredGroup], correct_at: Mapping[str, float]) -> str:
     if kind == "without a working reward":
         errors = (score.error for group in scored for score in group.scores if score.error)
         return f"a broken reward ({next(errors, 'no message')})"
@@ -73,6 +85,8 @@ def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
             "what can be drawn is mastered; add harder problems, or open levels that "
             "curriculum.prerequisites keeps locked"
         )
+    if blocked := _describe_block(scored, correct_at):
+        return blocked
     cut, partly = _describe_cut(scored), _most_partly(scored)
     return (
         "the problems are too hard for the model, or the reward does not read the form in which "
@@ -84,6 +98,28 @@ def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
             else ""
         )
     )
+
+
+def _describe_block(scored: Sequence[ScoredGroup], correct_at: Mapping[str, float]) -> str:
+    """Name the reward that no completion satisfies though some satisfy all others on channel
+    `correctness`; empty where there is none."""
+    counted = [s.parts for group in scored for s in counted_scores(group)]
+    for name, least in correct_at.items():
+        others = {other: at for other, at in correct_at.items() if other != name}
+        given = [parts for parts in counted if name in parts]
+        most = max((parts[name] for parts in given), default=least)
+        kept = sum(
+            any(other in parts for other in others)
+            and all(parts[other] >= at for other, at in others.items() if other in parts)
+            for parts in given
+        )
+        if most < least and kept:
+            return (
+                f"reward {name!r} is on channel correctness and gave {most:g} at most, below its "
+                f"correct_at of {least:g}: it alone makes {kept} of {len(counted)} completions "
+                "wrong; put it on another channel, as `channel: length`, or lower its correct_at"
+            )
+    return ""
 
 
 def _most_partly(scored: Sequence[ScoredGroup]) -> float:

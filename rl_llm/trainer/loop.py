@@ -291,7 +291,14 @@ class Trainer:
         when_dry = self._parts.recipe.curriculum.refill.when_dry
         if not harvest.admitted:
             is_again = self._remarks.was_dry
-            dry = dry_message(harvest.scored, when_dry=when_dry, is_again=is_again)
+            correct_at = {
+                use.use.rpartition(":")[2]: use.correct_at
+                for use in self._parts.recipe.rewards
+                if use.channel == "correctness"
+            }
+            dry = dry_message(
+                harvest.scored, when_dry=when_dry, is_again=is_again, correct_at=correct_at
+            )
             if when_dry == "stop":
                 self._why_ended = dry
             else:
