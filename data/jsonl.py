@@ -149,7 +149,9 @@ def _refuse_empty(prompt: Prompt, row: Row, column: str) -> None:
 
 def read_answer(row: Row, column: str) -> str:
     """Return the answer of a row as text."""
-    value = _column(row, column)
+    value = _column(
+        row, column, way_out="; name the one that holds the answer, as `answer: COLUMN`"
+    )
     if value is None:
         raise DataError(f"{row.place}: column {column!r}, the answer, is null; remove the row")
     if isinstance(value, str):
@@ -306,9 +308,10 @@ def _object(row: Any, *, place: str) -> dict[str, Any]:
     return row
 
 
-def _column(row: Row, column: str) -> Any:
+def _column(row: Row, column: str, *, way_out: str = "") -> Any:
     if column not in row.columns:
-        raise DataError(f"{row.place}: there is no column {column!r}{nearest(column, row.columns)}")
+        known = nearest(column, row.columns)
+        raise DataError(f"{row.place}: there is no column {column!r}{known}{way_out}")
     return row.columns[column]
 
 

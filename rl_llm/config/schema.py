@@ -115,6 +115,11 @@ def _reward_faults(recipe: Recipe) -> Iterator[str]:
             "rewards: none is on channel 'correctness', from which pass rates and beliefs are "
             "learnt; give the reward that checks the answer `channel: correctness`"
         )
+    if recipe.rewards and all(reward.weight == 0 for reward in recipe.rewards):
+        yield (
+            "rewards: all have weight 0, so every total is 0 and there is nothing to learn; give "
+            "one of them a weight, such as `weight: 1.0` to the reward that checks the answer"
+        )
     for index, reward in enumerate(recipe.rewards):
         if reward.inline and reward.memory_gib is not None:
             yield (

@@ -45,10 +45,12 @@ def dry_message(
     when_dry: Policy,
     is_again: bool = False,
     before: Solved | None = None,
+    correct_at: Mapping[str, float] | None = None,
 ) -> str:
     """Return one message about the groups of a step, none of which passed the gates: what was seen,
     likely causes, and what follows; with `is_again`, behind another such step, what was seen
-    alone. `before` is what the step before solved, if there was one."""
+    alone. `before` is what the step before solved, if there was one; `correct_at` is that of each
+    reward on channel `correctness`, by name."""
     if not scored:
         return f"no group was scored in this step. {_WHAT_FOLLOWS[when_dry]}"
     all_counted = [counted_scores(group) for group in scored]
@@ -66,7 +68,7 @@ def dry_message(
         return seen
     return (
         f"{seen}: {_describe_totals(scored)}. {_describe_fall(scored, before) or 'Likely'}"
-        f"{_likely_causes(scored, kinds, num_mixed)}. "
+        f"{_likely_causes(scored, kinds, num_mixed, correct_at or {})}. "
         f"{_WHAT_FOLLOWS[when_dry]}"
     )
 
@@ -99,13 +101,18 @@ def _describe_totals(scored: Sequence[ScoredGroup]) -> str:
     return f"rewards from {low:g} to {high:g}"
 
 
-def _likely_causes(scored: Sequence[ScoredGroup], kinds: Mapping[str, int], num_mixed: int) -> str:
+def _likely_causes(
+    scored: Sequence[ScoredGroup],
+    kinds: Mapping[str, int],
+    num_mixed: int,
+    correct_at: Mapping[str, float],
+) -> str:
     """Name the causes of what most groups show, and of what more than half as many show."""
     most = max(kinds.values())
     if num_mixed >= most:
         return ": curriculum.gates admits less than this pool gives; widen or remove a gate"
     shown = sorted((kind for kind in kinds if 2 * kinds[kind] > most), key=lambda k: -kinds[k])
-    causes = [_cause(kind, scored) for kind in shown]
+    causes = [_cause(kind, scored, correct_at) for kind in shown]
     if "all wrong" not in shown and (cut := _describe_cut(scored)):
         causes[-1] += f" ({cut})"
     if len(shown) == 1:
@@ -114,7 +121,7 @@ def _likely_causes(scored: Sequence[ScoredGroup], kinds: Mapping[str, int], num_
     return f", {told}"
 
 
-def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
+def _cause(kind: str, scored: Sequence[ScoredGroup], correct_at: Mapping[str, float]) -> str:
     if kind == "without a working reward":
         errors = (score.error for group in scored for score in group.scores if score.error)
         return f"a broken reward ({next(errors, 'no message')})"
@@ -123,6 +130,8 @@ def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
             "what can be drawn is mastered; add harder problems, or open levels that "
             "curriculum.prerequisites keeps locked"
         )
+    if blocked := _describe_block(scored, correct_at):
+        return blocked
     wrong = [group for group in scored if _is_all_wrong(group)]
     num_cut, num_all = _count_cut(wrong)
     cut, is_mostly = _describe_cut(scored), 2 * num_cut > num_all
@@ -146,6 +155,28 @@ def _cause(kind: str, scored: Sequence[ScoredGroup]) -> str:
 def _is_all_wrong(group: ScoredGroup) -> bool:
     counted = counted_scores(group)
     return bool(counted) and not any(score.correct for score in counted)
+
+
+def _describe_block(scored: Sequence[ScoredGroup], correct_at: Mapping[str, float]) -> str:
+    """Name the reward that no completion satisfies though some satisfy all others on channel
+    `correctness`; empty where there is none."""
+    counted = [s.parts for group in scored for s in counted_scores(group)]
+    for name, least in correct_at.items():
+        others = {other: at for other, at in correct_at.items() if other != name}
+        given = [parts for parts in counted if name in parts]
+        most = max((parts[name] for parts in given), default=least)
+        kept = sum(
+            any(other in parts for other in others)
+            and all(parts[other] >= at for other, at in others.items() if other in parts)
+            for parts in given
+        )
+        if most < least and kept:
+            return (
+                f"reward {name!r} is on channel correctness and gave {most:g} at most, below its "
+                f"correct_at of {least:g}: it alone makes {kept} of {len(counted)} completions "
+                "wrong; put it on another channel, as `channel: length`, or lower its correct_at"
+            )
+    return ""
 
 
 def _most_partly(scored: Sequence[ScoredGroup]) -> float:

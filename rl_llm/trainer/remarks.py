@@ -43,6 +43,11 @@ class Remarks:
             when_dry=self._recipe.curriculum.refill.when_dry,
             is_again=self.was_dry,
             before=self._before,
+            correct_at={
+                use.use.rpartition(":")[2]: use.correct_at
+                for use in self._recipe.rewards
+                if use.channel == "correctness"
+            },
         )
 
     def of_harvest(self, harvest: Harvest) -> list[str]:

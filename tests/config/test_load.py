@@ -188,6 +188,8 @@ CONTRADICTIONS = {
     "completion: data.max_prompt_tokens=512 and rollout.max_new_tokens=256 need 768; "
     "use at least 768",
     "eval.stop_when=.5": "eval.stop_when=0.5 needs held-out problems; add a source under data.eval",
+    "rewards.0.weight=0": "rewards: all have weight 0, so every total is 0 and there is nothing to "
+    "learn; give one of them a weight, such as `weight: 1.0` to the reward that checks the answer",
     "rewards.0.channel=format": "rewards: none is on channel 'correctness', from which pass "
     "rates and beliefs are learnt; give the reward that checks the answer `channel: correctness`",
     "curriculum.defer={most_steps: 3}": "curriculum.defer.most_steps=3 with "

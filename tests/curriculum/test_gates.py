@@ -54,6 +54,26 @@ def test_the_dry_message_names_correct_at_where_rewards_fall_short_of_it(group, 
     assert ("a reward that gives 0.5 at most falls short of its correct_at" in message) == is_told
 
 
+@pytest.mark.parametrize(("right", "is_told"), [(1.0, True), (0.0, False)])
+def test_the_dry_message_names_the_reward_that_alone_keeps_answers_from_being_correct(
+    group, right, is_told
+):
+    wrong = group([0, 0])
+    parts = ({"exact": right, "budget": -0.5}, {"exact": 0.0, "budget": 0.0})
+    scores = tuple(replace(s, parts=p) for s, p in zip(wrong.scores, parts, strict=True))
+    message = dry_message(
+        [replace(wrong, scores=scores)],
+        when_dry="continue",
+        correct_at={"exact": 1.0, "budget": 1.0},
+    )
+    told = (
+        "reward 'budget' is on channel correctness and gave 0 at most, below its correct_at of 1: "
+        "it alone makes 1 of 2 completions wrong; put it on another channel, as `channel: length`"
+    )
+    assert (told in message) == is_told
+    assert ("too hard" in message) != is_told
+
+
 def test_a_dry_step_behind_a_dry_one_is_told_of_in_a_line(group):
     message = dry_message([group([0, 0])], when_dry="continue", is_again=True)
     assert message == (

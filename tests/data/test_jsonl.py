@@ -114,7 +114,11 @@ GOOD = {"prompt": "p", "answer": "a"}
             {"promt": "p", "answer": "a"},
             "line 2: there is no column 'prompt' (did you mean 'promt'?",
         ),
-        ({"prompt": "p"}, "line 2: there is no column 'answer'; known: prompt"),
+        (
+            {"prompt": "p"},
+            "line 2: there is no column 'answer'; known: prompt; name the one that holds the "
+            "answer, as `answer: COLUMN`",
+        ),
         ({"prompt": "p", "answer": None}, "line 2: column 'answer', the answer, is null"),
         ({"prompt": 5, "answer": "a"}, "line 2: column 'prompt' holds 5; a prompt is text or"),
         ({"prompt": ["hi"], "answer": "a"}, "line 2: column 'prompt' holds the turn 'hi'"),
