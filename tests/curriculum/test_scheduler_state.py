@@ -17,6 +17,7 @@ EVERYTHING = {
     "retire": {"pass_rate": 0.6, "certainty": 0.7, "review_share": 0.2},
     "defer": {"after": 1, "first_steps": 2, "most_steps": 8},
     "prerequisites": {"easy": "in_order", "hard": {2: [1]}},
+    "belief": {"max_gain": 2.0, "coupling": 5.0},
 }
 PROBE = {"completions": 2, "problems": 12}
 REFILL = {"max_rounds": 3}
