@@ -100,13 +100,14 @@ def test_a_signal_before_the_first_step_ends_at_once_says_so_and_leaves_no_folde
 
 def test_a_second_signal_stops_at_once_and_writes_nothing(train, run_dir):
     run = train(*LONG)
-    run.wait_until(lambda: num_rows(run_dir) == 2 and run.stage() == "generation")
+    run.wait_until(lambda: num_rows(run_dir) >= 2 and run.stage() == "generation")
     run.send(signal.SIGTERM)
     run.wait_until(lambda: FINISHING in run.printed)
+    rows = num_rows(run_dir)
     run.send(signal.SIGINT)
     assert run.wait() == 130
     assert run.printed.splitlines()[-1] == "SIGINT: stopping at once; the step is lost"
-    assert num_rows(run_dir) == 2
+    assert num_rows(run_dir) == rows
     assert names(run_dir / "checkpoints") == []
     assert "run.lock" not in names(run_dir)
 
