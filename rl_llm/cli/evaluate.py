@@ -15,7 +15,7 @@ from rl_llm.cli.arguments import positive, writable_file
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import load_data, load_model
 from rl_llm.cli.parts import build_evaluator
-from rl_llm.cli.progress import PatientConsole, Tally, print_lines
+from rl_llm.cli.progress import PatientConsole, print_lines, tally
 from rl_llm.cli.tables import bucket_table, unscored, with_error
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import DataError, InputError, PluginError
@@ -101,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
             if adapter is not None and not args.base:
                 print_lines(console, [f"adapter {adapter}"])
                 engine.load_weights(adapter, version=0)
-            with Tally(console, total=len(data.held_out.problems)) as tally:
+            with tally(console, total=len(data.held_out.problems)) as add:
                 # Every rank has as many to do, but for one.
                 generation = Generation(
-                    engine, data.rubric, ranks, tell=lambda group: tally.add(ranks.num_ranks)
+                    engine, data.rubric, ranks, tell=lambda group: add(ranks.num_ranks)
                 )
                 evaluation = build_evaluator(recipe, data, generation)()
             print_lines(console, generation.take_messages())

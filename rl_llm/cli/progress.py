@@ -4,7 +4,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,49 +125,31 @@ class ConsoleWatcher:
         self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-class Tally:
-    """Counts the problems of an evaluation as they are scored: a bar in a terminal, elsewhere a
-    line now and then; use it as a context manager."""
+@contextmanager
+def tally(console: Console, *, total: int) -> Iterator[Callable[[int], None]]:
+    """Count the problems of an evaluation as they are scored, `total` in all: a bar in a terminal,
+    elsewhere a line now and then. What it gives takes how many more were scored."""
+    num_done, said_at = 0, time.monotonic()
+    columns = (TextColumn("problems"), MofNCompleteColumn(), BarColumn(bar_width=20))
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=total)
 
-    def __init__(self, console: Console, *, total: int) -> None:
-        """`total` problems are what there is to do."""
-        self._console = console
-        self._total = total
-        self._num_done = 0
-        self._said_at = time.monotonic()
-        self._progress = Progress(
-            TextColumn("problems"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=total)
+        def add(num_problems: int) -> None:
+            nonlocal num_done, said_at
+            num_done = min(num_done + num_problems, total)
+            progress.update(task, completed=num_done)
+            now = time.monotonic()
+            if not console.is_terminal and now - said_at >= SECONDS_BETWEEN_LINES:
+                said_at = now
+                print_lines(console, [f"{num_done:,} of {total:,} problems"])
 
-    def __enter__(self) -> "Tally":
-        """Show the bar."""
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Take the bar away."""
-        self._progress.stop()
-
-    def add(self, num_problems: int) -> None:
-        """Count problems that were scored."""
-        self._num_done = min(self._num_done + num_problems, self._total)
-        self._progress.update(self._task, completed=self._num_done)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._said_at >= SECONDS_BETWEEN_LINES:
-            self._said_at = now
-            print_lines(self._console, [f"{self._num_done:,} of {self._total:,} problems"])
+        yield add
 
 
 class SilentWatcher:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from rl_llm.cli import progress
-from rl_llm.cli.progress import ConsoleWatcher, Tally, pass_rate_table
+from rl_llm.cli.progress import ConsoleWatcher, pass_rate_table, tally
 from rl_llm.pass_rates import PassRate
 from rl_llm.records import Score, ScoredGroup
 from rl_llm.trainer import Evaluation
@@ -163,9 +163,9 @@ def test_the_table_goes_without_the_number_of_completions_where_rows_have_none()
 
 def counted(*, terminal):
     out = io.StringIO()
-    with Tally(Console(file=out, force_terminal=terminal, width=150), total=1_200) as tally:
-        tally.add(1_000)
-        tally.add(2)
+    with tally(Console(file=out, force_terminal=terminal, width=150), total=1_200) as add:
+        add(1_000)
+        add(2)
     return out.getvalue()
 
 
