@@ -48,8 +48,8 @@ class PoolBelief:
     the maximum likelihood of a common shift, where earlier completions count as c + 1 more at the
     rate m. With `coupling`, neighbouring levels move alike, so that those which nobody sees follow,
     and what is known of them is forgotten too. All shifts of a round are found together, see
-    `find_shifts`. m starts at 1/2. Where nothing but m is known of the drawn
-    problems (e_i = m) this is the discounted mean (m (c + 1) + correct) / (n + c + 1).
+    `find_shifts`. m starts at 1/2. Where nothing but m is known of the drawn problems (e_i = m)
+    this is the discounted mean (m (c + 1) + correct) / (n + c + 1).
 
     The model learns while a problem waits, so an old belief is too hard. Each problem therefore
     remembers its bucket's logit as of its last visit; the belief of that visit moves by the drift
