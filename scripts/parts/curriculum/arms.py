@@ -65,6 +65,10 @@ ARMS: dict[str, tuple[str, ...]] = {
         "curriculum.belief={visit_decay: 0.5, bucket_decay: 0.8, max_gain: 2.0, coupling: 10.0}",
         _sampler("posterior", "kernel: headroom"),
     ),
+    "posterior-flat": (
+        "curriculum.belief={visit_decay: 0.5, bucket_decay: 0.8, max_gain: 2.0, coupling: 10.0}",
+        _sampler("posterior", "kernel: flat"),
+    ),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
 }
 _DECAY = "curriculum.belief.visit_decay=0.6"
@@ -99,6 +103,7 @@ ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
         "posterior-half",
         "posterior-refill",
         "posterior-tracked",
+        "posterior-flat",
     ),
 }
 
