@@ -5,7 +5,7 @@ python scripts/bench_curriculum.py --quick          # posterior against uniform,
 python scripts/bench_curriculum.py --table          # summarise the runs that there are
 
 Stages: `lr` tries learning rates for `uniform`, `freeze` tries all arms on seeds of its own,
-`measure` makes the runs that count, and `decays` tries beliefs that forget faster on more seeds.
+and `measure` makes the runs that count.
 Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
 the runs that are missing, seed by seed over all arms, so it goes on where an earlier one was
 stopped. What is run is in `parts/curriculum/arms.py`.
@@ -24,9 +24,6 @@ from parts.curriculum.arms import (
     ARMS_OF_TASK,
     BINS,
     BUDGET,
-    DECAYS,
-    DECAYS_BUDGET,
-    DECAYS_SEEDS,
     EVALUATE_EVERY,
     FREEZE_SEEDS,
     LEARNING_RATE,
@@ -49,7 +46,6 @@ from parts.curriculum.docs import (
 from parts.curriculum.table import (
     arm_figures,
     check_settings,
-    decays,
     learning_rates,
     rows_of,
     summarise,
@@ -67,7 +63,7 @@ from parts.shared.runs import (
 from rl_llm.errors import InputError
 
 CHILD = "parts.curriculum.run"
-STAGES = ("lr", "freeze", "measure", "decays")
+STAGES = ("lr", "freeze", "measure")
 
 RUNS = (
     ROOT / "docs" / "benchmarks" / "curriculum-runs"
@@ -117,9 +113,6 @@ def planned(given: argparse.Namespace) -> Iterator[Spec]:
     elif given.stage == "lr":
         for seed, lr in product(given.seeds or FREEZE_SEEDS, LEARNING_RATES):
             yield Spec(stage="lr", task="pool", arm="uniform", seed=seed, lr=lr)
-    elif given.stage == "decays":
-        for seed, arm in product(given.seeds or DECAYS_SEEDS, given.arms or DECAYS):
-            yield Spec(stage="decays", task="pool", arm=arm, seed=seed, budget=DECAYS_BUDGET)
     else:
         yield from _comparison(given)
 
@@ -161,11 +154,6 @@ def show(given: argparse.Namespace) -> None:
         found = learning_rates(runs)
         print(json.dumps(found, indent=1))
         merge_result({"learning_rates": found})
-        return
-    if given.stage == "decays":
-        found = decays(runs, read_result()["targets"])
-        print(json.dumps(found, indent=1))
-        merge_result({"decays": found})
         return
     tree = read_result() if given.stage == "measure" else {}
     if runs:

@@ -23,20 +23,20 @@ class BeliefSection(Section):
     prior_strength: PositiveFloat = 3.0
     """How many completions the bucket's pass rate is worth beside a problem's own."""
 
-    visit_decay: Share = 0.9
+    visit_decay: Share = 0.5
     """What remains of a problem's own evidence at its next visit."""
 
-    bucket_decay: Share = 0.9
+    bucket_decay: Share = 0.8
     """What remains of a bucket's evidence at each step that shows the bucket."""
 
     max_drift: Annotated[float, Field(ge=0, le=10)] = 2.0
     """By how many logits a belief may move with its bucket between two visits."""
 
-    max_gain: Annotated[float, Field(ge=0, le=10)] = 0.0
+    max_gain: Annotated[float, Field(ge=0, le=10)] = 2.0
     """By how many logits at most a problem is believed to rise by being learnt from, beyond its
     bucket; the run finds out by how many. 0: by none."""
 
-    coupling: NonNegativeFloat = 0.0
+    coupling: NonNegativeFloat = 10.0
     """How alike the neighbouring levels of a source move, levels that are numbers: the inverse of
     the variance of the difference, in logits, in one round. 0: each moves by itself."""
 

@@ -32,11 +32,12 @@ class Posterior:
     The score of a problem is `informative_probability` of its belief (see `PoolBelief`) times a
     kernel, raised to 1/`temperature`. A draw takes a problem with probability
     `(1 - floor) score / sum of scores + floor / N`, so none is ever given up; problems are drawn
-    without replacement by Gumbel-top-k. The kernel matches the advantage: `flat` where advantages
-    are divided by the group's standard deviation (GRPO), `variance`, the expected p(1-p), where
-    they are not (Dr. GRPO). `headroom`, the root of 1 - E[p], asks in place of either how much
-    there is left to learn. A group of one is never mixed, and only algorithms without a group's
-    baseline take it: there the score is the kernel `variance` alone.
+    without replacement by Gumbel-top-k. The kernel matches the advantage: where advantages are
+    divided by the group's standard deviation (GRPO) every mixed group moves the policy as far, and
+    `headroom`, the root of 1 - E[p], says how much the problem still has to gain; where they are
+    not (Dr. GRPO), `variance`, the expected p(1-p), is how far it moves. `flat` asks for mixed
+    groups alone. A group of one is never mixed, and only algorithms without a group's baseline take
+    it: there the score is the kernel `variance` alone.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Posterior:
                 "kernel=variance, leave it out, or take the sampler uniform"
             )
         divides = divides_by_group and group_size > 1
-        self._kernel = KERNELS[kernel or ("flat" if divides else "variance")]
+        self._kernel = KERNELS[kernel or ("headroom" if divides else "variance")]
         self._temperature = temperature
         self._floor = floor
 

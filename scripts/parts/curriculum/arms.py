@@ -20,7 +20,6 @@ LEARNING_RATE = 5e-4  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS
 BUDGET = 12_288  # Completions of a run: what `uniform` generates in 384 steps.
 EVALUATE_EVERY = 1_024  # Completions from one evaluation to the next.
 QUICK_BUDGET = 6_144
-DECAYS_BUDGET = 9_216
 POOL_SEED = 1_000  # Added to a run's seed: the training pool differs from seed to seed.
 BINS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)  # Of the histogram of pass rates.
 
@@ -59,40 +58,25 @@ ARMS: dict[str, tuple[str, ...]] = {
         *_PLAIN,
     ),
     "posterior": (),
-    "posterior-half": ("curriculum.refill={max_rounds: 12, enough: 0.5, within: bucket}",),
-    "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
-    "posterior-tracked": (
-        "curriculum.belief={visit_decay: 0.5, bucket_decay: 0.8, max_gain: 2.0, coupling: 10.0}",
-        _sampler("posterior", "kernel: headroom"),
-    ),
-    "posterior-flat": (
-        "curriculum.belief={visit_decay: 0.5, bucket_decay: 0.8, max_gain: 2.0, coupling: 10.0}",
+    "posterior-flat": (_sampler("posterior", "kernel: flat"),),
+    "posterior-untracked": (
+        "curriculum.belief={visit_decay: 0.9, bucket_decay: 0.9, max_gain: 0.0, coupling: 0.0}",
         _sampler("posterior", "kernel: flat"),
     ),
+    "posterior-half": ("curriculum.refill={max_rounds: 12, enough: 0.5, within: bucket}",),
+    "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
 }
-_DECAY = "curriculum.belief.visit_decay=0.6"
-# What the defaults of `posterior` were tried against, on the seeds for choosing settings alone.
+# What the defaults of `posterior` are tried against, on the seeds for choosing settings alone.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "posterior, temperature .125": (_sampler("posterior", "temperature: 0.125"),),
     "posterior, temperature .5": (_sampler("posterior", "temperature: 0.5"),),
-    "posterior, visit_decay .6": (_DECAY,),
-    "posterior, .125, floor .05, .6": (
-        _sampler("posterior", "temperature: 0.125, floor: 0.05"),
-        _DECAY,
-    ),
+    "posterior, decays .9": ("curriculum.belief={visit_decay: 0.9, bucket_decay: 0.9}",),
+    "posterior, no gain": ("curriculum.belief.max_gain=0.0",),
+    "posterior, no coupling": ("curriculum.belief.coupling=0.0",),
     "posterior, no retire or defer": _PLAIN,
 }
-# Beliefs that forget faster, against the defaults, on the seeds of both kinds.
-DECAYS: dict[str, tuple[str, ...]] = {
-    "posterior": (),
-    "posterior, decays .5 and .8": (
-        "curriculum.belief.visit_decay=0.5",
-        "curriculum.belief.bucket_decay=0.8",
-    ),
-}
-DECAYS_SEEDS = (*range(8), *range(100, 108))
-ALL_ARMS = ARMS | VARIANTS | DECAYS
+ALL_ARMS = ARMS | VARIANTS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
     "stream": (
@@ -100,10 +84,10 @@ ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
         "dynamic",
         "ladder",
         "posterior",
+        "posterior-flat",
+        "posterior-untracked",
         "posterior-half",
         "posterior-refill",
-        "posterior-tracked",
-        "posterior-flat",
     ),
 }
 

@@ -28,8 +28,6 @@ GOALS = (
     ("posterior vs uniform", 1.5, 1.2, 2.0),
     ("posterior vs dynamic", 1.3, 1.0, 1.6),
     ("posterior-refill vs dynamic", 1.3, 1.0, 1.6),
-    ("posterior-tracked vs uniform", 1.5, 1.2, 2.0),
-    ("posterior-tracked vs dynamic", 1.3, 1.0, 1.6),
     ("posterior vs pools", 1.0, None, None),
 )
 _GOAL_HEAD = "figure | target | lower end above | goal | found (95 %) | target met | goal met"
@@ -121,17 +119,16 @@ def _goal_lines(tree: Mapping[str, Any]) -> Iterator[str]:
                 f"{pair} | {least} | {above or '-'} | {goal or '-'} | {_interval(entry, 'ratio')} "
                 f"| {_word(met)} | {_word(entry['ratio'] >= goal) if goal else '-'}"
             )
-    for arm in ("posterior", "posterior-tracked"):
-        if own := tree["arms"]["pool"].get(arm):
-            figures = {
-                f"informative share of {arm}": own["informative_share"],
-                f"share of the oracle's gain, {arm}": own.get("oracle_gain", {}).get("share"),
-            }
-            yield from (_share_line(*figure) for figure in figures.items() if figure[1] is not None)
+    if own := tree["arms"]["pool"].get("posterior"):
+        share = own["informative_share"]
+        yield _share_line("informative share of posterior", share, f"{share:.2f}")
+        if gain := own.get("oracle_gain"):
+            found = _interval(gain, "share")
+            yield _share_line("posterior's share of the oracle's gain", gain["share"], found)
 
 
-def _share_line(name: str, share: float) -> str:
-    return f"{name} | {LEAST_SHARE} | - | - | {share:.2f} | {_word(share >= LEAST_SHARE)} | -"
+def _share_line(name: str, share: float, found: str) -> str:
+    return f"{name} | {LEAST_SHARE} | - | - | {found} | {_word(share >= LEAST_SHARE)} | -"
 
 
 def _word(is_so: bool) -> str:

@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 COLOURS = {
     "posterior": BLUE,
-    "posterior-tracked": VIOLET,
+    "posterior-refill": VIOLET,
     "dynamic": ORANGE,
     BASELINE: GREY,
     BEST: GREEN,

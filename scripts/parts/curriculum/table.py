@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from parts.curriculum.arms import MEASURED_SEEDS
 from parts.shared import runs as shared_runs
 from parts.shared.stats import (
     Floats,
@@ -32,9 +31,10 @@ BASELINE, BEST = "uniform", "oracle"
 _OTHERS = (BASELINE, "dynamic", "posterior", BEST)
 OPPONENTS = {
     "posterior": None,
+    "posterior-flat": _OTHERS,
+    "posterior-untracked": _OTHERS,
     "posterior-half": _OTHERS,
     "posterior-refill": _OTHERS,
-    "posterior-tracked": _OTHERS,
 }
 EASIER = 0.9  # Of the target: a second level, to see whether ratios hang on the first.
 
@@ -247,24 +247,6 @@ def learning_rates(runs: Sequence[Run]) -> dict[str, Row]:
         finals = [round(final(run), 5) for run in runs if run["lr"] == lr]
         found[f"{lr:g}"] = {"finals": finals, "mean": mean(finals)}
     return found
-
-
-def decays(runs: Sequence[Run], levels: Mapping[str, float]) -> dict[str, Row]:
-    """Return by seeds (all, those for choosing, those measured) how many fewer rollouts each other
-    arm needs than the defaults."""
-    rows = rows_of(runs, levels)
-    parts = {
-        "all": rows,
-        "for choosing": [row for row in rows if row["seed"] not in MEASURED_SEEDS],
-        "measured": [row for row in rows if row["seed"] in MEASURED_SEEDS],
-    }
-    others = dict.fromkeys(row["arm"] for row in rows if row["arm"] != "posterior")
-    return {
-        f"{arm}, seeds {name}": entry
-        for arm in others
-        for name, part in parts.items()
-        if (entry := _pair(part, "pool", arm, "posterior"))
-    }
 
 
 def _of_task(rows: Sequence[Row], task: str) -> list[Row]:
