@@ -32,14 +32,20 @@ CERTAIN = 1e4  # Completions that a known pass rate is worth.
 Knows = Literal["all", "drawn", "undrawn", "levels"]
 
 _PLAIN = ("curriculum.retire=null", "curriculum.defer=null")
+_GATED = ("curriculum.gates=[{name: informative}]", "curriculum.refill={max_rounds: 0}", *_PLAIN)
 ARMS: dict[str, tuple[str, ...]] = {
     "uniform": ALL_ARMS["uniform"],
     "dynamic": ALL_ARMS["dynamic"],
     "oracle": ALL_ARMS["oracle"],
+    "oracle, of the whole pool": ("curriculum.sampler={name: oracle, candidates: 1000}", *_GATED),
     "posterior": (),
-    "without a floor": ("curriculum.sampler.floor=0.0",),
+    "posterior-untracked": ALL_ARMS["posterior-untracked"],
+    "kernel `flat`": ALL_ARMS["posterior-flat"],
     "kernel `variance`": ("curriculum.sampler.kernel=variance",),
-    "buckets forget faster": ("curriculum.belief.bucket_decay=0.8",),
+    "without a floor": ("curriculum.sampler.floor=0.0",),
+    "without gain": ("curriculum.belief.max_gain=0.0",),
+    "without coupling": ("curriculum.belief.coupling=0.0",),
+    "decays of .9": ("curriculum.belief={visit_decay: 0.9, bucket_decay: 0.9}",),
     "without retirement and deferral": _PLAIN,
     "knows all pass rates": ("curriculum.sampler={name: knowing, knows: all}",),
     "knows those drawn before": ("curriculum.sampler={name: knowing, knows: drawn}",),
@@ -93,14 +99,14 @@ class _Told:
 
 
 class Oracle:
-    """The oracle of `parts/curriculum/oracle.py`: of 4 times as many problems as a step needs, take
-    those whose groups are most probably mixed."""
+    """The oracle of `parts/curriculum/oracle.py`: of `candidates` times as many problems as a step
+    needs, take those whose groups are most probably mixed."""
 
     world: ClassVar[World]
 
-    def __init__(self, *, seed: int, group_size: int) -> None:
+    def __init__(self, *, seed: int, group_size: int, candidates: int = 4) -> None:
         """Remember nothing else."""
-        self._seed, self._group_size = seed, group_size
+        self._seed, self._group_size, self._candidates = seed, group_size, candidates
 
     def plan(
         self,
@@ -114,7 +120,8 @@ class Oracle:
         rates_N = type(self).world.rates_N()
         eligible = np.arange(len(rates_N)) if exclude is None else np.flatnonzero(~exclude)
         rng = derive_rng(self._seed, "sampler", step, round)
-        chosen = rng.choice(eligible, min(4 * num_problems, len(eligible)), replace=False)
+        count = min(self._candidates * num_problems, len(eligible))
+        chosen = rng.choice(eligible, count, replace=False)
         rates = np.clip(rates_N[chosen], 1e-9, 1.0 - 1e-9)
         scores = informative_probability(
             CERTAIN * rates, CERTAIN * (1.0 - rates), group_size=self._group_size
@@ -147,7 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def lines(num_seeds: int) -> Iterator[str]:
     """Yield the table: its head, and a line an arm."""
-    yield "arm | rollouts to target | against `posterior` (95 %) | mixed, first 1,024 | first half"
+    yield (
+        "arm | rollouts to target | against `posterior` (95 %) | "
+        "mixed, first 1,024 | first half | whole run"
+    )
     seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
     curves = {arm: [simulated(arm, seed) for seed in seeds] for arm in ARMS}
     logs = {arm: np.log([crossing(curve) for curve in own]) for arm, own in curves.items()}
@@ -158,8 +168,10 @@ def lines(num_seeds: int) -> Iterator[str]:
         against = (
             "-" if arm == "posterior" or low is None else f"{ratio:.2f} ({low:.2f}-{high:.2f})"
         )
-        early, half = (np.mean([mixed(c, until) for c in own]) for until in (1024, BUDGET // 2))
-        yield f"{arm} | {np.exp(logs[arm].mean()):,.0f} | {against} | {early:.2f} | {half:.2f}"
+        shares = [np.mean([mixed(c, until) for c in own]) for until in (1024, BUDGET // 2, BUDGET)]
+        yield f"{arm} | {np.exp(logs[arm].mean()):,.0f} | {against} | " + " | ".join(
+            f"{share:.2f}" for share in shares
+        )
 
 
 def simulated(arm: str, seed: int, *, budget: int = BUDGET) -> Curve:

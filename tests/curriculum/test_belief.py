@@ -21,8 +21,9 @@ def pool_index(bucket_ids, endless=(), levels=None):
 
 def pool_belief(bucket_ids, *, endless=(), levels=None, **options):
     index = pool_index(bucket_ids, endless, levels)
-    defaults = {"prior_strength": 2.0, "visit_decay": 1.0, "bucket_decay": 1.0, "max_drift": 0.0}
-    return PoolBelief(index, **(defaults | options))
+    plain = {"prior_strength": 2.0, "visit_decay": 1.0, "bucket_decay": 1.0, "max_drift": 0.0}
+    plain |= {"max_gain": 0.0, "coupling": 0.0}
+    return PoolBelief(index, **(plain | options))
 
 
 def observe(belief, step, num_counted=8, **num_correct):

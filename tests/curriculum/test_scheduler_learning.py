@@ -169,7 +169,7 @@ def test_a_group_must_pass_every_gate(make_scheduler, make_problems, score_group
 
 def test_metrics_describe_the_whole_pool(make_scheduler, make_problems, score_group):
     problems = make_problems(3) + make_problems(1, level=2, first=3)
-    scheduler = make_scheduler(problems, belief={"prior_strength": 2.0})
+    scheduler = make_scheduler(problems, belief={"prior_strength": 2.0, "coupling": 0.0})
     empty = [0, 0, 0, 0, 0, 4, 0, 0, 0, 0]
     assert scheduler.metrics(0)["curriculum/belief_histogram"] == empty
     scheduler.plan(1)

@@ -7,14 +7,13 @@ rates of the whole pool every few steps, by the step that they came before.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from parts.curriculum.arms import Spec
 from parts.curriculum.run import Subject, subject_of
 from parts.shared.child import child_main
 from rl_llm.trainer import Trainer
-from rl_llm.trainer.draws import read_draws
 
 RATES_EVERY = 16  # Steps.
 _DIGITS = 4
@@ -35,8 +34,9 @@ def _record(fields: Mapping[str, Any]) -> Row:
 
 def record(spec: Spec, subject: Subject) -> Row:
     """Train until the budget is spent."""
-    parts, trainer = subject.parts, Trainer(subject.parts)
-    rates: dict[int, list[float]] = {}
+    draws = _Draws()
+    parts = replace(subject.parts, draw_log=draws)
+    trainer, rates = Trainer(parts), {}
     while parts.counters.completions < spec.budget:
         if parts.counters.step % RATES_EVERY == 0:
             found = subject.rates(range(len(subject.problems)))
@@ -44,10 +44,22 @@ def record(spec: Spec, subject: Subject) -> Row:
         trainer.take_one_step()
     positions = {problem.key: position for position, problem in enumerate(subject.problems)}
     groups = [
-        (draw.step, positions[draw.key], draw.num_correct, draw.num_counted)
-        for draw in read_draws(parts.folder.draws)
+        (row["step"], positions[row["key"]], row["correct"], row["counted"]) for row in draws.rows
     ]
     return {**asdict(spec), "settings": spec.settings, "groups": groups, "rates": rates}
+
+
+class _Draws:
+    """A log of scored groups that stays in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(row)
+
+    def close(self) -> None:
+        pass
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from rl_llm.errors import ConfigError
 def posterior(make_index):
     """Each (correct, wrong) is the evidence of one problem, on top of Beta(1, 1)."""
 
-    def make(*evidence, group_size=2, temperature=1.0, floor=0.0, seed=0, **options):
+    def make(*evidence, group_size=2, kernel="flat", temperature=1.0, floor=0.0, seed=0, **options):
         index = make_index(len(evidence))
         belief = PoolBelief(index, prior_strength=2.0)
         state = belief.state_dict()
@@ -23,6 +23,7 @@ def posterior(make_index):
             seed=seed,
             group_size=group_size,
             belief=belief,
+            kernel=kernel,
             temperature=temperature,
             floor=floor,
             **options,
@@ -69,17 +70,17 @@ def test_the_headroom_kernel_multiplies_by_the_root_of_what_is_left_to_learn(
     assert shares[0] == pytest.approx(hard / (hard + easy), abs=0.025)
 
 
-@pytest.mark.parametrize(("divides_by_group", "kernel"), [(True, "flat"), (False, "variance")])
+@pytest.mark.parametrize(("divides_by_group", "kernel"), [(True, "headroom"), (False, "variance")])
 def test_without_a_kernel_the_algorithm_decides(posterior, divides_by_group, kernel):
     beliefs = [(0, k) for k in range(16)]
-    named, other = (posterior(*beliefs, kernel=name) for name in ("flat", "variance"))
-    left_out = posterior(*beliefs, divides_by_group=divides_by_group)
-    plans, flat, variance = (
+    named, other = (posterior(*beliefs, kernel=name) for name in ("headroom", "variance"))
+    left_out = posterior(*beliefs, kernel=None, divides_by_group=divides_by_group)
+    plans, headroom, variance = (
         [sampler.plan(step, 4).tolist() for step in range(20)]
         for sampler in (left_out, named, other)
     )
-    assert flat != variance
-    assert plans == {"flat": flat, "variance": variance}[kernel]
+    assert headroom != variance
+    assert plans == {"headroom": headroom, "variance": variance}[kernel]
 
 
 def test_the_floor_keeps_drawing_what_is_believed_hopeless(posterior, first_draw_shares):
@@ -98,7 +99,10 @@ def test_a_very_low_temperature_takes_the_best_first(posterior):
     assert sampler.plan(0, 3).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("options", [{}, {"divides_by_group": False}, {"kernel": "variance"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel": None}, {"kernel": None, "divides_by_group": False}, {"kernel": "variance"}],
+)
 def test_with_group_size_one_the_expected_variance_alone_decides(
     posterior, first_draw_shares, options
 ):
@@ -108,7 +112,7 @@ def test_with_group_size_one_the_expected_variance_alone_decides(
 
 
 def test_with_group_size_one_the_explanation_speaks_of_the_expected_variance(posterior):
-    sampler = posterior((0, 0), (0, 8), group_size=1)
+    sampler = posterior((0, 0), (0, 8), group_size=1, kernel=None)
     said = sampler.explain(0, exclude=np.zeros(2, bool))
     assert said == (
         "the expected p(1-p) of its pass rate is 0.167; the first of the step's draws takes it "
