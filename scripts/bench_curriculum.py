@@ -20,7 +20,7 @@ from itertools import product
 from typing import Any
 
 from parts.curriculum.arms import (
-    ALL_ARMS,
+    ARMS,
     ARMS_OF_TASK,
     BINS,
     BUDGET,
@@ -32,7 +32,6 @@ from parts.curriculum.arms import (
     QUICK_BUDGET,
     ROOT,
     TASKS,
-    VARIANTS,
     Spec,
 )
 from parts.curriculum.docs import (
@@ -98,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--stage", choices=STAGES, default="measure")
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
-    parser.add_argument("--arms", choices=list(ALL_ARMS), nargs="+", help="(default: the task's)")
+    parser.add_argument("--arms", choices=list(ARMS), nargs="+", help="(default: the task's)")
     parser.add_argument("--quick", action="store_true", help="one short pair; nothing is kept")
     parser.add_argument("--check-oracle", action="store_true", help="compare it with sampling")
     add_run_options(parser, runs=RUNS)
@@ -121,8 +120,7 @@ def _comparison(given: argparse.Namespace) -> Iterator[Spec]:
     tasks = list(TASKS) if given.task == "all" else [given.task]
     seeds = given.seeds or (MEASURED_SEEDS if given.stage == "measure" else FREEZE_SEEDS)
     for task in tasks:
-        arms = [*ARMS_OF_TASK[task], *(VARIANTS if given.stage == "freeze" else ())]
-        arms = [arm for arm in arms if not given.arms or arm in given.arms]
+        arms = [arm for arm in ARMS_OF_TASK[task] if not given.arms or arm in given.arms]
         for seed, arm in product(seeds, arms):
             yield Spec(stage=given.stage, task=task, arm=arm, seed=seed)
 
@@ -177,7 +175,7 @@ def show(given: argparse.Namespace) -> None:
 
 def summary_of(runs: Sequence[Mapping[str, Any]]) -> Tree:
     """Return everything that follows from the runs of one stage."""
-    order = {arm: place for place, arm in enumerate(ALL_ARMS)}
+    order = {arm: place for place, arm in enumerate(ARMS)}
     ordered = sorted(runs, key=lambda run: (run["task"], order[run["arm"]], run["seed"]))
     levels = targets(ordered)
     rows = rows_of(ordered, levels)

@@ -16,7 +16,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from parts.curriculum.arms import ALL_ARMS, BUDGET, RECIPE
+from parts.curriculum.arms import ARMS as BENCHED
+from parts.curriculum.arms import BUDGET, RECIPE
 from parts.curriculum.sums import Curve, SumsLearner, World, play, pool_of, skills_of
 from parts.shared.docs import DOCUMENT, table, write_between
 from parts.shared.stats import estimate
@@ -34,18 +35,18 @@ Knows = Literal["all", "drawn", "undrawn", "levels"]
 _PLAIN = ("curriculum.retire=null", "curriculum.defer=null")
 _GATED = ("curriculum.gates=[{name: informative}]", "curriculum.refill={max_rounds: 0}", *_PLAIN)
 ARMS: dict[str, tuple[str, ...]] = {
-    "uniform": ALL_ARMS["uniform"],
-    "dynamic": ALL_ARMS["dynamic"],
-    "oracle": ALL_ARMS["oracle"],
+    "uniform": BENCHED["uniform"],
+    "dynamic": BENCHED["dynamic"],
+    "oracle": BENCHED["oracle"],
     "oracle, of the whole pool": ("curriculum.sampler={name: oracle, candidates: 1000}", *_GATED),
     "posterior": (),
-    "posterior-untracked": ALL_ARMS["posterior-untracked"],
-    "kernel `flat`": ALL_ARMS["posterior-flat"],
+    "posterior-untracked": BENCHED["posterior-untracked"],
+    "kernel `flat`": BENCHED["posterior-flat"],
     "kernel `variance`": ("curriculum.sampler.kernel=variance",),
     "without a floor": ("curriculum.sampler.floor=0.0",),
     "without gain": ("curriculum.belief.max_gain=0.0",),
     "without coupling": ("curriculum.belief.coupling=0.0",),
-    "decays of .9": ("curriculum.belief={visit_decay: 0.9, bucket_decay: 0.9}",),
+    "problems forget slower": ("curriculum.belief.visit_decay=0.9",),
     "without retirement and deferral": _PLAIN,
     "knows all pass rates": ("curriculum.sampler={name: knowing, knows: all}",),
     "knows those drawn before": ("curriculum.sampler={name: knowing, knows: drawn}",),

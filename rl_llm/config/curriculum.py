@@ -26,7 +26,7 @@ class BeliefSection(Section):
     visit_decay: Share = 0.5
     """What remains of a problem's own evidence at its next visit."""
 
-    bucket_decay: Share = 0.8
+    bucket_decay: Share = 0.9
     """What remains of a bucket's evidence at each step that shows the bucket."""
 
     max_drift: Annotated[float, Field(ge=0, le=10)] = 2.0

@@ -78,7 +78,7 @@ class PoolBelief:
         group_size: int = 8,
         prior_strength: float = 3.0,
         visit_decay: float = 0.5,
-        bucket_decay: float = 0.8,
+        bucket_decay: float = 0.9,
         max_drift: float = 2.0,
         max_gain: float = 2.0,
         coupling: float = 10.0,

@@ -4,6 +4,7 @@ Legend: K buckets, R problems of one round.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,7 +43,9 @@ class Shifts:
 class Neighbours:
     """Which buckets move alike: levels of one source that are numbers, each with the next higher.
 
-    In a round the difference of their shifts has the prior N(0, 1 / coupling).
+    In a round the difference of their moves has the prior N(0, 1 / coupling). The shift of a bucket
+    that a round shows is its move and what was not known of it before, so the difference of two
+    shifts varies by that much more, see `loosened`.
     """
 
     def __init__(self, index: PoolIndex, *, coupling: float) -> None:
@@ -59,6 +62,13 @@ class Neighbours:
     def __bool__(self) -> bool:
         """Say whether any bucket has a neighbour."""
         return bool(self._coupling.any())
+
+    def loosened(self, variance_K: Floats) -> "Neighbours":
+        """Return these neighbours where shifts vary by `variance_K` beside their moves."""
+        apart = variance_K[self._order_K[:-1]] + variance_K[self._order_K[1:]]
+        found = copy(self)
+        found._coupling = self._coupling / (1.0 + self._coupling * apart)
+        return found
 
     def pull(self, shift_K: Floats) -> Floats:
         """Return how strongly the prior pulls the shifts (K) towards those of their neighbours: the
@@ -136,10 +146,14 @@ def find_shifts(
 
     Problem i of bucket k is believed at `seen.logits` and moved to that + d_k, and where it was
     `learnt` from since + g too. `known` (K) is what buckets have shown before, which moves by d
-    alone; d has the prior of `neighbours`, and g has N(0, 1 / information). The logarithm of the
-    posterior is concave; Newton's method finds its top, with the d eliminated from each step.
+    alone; d has the prior of `neighbours`, loosened by what is not known of the buckets that the
+    round shows, and g has N(0, 1 / information). The logarithm of the posterior is concave;
+    Newton's method finds its top, with the d eliminated from each step.
     """
     num_K = len(known.logits)
+    known_rates = 1.0 / (1.0 + np.exp(-known.logits))
+    shown_K = np.bincount(bucket_ids, minlength=num_K) > 0
+    neighbours = neighbours.loosened(shown_K / (known.counted * known_rates * (1.0 - known_rates)))
     logits = np.concatenate([seen.logits, known.logits])
     counted = np.concatenate([seen.counted, known.counted])
     correct = np.concatenate([seen.correct, known.correct])

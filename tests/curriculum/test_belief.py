@@ -415,6 +415,20 @@ def test_a_level_that_nobody_sees_follows_its_neighbours_if_they_are_coupled():
     assert coupled[[0, 2]] == pytest.approx(alone[[0, 2]], abs=0.07)
 
 
+def test_levels_that_nothing_is_known_of_are_not_bound_to_each_other():
+    """All right in one level and all wrong in the next: both are believed nearly as if alone."""
+    alone, coupled = (pool_belief([0, 1], coupling=coupling) for coupling in (0.0, 10.0))
+    for belief in (alone, coupled):
+        observe(belief, 0, p0=8, p1=0)
+    assert coupled.bucket_rates() == pytest.approx(alone.bucket_rates(), abs=0.06)
+    # Once much is known of both, they move together: one more failure of one lowers the other.
+    for step in range(1, 20):
+        observe(coupled, step, p0=8, p1=0)
+    before = coupled.bucket_rates()[0]
+    observe(coupled, 20, p1=0)
+    assert coupled.bucket_rates()[0] < before
+
+
 def test_levels_that_are_names_are_no_neighbours():
     named = level_left_behind(coupling=10.0, levels=("easy", "hard", "harder"))
     assert named == pytest.approx(level_left_behind())

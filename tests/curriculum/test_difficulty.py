@@ -73,15 +73,15 @@ class Simulated:
 
 
 @pytest.mark.parametrize("slope", [-1.5, -0.7, 0.0, 0.8])
-def test_the_slope_is_recovered_within_a_quarter_after_2000_completions(slope):
-    assert Simulated(slope).learn(10).slopes.slope_K[0] == pytest.approx(slope, abs=0.25)
+def test_the_slope_is_recovered_within_a_fifth_after_2000_completions(slope):
+    assert Simulated(slope).learn(10).slopes.slope_K[0] == pytest.approx(slope, abs=0.2)
 
 
 def test_a_slope_of_zero_stays_near_zero_over_a_long_run():
     simulated = Simulated(0.0)
     for _ in range(5):
         simulated.learn(20)
-        assert abs(simulated.slopes.slope_K[0]) < 0.2
+        assert abs(simulated.slopes.slope_K[0]) < 0.15
 
 
 def test_problems_that_were_never_drawn_are_believed_closer_to_the_truth():

@@ -144,8 +144,8 @@ def num_opened(*, rate, strength, num_runs=400, num_problems=50):
 
 
 def test_problems_that_differ_in_rate_seldom_open_a_level_whose_parent_is_not_solved():
-    """Taken for independent, completions open it in INDEP runs."""
-    assert num_opened(rate=0.3, strength=3.0) < 72
+    """Taken for independent, completions open it in 91 and in 273 of the 400 runs."""
+    assert num_opened(rate=0.3, strength=3.0) < 68
     assert num_opened(rate=0.4, strength=3.0) < 170
     assert num_opened(rate=0.7, strength=3.0) == 400
 

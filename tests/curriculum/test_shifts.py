@@ -20,6 +20,9 @@ KNOWN = Seen(
     correct=np.array([9.0, 1.0, 5.0, 30.0]) / (1 + np.exp(-np.array([0.3, 1.5, -3.0, -0.4]))),
 )
 INFORMATION = 8.0
+# Of a bucket that the round shows, the inverse of c m (1 - m): how little was known of it. Bucket 2
+# is not shown.
+VARIANCE = [1 / (9 * 0.24446), 1 / 0.14915, 0.0, 1 / (30 * 0.24026)]
 
 
 def neighbours(*, coupling, sources="aaab", levels=(3, 1, 2, 4)):
@@ -38,7 +41,8 @@ def log_posterior(found, pairs, coupling):
     shift_K, gain = found[:4], found[4]
     total = -0.5 * INFORMATION * gain**2
     for low, high in pairs:
-        total -= 0.5 * coupling * (shift_K[low] - shift_K[high]) ** 2
+        apart = 1 / coupling + VARIANCE[low] + VARIANCE[high]
+        total -= 0.5 * (shift_K[low] - shift_K[high]) ** 2 / apart
     moved = [
         (SEEN, SEEN.logits + shift_K[IDS] + gain * LEARNT),
         (KNOWN, KNOWN.logits + shift_K),

@@ -60,23 +60,13 @@ ARMS: dict[str, tuple[str, ...]] = {
     "posterior": (),
     "posterior-flat": (_sampler("posterior", "kernel: flat"),),
     "posterior-untracked": (
-        "curriculum.belief={visit_decay: 0.9, bucket_decay: 0.9, max_gain: 0.0, coupling: 0.0}",
+        "curriculum.belief={visit_decay: 0.9, max_gain: 0.0, coupling: 0.0}",
         _sampler("posterior", "kernel: flat"),
     ),
     "posterior-half": ("curriculum.refill={max_rounds: 12, enough: 0.5, within: bucket}",),
     "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
 }
-# What the defaults of `posterior` are tried against, on the seeds for choosing settings alone.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "posterior, temperature .125": (_sampler("posterior", "temperature: 0.125"),),
-    "posterior, temperature .5": (_sampler("posterior", "temperature: 0.5"),),
-    "posterior, decays .9": ("curriculum.belief={visit_decay: 0.9, bucket_decay: 0.9}",),
-    "posterior, no gain": ("curriculum.belief.max_gain=0.0",),
-    "posterior, no coupling": ("curriculum.belief.coupling=0.0",),
-    "posterior, no retire or defer": _PLAIN,
-}
-ALL_ARMS = ARMS | VARIANTS
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),
     "stream": (
@@ -130,4 +120,4 @@ class Spec:
             f"data.train.1.seed={POOL_SEED + seed}",
             f"optim.lr={self.lr!r}",
         )
-        return load_recipe(RECIPE, (*shared, *TASKS[self.task], *ALL_ARMS[self.arm]))
+        return load_recipe(RECIPE, (*shared, *TASKS[self.task], *ARMS[self.arm]))
