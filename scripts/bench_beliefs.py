@@ -11,7 +11,6 @@ are not made again; replaying takes seconds. Writes its table into docs/benchmar
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,21 +104,21 @@ def replayed(trace: Row, settings: Mapping[str, float]) -> dict[str, float]:
     spec = Spec(stage="traces", task="pool", arm=trace["arm"], seed=trace["seed"])
     index = PoolIndex.of(pool_of(spec.recipe(), spec.seed))
     belief = PoolBelief(index, **BeliefSection(**settings).model_dump())
-    nats, away = [], []
+    nats: list[float] = []
+    away: dict[str, list[float]] = {"all": [], "drawn": [], "undrawn": []}
     rates = {int(step): np.array(own) for step, own in trace["rates"].items()}
     for outcomes in rounds_of(trace["groups"]):
         if outcomes.step in rates:  # As they were when the step was planned.
-            away.append(_distances(belief, rates.pop(outcomes.step)))
+            for name, distance in _distances(belief, rates[outcomes.step]):
+                away[name].append(distance)
         before = belief.beta(outcomes.indices)
         a, b = (np.asarray(each, np.float64) for each in (before.a, before.b))
         nats += betabinom.logpmf(outcomes.num_correct, outcomes.num_counted, a, b).tolist()
         belief.observe(outcomes)
         mixed = (outcomes.num_correct > 0) & (outcomes.num_correct < outcomes.num_counted)
         belief.learn_from(outcomes.indices[mixed])
-    distances = np.nanmean(away, axis=0)
-    return {"nats": float(np.mean(nats))} | dict(
-        zip(("all", "drawn", "undrawn"), distances.tolist(), strict=True)
-    )
+    means = {name: float(np.mean(own)) if own else np.nan for name, own in away.items()}
+    return {"nats": float(np.mean(nats)), **means}
 
 
 def rounds_of(groups: Sequence[Sequence[int]]) -> Iterator[Outcomes]:
@@ -131,13 +130,14 @@ def rounds_of(groups: Sequence[Sequence[int]]) -> Iterator[Outcomes]:
         yield Outcomes(indices=position, num_correct=correct, num_counted=counted, step=int(step))
 
 
-def _distances(belief: PoolBelief, rates_N: Floats) -> list[float]:
-    """Return the mean distance over all problems, over those drawn before, and over the others;
-    NaN where there are none."""
+def _distances(belief: PoolBelief, rates_N: Floats) -> Iterator[tuple[str, float]]:
+    """Yield the mean distance over all problems, over those drawn before, and over the others;
+    nothing where there are none."""
     away_N = np.abs(np.asarray(belief.beta(slice(None)).mean, np.float64) - rates_N)
     drawn_N = belief.has_evidence_N
-    parts: list[Any] = [away_N, away_N[drawn_N], away_N[~drawn_N]]
-    return [float(part.mean()) if part.size else float("nan") for part in parts]
+    for name, part in (("all", away_N), ("drawn", away_N[drawn_N]), ("undrawn", away_N[~drawn_N])):
+        if part.size:
+            yield name, float(part.mean())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class BeliefSection(Section):
 
     coupling: NonNegativeFloat = 10.0
     """How alike the neighbouring levels of a source move, levels that are numbers: the inverse of
-    the variance of the difference, in logits, in one round. 0: each moves by itself."""
+    the variance of the difference of their moves, in logits, in one round. 0: each by itself."""
 
 
 class RefillSection(Section):

@@ -151,9 +151,10 @@ def find_shifts(
     Newton's method finds its top, with the d eliminated from each step.
     """
     num_K = len(known.logits)
-    known_rates = 1.0 / (1.0 + np.exp(-known.logits))
+    rates_K = 1.0 / (1.0 + np.exp(-known.logits))
     shown_K = np.bincount(bucket_ids, minlength=num_K) > 0
-    neighbours = neighbours.loosened(shown_K / (known.counted * known_rates * (1.0 - known_rates)))
+    known_K = np.asarray(known.counted, np.float64) * rates_K * (1.0 - rates_K)
+    neighbours = neighbours.loosened(shown_K / known_K)
     logits = np.concatenate([seen.logits, known.logits])
     counted = np.concatenate([seen.counted, known.counted])
     correct = np.concatenate([seen.correct, known.correct])

@@ -63,7 +63,6 @@ ARMS: dict[str, tuple[str, ...]] = {
         "curriculum.belief={visit_decay: 0.9, max_gain: 0.0, coupling: 0.0}",
         _sampler("posterior", "kernel: flat"),
     ),
-    "posterior-half": ("curriculum.refill={max_rounds: 12, enough: 0.5, within: bucket}",),
     "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
 }
@@ -76,7 +75,6 @@ ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
         "posterior",
         "posterior-flat",
         "posterior-untracked",
-        "posterior-half",
         "posterior-refill",
     ),
 }

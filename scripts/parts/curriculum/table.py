@@ -33,7 +33,6 @@ OPPONENTS = {
     "posterior": None,
     "posterior-flat": _OTHERS,
     "posterior-untracked": _OTHERS,
-    "posterior-half": _OTHERS,
     "posterior-refill": _OTHERS,
 }
 EASIER = 0.9  # Of the target: a second level, to see whether ratios hang on the first.
