@@ -7,7 +7,6 @@ from pydantic import Field
 
 from rl_llm.config.base import (
     NamedPart,
-    NonNegativeFloat,
     NonNegativeInt,
     OpenShare,
     PositiveFloat,
@@ -36,7 +35,7 @@ class BeliefSection(Section):
     """By how many logits at most a problem is believed to rise by being learnt from, beyond its
     bucket; the run finds out by how many. 0: by none."""
 
-    coupling: NonNegativeFloat = 10.0
+    coupling: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """How alike the neighbouring levels of a source move, levels that are numbers: the inverse of
     the variance of the difference of their moves, in logits, in one round. 0: each by itself."""
 

@@ -92,7 +92,7 @@ class PoolBelief:
         check_range("bucket_decay", bucket_decay, least=0.0, most=1.0)
         check_range("max_drift", max_drift, least=0.0, most=10.0)
         check_range("max_gain", max_gain, least=0.0, most=10.0)
-        check_range("coupling", coupling, least=0.0)
+        check_range("coupling", coupling, least=0.0, most=1e6)
         self._index = index
         self._group_size = group_size
         self._prior_strength = prior_strength
@@ -292,7 +292,7 @@ class PoolBelief:
                 logits=self._logit_K, counted=counted, correct=counted * self.bucket_rates()
             ),
             neighbours=self._neighbours,
-            information=self._gain.information,
+            gain=self._gain,
         )
         self._logit_K += found.bucket_K
         self._gain.learn(found)
@@ -350,7 +350,8 @@ class PoolBelief:
         ):
             own_N[:] = np.where(was_seen_N, columns[name], own_N)
         if "gain" in state["rest"]:  # Earlier versions save none.
-            self._learnt_N[:] = np.where(was_seen_N, columns["belief_learnt"], self._learnt_N)
+            if self._gain.most:
+                self._learnt_N[:] = np.where(was_seen_N, columns["belief_learnt"], self._learnt_N)
             self._gain.take(state["rest"]["gain"])
         for position, name in enumerate(self._index.bucket_names):
             logit, counted, step = state["rest"]["buckets"].get(

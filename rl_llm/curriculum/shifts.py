@@ -5,7 +5,7 @@ Legend: K buckets, R problems of one round.
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +19,7 @@ from rl_llm.records import Level, level_order
 _MOST_STEPS, _PRECISION = 40, 1e-10
 _GAIN_DECAY = 0.97  # What remains of what is known of a gain, a step.
 _LEAST_INFORMATION = 8.0  # Of what is known of a gain: a deviation of about 1/3 logit.
+_LEFT_OUT = 0.1  # Logits.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +98,27 @@ class Gain:
     """By how many logits a problem rises by being learnt from, beyond its bucket: one number for
     the pool, found from how such problems do when they are seen again.
 
-    It is never negative, so what a model loses is told from buckets.
+    It is never negative, so what a model loses is told from buckets. Of what is found, a tenth of a
+    logit is left out: about so much is found where nothing is gained, since what is learnt from are
+    the groups that were mixed, and beliefs about the others err towards 0 and 1.
     """
 
     def __init__(self, *, most: float) -> None:
         """Start at 0; it stays at or below `most`."""
         self.most = most
-        self.logits = 0.0
         self.information = _LEAST_INFORMATION
+        self._found = 0.0
         self._step = -1
+
+    @property
+    def logits(self) -> float:
+        """What is believed."""
+        return min(max(self._found - _LEFT_OUT, 0.0), self.most)
+
+    @property
+    def unused(self) -> float:
+        """What was found beyond what is believed."""
+        return self._found - self.logits
 
     @property
     def odds(self) -> np.float32:
@@ -120,16 +133,16 @@ class Gain:
 
     def learn(self, found: Shifts) -> None:
         """Take what a round has shown."""
-        self.logits = float(np.clip(self.logits + found.gain, 0.0, self.most))
+        self._found = min(max(self.logits + found.gain, 0.0), self.most + _LEFT_OUT)
         self.information += found.information
 
     def state(self) -> list[float]:
         """Return all that is remembered."""
-        return [self.logits, self.information, self._step]
+        return [self._found, self.information, self._step]
 
     def take(self, state: Sequence[float]) -> None:
         """Take over what `state` returned."""
-        self.logits, self.information = min(state[0], self.most), state[1]
+        self._found, self.information = min(state[0], self.most + _LEFT_OUT), state[1]
         self._step = int(state[2])
 
 
@@ -140,36 +153,66 @@ def find_shifts(
     *,
     known: Seen,
     neighbours: Neighbours,
-    information: float,
+    gain: Gain,
 ) -> Shifts:
-    """Return the shifts d (K) and g that make the outcomes of a round most likely.
+    """Return the shifts d (K) that make the outcomes of a round most likely, and the gain g that
+    does where it is free.
 
     Problem i of bucket k is believed at `seen.logits` and moved to that + d_k, and where it was
     `learnt` from since + g too. `known` (K) is what buckets have shown before, which moves by d
     alone; d has the prior of `neighbours`, loosened by what is not known of the buckets that the
-    round shows, and g has N(0, 1 / information). The logarithm of the posterior is concave;
-    Newton's method finds its top, with the d eliminated from each step.
+    round shows, and g has N(gain.unused, 1 / gain.information). The d that are returned are those
+    at g = 0: what a round shows moves buckets until the gain has been found in many.
     """
     num_K = len(known.logits)
     rates_K = 1.0 / (1.0 + np.exp(-known.logits))
     shown_K = np.bincount(bucket_ids, minlength=num_K) > 0
     known_K = np.asarray(known.counted, np.float64) * rates_K * (1.0 - rates_K)
-    neighbours = neighbours.loosened(shown_K / known_K)
-    logits = np.concatenate([seen.logits, known.logits])
-    counted = np.concatenate([seen.counted, known.counted])
-    correct = np.concatenate([seen.correct, known.correct])
-    ids = np.concatenate([bucket_ids, np.arange(num_K)])
+    trials = _Trials(
+        logits=np.concatenate([seen.logits, known.logits]),
+        counted=np.concatenate([seen.counted, known.counted]),
+        correct=np.concatenate([seen.correct, known.correct]),
+        ids=np.concatenate([bucket_ids, np.arange(num_K)]),
+        neighbours=neighbours.loosened(shown_K / known_K),
+    )
+    nothing = np.zeros(len(trials.ids))
+    found = _most_likely(trials, nothing, mean=gain.unused, information=gain.information)
+    if not learnt.any():
+        return found
     is_learnt = np.concatenate([learnt, np.zeros(num_K, np.bool_)]).astype(np.float64)
+    free = _most_likely(trials, is_learnt, mean=gain.unused, information=gain.information)
+    return replace(free, bucket_K=found.bucket_K)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trials:
+    """Completions of a round, and those that buckets have shown before, each with its bucket."""
+
+    logits: Floats
+    counted: Floats
+    correct: Floats
+    ids: Indices
+    neighbours: Neighbours
+
+
+def _most_likely(trials: _Trials, is_learnt: Floats, *, mean: float, information: float) -> Shifts:
+    """Return the shifts and the gain where the posterior is highest; `is_learnt` is 1 where the
+    gain moves a trial, and 0 elsewhere.
+
+    Its logarithm is concave; Newton's method finds the top, with the d eliminated from each step.
+    """
+    ids, num_K = trials.ids, int(trials.ids[-1]) + 1
     shift_K, gain, own = np.zeros(num_K), 0.0, 0.0
     for _ in range(_MOST_STEPS):
-        rates = 1.0 / (1.0 + np.exp(-logits - shift_K[ids] - gain * is_learnt))
-        surprise, weight = correct - counted * rates, counted * rates * (1.0 - rates)
-        surprise_K = np.bincount(ids, surprise, num_K) + neighbours.pull(shift_K)
+        rates = 1.0 / (1.0 + np.exp(-trials.logits - shift_K[ids] - gain * is_learnt))
+        surprise = trials.correct - trials.counted * rates
+        weight = trials.counted * rates * (1.0 - rates)
+        surprise_K = np.bincount(ids, surprise, num_K) + trials.neighbours.pull(shift_K)
         both_K = np.bincount(ids, weight * is_learnt, num_K)
         weight_K: Floats = np.bincount(ids, weight, num_K).astype(np.float64)
-        solved = neighbours.solve(weight_K, np.stack([surprise_K, both_K], axis=1))
+        solved = trials.neighbours.solve(weight_K, np.stack([surprise_K, both_K], axis=1))
         own = float(both_K.sum())
-        left = is_learnt @ surprise - information * gain - both_K @ solved[:, 0]
+        left = is_learnt @ surprise - information * (gain - mean) - both_K @ solved[:, 0]
         step = float(np.clip(left / (own + information - both_K @ solved[:, 1]), -1.0, 1.0))
         step_K = np.clip(solved[:, 0] - step * solved[:, 1], -1.0, 1.0)
         gain, shift_K = gain + step, shift_K + step_K

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from rl_llm.curriculum import PoolIndex
-from rl_llm.curriculum.shifts import Neighbours, Seen, find_shifts
+from rl_llm.curriculum.shifts import Gain, Neighbours, Seen, Shifts, find_shifts
 
 IDS = np.array([0, 0, 1, 3, 3, 3])
 LEARNT = np.array([True, False, True, False, True, True])
@@ -19,7 +19,7 @@ KNOWN = Seen(
     counted=np.array([9.0, 1.0, 5.0, 30.0]),
     correct=np.array([9.0, 1.0, 5.0, 30.0]) / (1 + np.exp(-np.array([0.3, 1.5, -3.0, -0.4]))),
 )
-INFORMATION = 8.0
+INFORMATION, UNUSED = 8.0, 0.1
 # Of a bucket that the round shows, the inverse of c m (1 - m): how little was known of it. Bucket 2
 # is not shown.
 VARIANCE = [1 / (9 * 0.24446), 1 / 0.14915, 0.0, 1 / (30 * 0.24026)]
@@ -36,10 +36,17 @@ def neighbours(*, coupling, sources="aaab", levels=(3, 1, 2, 4)):
     return Neighbours(index, coupling=coupling)
 
 
+def gain_of(*, logits, most=2.0):
+    """A gain that believes `logits`, of which a tenth more was found."""
+    gain = Gain(most=most)
+    gain.take([logits + UNUSED, INFORMATION, 0])
+    return gain
+
+
 def log_posterior(found, pairs, coupling):
     """Bernoulli trials at the moved rates, and the priors of neighbours and of the gain."""
     shift_K, gain = found[:4], found[4]
-    total = -0.5 * INFORMATION * gain**2
+    total = -0.5 * INFORMATION * (gain - UNUSED) ** 2
     for low, high in pairs:
         apart = 1 / coupling + VARIANCE[low] + VARIANCE[high]
         total -= 0.5 * (shift_K[low] - shift_K[high]) ** 2 / apart
@@ -69,19 +76,55 @@ def test_shifts_are_where_the_posterior_is_highest(coupling, sources, levels, pa
         LEARNT,
         known=KNOWN,
         neighbours=neighbours(coupling=coupling, sources=sources, levels=levels),
-        information=INFORMATION,
+        gain=gain_of(logits=0.2),
     )
-    best = minimize(
-        lambda x: -log_posterior(x, pairs, coupling), np.zeros(5), method="BFGS", tol=1e-10
+
+    def best(function, size):
+        return minimize(function, np.zeros(size), method="BFGS", tol=1e-10).x
+
+    # The gain is free beside the shifts; the shifts are those without more of it.
+    assert found.gain == pytest.approx(
+        best(lambda x: -log_posterior(x, pairs, coupling), 5)[4], abs=1e-4
     )
-    assert [*found.bucket_K, found.gain] == pytest.approx(best.x, abs=1e-4)
+    assert found.bucket_K == pytest.approx(
+        best(lambda x: -log_posterior(np.append(x, 0.0), pairs, coupling), 4), abs=1e-4
+    )
 
 
 def test_the_information_is_that_of_the_problems_that_were_learnt_from():
+    gain = gain_of(logits=0.2)
+    gain.information = 1e12  # So sure that the round changes nothing.
     found = find_shifts(
-        SEEN, IDS, LEARNT, known=KNOWN, neighbours=neighbours(coupling=0.0), information=1e12
+        SEEN, IDS, LEARNT, known=KNOWN, neighbours=neighbours(coupling=0.0), gain=gain
     )
-    logits = (SEEN.logits + found.bucket_K[IDS])[LEARNT]
+    assert found.gain == pytest.approx(UNUSED, abs=1e-9)
+    shift_K = minimize(
+        lambda x: -log_posterior(np.append(x, UNUSED), [], 0.0),
+        np.zeros(4),
+        method="BFGS",
+        tol=1e-10,
+    ).x
+    logits = (SEEN.logits + shift_K[IDS] + UNUSED)[LEARNT]
     rates = 1 / (1 + np.exp(-logits))
-    assert found.gain == pytest.approx(0.0, abs=1e-9)
-    assert found.information == pytest.approx(np.sum(SEEN.counted[LEARNT] * rates * (1 - rates)))
+    expected = np.sum(SEEN.counted[LEARNT] * rates * (1 - rates))
+    assert found.information == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_round_without_problems_that_were_learnt_from_tells_nothing_of_the_gain():
+    gain = gain_of(logits=0.2)
+    nobody = np.zeros(6, bool)
+    found = find_shifts(
+        SEEN, IDS, nobody, known=KNOWN, neighbours=neighbours(coupling=0.0), gain=gain
+    )
+    gain.learn(found)
+    assert gain.logits == pytest.approx(0.2)
+    assert (gain.information, gain.unused) == pytest.approx((INFORMATION, UNUSED))
+
+
+def test_a_tenth_of_a_logit_is_left_out_of_the_gain_and_it_stays_within_its_bounds():
+    gain, seen = gain_of(logits=0.0, most=1.0), []
+    for shift in (-0.5, 0.05, 0.1, 0.3, 5.0, -0.2):
+        gain.learn(Shifts(bucket_K=np.zeros(0), gain=shift, information=1.0))
+        seen.append(gain.logits)
+    # Found: 0, .05, .1, .3, then 1.1 at most, and .8; each shift counts from what is believed.
+    assert seen == pytest.approx([0.0, 0.0, 0.0, 0.2, 1.0, 0.7])

@@ -53,8 +53,8 @@ class SumsLearner:
         self, *, seed: int, rate: float = 0.7, noise: float = 3.0, share: float = 0.15
     ) -> None:
         """Start as the shipped model does: about half of the digit sums are confused. `rate` and
-        `noise` are such that `posterior` takes about as long as on the benchmark's seeds for
-        choosing settings; no other arm was fitted."""
+        `noise` are such that `posterior-untracked` takes about as long as on the benchmark's seeds
+        for choosing settings; no other arm was fitted."""
         self._rng = derive_rng(seed, "sums learner")
         start = np.array([_start(number) for number in range(NUM_SUMS)] + list(PLACES))
         self._logit_M = np.log(start / (1.0 - start))
