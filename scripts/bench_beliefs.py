@@ -11,6 +11,7 @@ are not made again; replaying takes seconds. Writes its table into docs/benchmar
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,14 @@ from parts.shared.docs import DOCUMENT, table, write_between
 from parts.shared.runs import (
     Row,
     add_run_options,
-    check_settings,
     exit_code,
     missing_runs,
     read_row,
     run_all,
 )
 from parts.shared.stats import estimate
-from rl_llm.config.curriculum import BeliefSection
 from rl_llm.curriculum import Outcomes, PoolBelief, PoolIndex
+from rl_llm.errors import InputError
 
 CHILD = "parts.curriculum.traces"
 RUNS = ROOT / "docs" / "benchmarks" / "curriculum-runs"
@@ -70,12 +70,21 @@ def _work(given: argparse.Namespace) -> int:
         missing = missing_runs(specs, runs, fresh=given.fresh)
         if run_all(missing, child=CHILD, runs=runs, cores=given.cores, describe=_description):
             return 1
-    traces = [read_row(spec.file(runs)) for spec in specs]
-    check_settings(traces, lambda run: run["arm"])
-    found = table(lines(traces))
+    found = table(lines([_trace(spec, runs) for spec in specs]))
     print(found)
     write_between(DOCUMENT, "beliefs", found)
     return 0
+
+
+def _trace(spec: Spec, runs: Path) -> Row:
+    """Return a recorded run; raise `InputError` where it is not there, or of other settings."""
+    file = spec.file(runs)
+    if not file.is_file():
+        raise InputError(f"{file} is not there; leave --table out, so that the run is made")
+    trace = read_row(file)
+    if trace["settings"] != spec.settings:
+        raise InputError(f"{file} is a run of other settings; add --fresh to make it anew")
+    return trace
 
 
 def _description(trace: Row) -> str:
@@ -83,27 +92,40 @@ def _description(trace: Row) -> str:
 
 
 def lines(traces: Sequence[Row]) -> Iterator[str]:
-    """Yield the table: its head, and a line a setting; differences are from the defaults."""
+    """Yield the table: its head, and a line a setting; differences are from the defaults, and their
+    intervals are over seeds."""
     yield (
         "beliefs | log-likelihood of a group, nats | against the defaults (95 %) | "
         "distance to the true rates | of problems drawn before | of those not yet drawn"
     )
-    figures = {name: [replayed(each, own) for each in traces] for name, own in SETTINGS.items()}
-    usual = np.array([found["nats"] for found in figures["the defaults"]])
-    for name, found in figures.items():
-        nats = np.array([each["nats"] for each in found])
-        more, low, high = estimate((nats - usual)[:, None], lambda means: means[..., 0])
-        against = f"{more:+.3f} ({low:+.3f} to {high:+.3f})" if SETTINGS[name] else "-"
-        away = [np.mean([each[key] for each in found]) for key in ("all", "drawn", "undrawn")]
-        yield f"{name} | {nats.mean():.3f} | {against} | " + " | ".join(f"{x:.3f}" for x in away)
+    seeds = sorted({trace["seed"] for trace in traces})
+    usual = _figures(traces, seeds, {})
+    for name, settings in SETTINGS.items():
+        found = _figures(traces, seeds, settings)
+        more, low, high = estimate((found - usual)[:, :1], lambda means: means[..., 0])
+        against = "-"
+        if settings:
+            against = f"{more:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if low is not None else "")
+        nats, *away = found.mean(axis=0)
+        yield f"{name} | {nats:.3f} | {against} | " + " | ".join(f"{each:.3f}" for each in away)
+
+
+def _figures(
+    traces: Sequence[Row], seeds: Sequence[int], settings: Mapping[str, float]
+) -> NDArray[np.float64]:
+    """Return what `replayed` says of each seed (S, 4), the mean of its runs."""
+    found = [(trace["seed"], list(replayed(trace, settings).values())) for trace in traces]
+    return np.array([np.mean([row for own, row in found if own == seed], axis=0) for seed in seeds])
 
 
 def replayed(trace: Row, settings: Mapping[str, float]) -> dict[str, float]:
     """Return how well beliefs foretell a recorded run: the mean log-likelihood of a group's number
     of correct completions, and the mean distance of believed to true pass rates over the pool."""
     spec = Spec(stage="traces", task="pool", arm=trace["arm"], seed=trace["seed"])
-    index = PoolIndex.of(pool_of(spec.recipe(), spec.seed))
-    belief = PoolBelief(index, **BeliefSection(**settings).model_dump())
+    recipe = spec.recipe()
+    index = PoolIndex.of(pool_of(recipe, spec.seed))
+    options = recipe.curriculum.belief.model_dump() | settings
+    belief = PoolBelief(index, group_size=recipe.rollout.group_size, **options)
     nats: list[float] = []
     away: dict[str, list[float]] = {"all": [], "drawn": [], "undrawn": []}
     rates = {int(step): np.array(own) for step, own in trace["rates"].items()}

@@ -176,6 +176,8 @@ def show(given: argparse.Namespace) -> None:
 def summary_of(runs: Sequence[Mapping[str, Any]]) -> Tree:
     """Return everything that follows from the runs of one stage."""
     order = {arm: place for place, arm in enumerate(ARMS)}
+    if gone := {run["arm"] for run in runs} - order.keys():
+        raise InputError(f"there are runs of {', '.join(sorted(gone))}, which are not compared")
     ordered = sorted(runs, key=lambda run: (run["task"], order[run["arm"]], run["seed"]))
     levels = targets(ordered)
     rows = rows_of(ordered, levels)

@@ -46,15 +46,16 @@ class PoolBelief:
         sum n_i sigmoid(logit e_i + d) + (c + 1) sigmoid(logit m + d) = correct + (c + 1) m
 
     the maximum likelihood of a common shift, where earlier completions count as c + 1 more at the
-    rate m. With `coupling`, neighbouring levels move alike, so that those which nobody sees follow,
-    and what is known of them is forgotten too. All shifts of a round are found together, see
-    `find_shifts`. m starts at 1/2. Where nothing but m is known of the drawn problems (e_i = m)
-    this is the discounted mean (m (c + 1) + correct) / (n + c + 1).
+    rate m. By `coupling` neighbouring levels move alike beyond that, so that those which nobody
+    sees follow, and what is known of them is forgotten too. All shifts of a round are found
+    together, see `find_shifts`. m starts at 1/2. Where nothing but m is known of the drawn problems
+    (e_i = m), and nothing is coupled, this is the discounted mean
+    (m (c + 1) + correct) / (n + c + 1).
 
     The model learns while a problem waits, so an old belief is too hard. Each problem therefore
     remembers its bucket's logit as of its last visit; the belief of that visit moves by the drift
     of that logit since, and keeps its strength. A problem that was learnt from at that visit has
-    moved further; with `max_gain` its belief moves by the gain g too, one number for the pool.
+    moved further: its belief moves by the gain g too, one number for the pool, see `Gain`.
     Evidence drifts by at most `max_drift` either way (at 0 the formula above holds as it stands),
     and is rebased in the same way at the next visit, before it is discounted: what stays is the
     strength of the whole belief. Evidence that is nearly all of one kind, in a bucket that moved

@@ -112,6 +112,7 @@ def simulate(learner, sampler, belief, *, num_steps, num_problems=32, after_step
         mixed = (outcomes.num_correct > 0) & (outcomes.num_correct < outcomes.num_counted)
         informative_shares.append(mixed.mean())
         belief.observe(outcomes)
+        belief.learn_from(indices[mixed])
         sampler.observe(outcomes)
         learner.learn(outcomes)
         if after_step is not None:

@@ -69,8 +69,17 @@ def test_the_gain_is_that_of_mixed_groups(scripts):
     rises = [[step, 0, min(1 + step, 8), 8] for step in range(1, 8)]
     still = [[step, 20, 4, 8] for step in range(1, 8)]
     trace = trace_of(scripts, "uniform", groups=sorted(rises + still), rates={})
-    gained = scripts.main.replayed(trace, {"coupling": 0.0, "max_gain": 2.0})
-    assert gained != scripts.main.replayed(trace, {"coupling": 0.0, "max_gain": 0.0})
+    gained, alone = (
+        scripts.main.replayed(trace, {"coupling": 0.0, "max_gain": most}) for most in (2.0, 0.0)
+    )
+    assert gained["nats"] > alone["nats"] + 0.01
+
+
+def test_groups_that_are_not_mixed_bring_no_gain(scripts):
+    groups = [[step, step % 3, 8 * (step % 2), 8] for step in range(1, 12)]
+    trace = trace_of(scripts, "uniform", groups=groups, rates={})
+    gained, alone = (scripts.main.replayed(trace, {"max_gain": most}) for most in (2.0, 0.0))
+    assert gained["nats"] == alone["nats"]
 
 
 def test_the_table_compares_every_setting_with_the_defaults(scripts, monkeypatch, tmp_path):
@@ -91,6 +100,21 @@ def test_the_table_compares_every_setting_with_the_defaults(scripts, monkeypatch
     assert [row[0].removeprefix("| ") for row in rows[2:]] == list(scripts.main.SETTINGS)
     assert rows[2][2] == "-"
     assert all(" to " in row[2] for row in rows[3:])
+    # As the figures say: a setting's likelihood less that of the defaults.
+    nats = [float(row[1]) for row in rows[2:]]
+    differences = [float(row[2].split()[0]) for row in rows[3:]]
+    assert differences == pytest.approx([each - nats[0] for each in nats[1:]], abs=0.0011)
+
+
+def test_a_table_without_its_runs_or_with_others_says_what_to_do(scripts, tmp_path, capsys):
+    words = ["--table", "--seeds", "100", "--runs", str(tmp_path)]
+    assert scripts.main.main(words) == 2
+    assert "uniform-100.json is not there; leave --table out" in capsys.readouterr().err
+    file = spec_of(scripts, "uniform").file(tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"settings": "old"}))
+    assert scripts.main.main(words) == 2
+    assert "uniform-100.json is a run of other settings" in capsys.readouterr().err
 
 
 @pytest.mark.slow

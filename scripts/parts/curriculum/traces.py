@@ -12,6 +12,7 @@ from typing import Any
 
 from parts.curriculum.arms import Spec
 from parts.curriculum.run import Subject, subject_of
+from parts.curriculum.sums import pool_of
 from parts.shared.child import child_main
 from rl_llm.trainer import Trainer
 
@@ -42,7 +43,9 @@ def record(spec: Spec, subject: Subject) -> Row:
             found = subject.rates(range(len(subject.problems)))
             rates[parts.counters.step + 1] = found.round(_DIGITS).tolist()
         trainer.take_one_step()
-    positions = {problem.key: position for position, problem in enumerate(subject.problems)}
+    keys = [problem.key for problem in subject.problems]
+    assert keys == [problem.key for problem in pool_of(parts.recipe, spec.seed)]
+    positions = {key: position for position, key in enumerate(keys)}
     groups = [
         (row["step"], positions[row["key"]], row["correct"], row["counted"]) for row in draws.rows
     ]
