@@ -31,7 +31,7 @@ data:
   eval: [{{use: jsonl, path: {folder}/test.jsonl}}]
 rewards: [{{use: exact_answer}}]
 curriculum:
-  belief: {{prior_strength: 2.0}}
+  belief: {{prior_strength: 2.0, coupling: 0.0}}
   defer: {{after: 2, first_steps: 4, most_steps: 64}}
   prerequisites: {prerequisites}
   probe: {probe}

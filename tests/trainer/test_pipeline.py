@@ -282,6 +282,15 @@ def test_an_error_of_the_other_thread_is_raised_by_the_step_that_needs_what_it_f
     assert stage.engine.events[-2:] == ["load 1", "generate with 1"]
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT raise, also where the tests were started by a shell that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_behind_an_interrupt_generation_ends_at_its_next_group():
     stage, before = Stage(engine=ScriptedEngine(interrupts=True)), threading.active_count()
     with pytest.raises(KeyboardInterrupt), stage.pipeline(1) as rollouts:
