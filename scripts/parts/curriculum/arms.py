@@ -73,7 +73,6 @@ ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
         "dynamic",
         "ladder",
         "posterior",
-        "posterior-flat",
         "posterior-untracked",
         "posterior-refill",
     ),
