@@ -1,5 +1,6 @@
 """Beta distributions over pass rates, and what they say about a group of completions."""
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +109,8 @@ def check_range(
 ) -> None:
     """Raise `ConfigError` unless `value` is finite, `least <= value <= most` and, if `above` is
     given, `value > above`."""
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}={value}: must be a finite number")
     if above is not None and not value > above:
         raise ConfigError(f"{name}={value}: must be above {above:g}")
     if not least <= value <= most:

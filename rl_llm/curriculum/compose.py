@@ -187,7 +187,7 @@ def _build(target: Any, options: Mapping[str, Any], name: str, **supplied: Any) 
 
 def _prior_evidence(section: CurriculumSection, problems: Sequence[Problem]) -> Evidence:
     paths = section.priors.path
-    priors = None if paths is None else read_priors(paths)
+    priors = read_priors(paths) if paths else None
     return evidence_for(problems, priors, strength=section.priors.strength)
 
 

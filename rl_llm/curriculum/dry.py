@@ -127,8 +127,8 @@ def _cause(kind: str, scored: Sequence[ScoredGroup], correct_at: Mapping[str, fl
         return f"a broken reward ({next(errors, 'no message')})"
     if kind == "all correct":
         return (
-            "what can be drawn is mastered; add harder problems, or open levels that "
-            "curriculum.prerequisites keeps locked"
+            "what can be drawn is mastered; add harder problems, or let those be drawn that "
+            "curriculum.prerequisites, curriculum.quotas or a ladder's window hold back"
         )
     if blocked := _describe_block(scored, correct_at):
         return blocked

@@ -14,7 +14,7 @@ from scipy.special import betainc
 from rl_llm.curriculum.belief import Floats, PoolBelief
 from rl_llm.curriculum.pool import PoolIndex, StateDict
 from rl_llm.errors import ConfigError, nearest
-from rl_llm.records import Level
+from rl_llm.records import Level, level_order
 
 OPEN_RATE = 0.5
 """A parent counts as solved when its pass rate is above this ..."""
@@ -138,9 +138,7 @@ def _in_order(index: PoolIndex, source: str) -> dict[int, list[int]]:
             f"{next(iter(levels))} alone of {source}, so nothing would wait; give it more levels, "
             f"or leave {source} out of curriculum.prerequisites"
         )
-    numbers = [level for level in levels if not isinstance(level, str)]
-    names = [level for level in levels if isinstance(level, str)]
-    ordered: list[Level] = [*sorted(numbers), *names]
+    ordered = sorted(levels, key=lambda level: level_order(level)[:2])  # Names as they appear.
     return {levels[level]: [levels[before]] for before, level in pairwise(ordered)}
 
 

@@ -158,6 +158,13 @@ def test_in_order_goes_by_value_for_numbers_and_then_by_appearance_for_names():
     assert "s/level=hard " in prerequisites.status(3)
 
 
+def test_in_order_goes_by_value_for_numbers_that_are_written_as_text():
+    prerequisites, _ = make(["6", "2", "10"], "in_order")
+    assert locked(prerequisites) == [True, False, True, False]
+    assert "s/level=2 " in prerequisites.status(0)
+    assert "s/level=6 " in prerequisites.status(2)
+
+
 def test_in_order_opens_one_level_after_the_other():
     prerequisites, belief = make([1, 2, 3], "in_order")
     believe(belief, level_1=9)

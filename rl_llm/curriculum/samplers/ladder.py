@@ -12,7 +12,7 @@ from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.memory import NOT_NOW
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.errors import ConfigError
-from rl_llm.records import Level
+from rl_llm.records import Level, level_order
 from rl_llm.seeds import derive_rng
 
 
@@ -188,13 +188,7 @@ def _smallest(values: Floats, count: int) -> Indices:
 def _climb(index: PoolIndex, source: str) -> _Climb:
     """Return the ladder of a source, at its start."""
     buckets = [k for k in range(index.num_buckets) if index.bucket_sources[k] == source]
-
-    def rank(bucket_id: int) -> tuple[bool, float]:
-        level = index.bucket_levels[bucket_id]
-        is_name = isinstance(level, str)
-        return is_name, 0.0 if is_name else float(level)
-
-    buckets.sort(key=rank)  # stable: names stay as they appear
+    buckets.sort(key=lambda k: level_order(index.bucket_levels[k])[:2])  # Names as they appear.
     return _Climb(
         buckets=np.array(buckets, np.int64),
         levels=[index.bucket_levels[bucket_id] for bucket_id in buckets],
