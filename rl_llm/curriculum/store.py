@@ -52,6 +52,19 @@ def load(path: Path, keys: Sequence[str], rest: Mapping[str, Any]) -> StateDict:
     return {"columns": columns, "rest": dict(rest)}
 
 
+def describe_changes(path: Path, keys: Sequence[str]) -> str | None:
+    """Say how the pool with these keys differs from the one that was saved; None where it does
+    not. Read `path` with `load` first, which refuses what cannot be read."""
+    saved = set(pq.read_table(path, columns=[_KEY]).column(_KEY).to_pylist())
+    num_gone, num_new = len(saved.difference(keys)), len(set(keys) - saved)
+    if not num_gone and not num_new:
+        return None
+    return (
+        f"the pool has changed since the checkpoint: {num_gone} problems are gone and {num_new} "
+        "are new; what is known of the others stays, and of levels by their names"
+    )
+
+
 def _rows_of(saved_keys: pa.ChunkedArray, keys: Sequence[str]) -> NDArray[np.int64]:
     """Return the saved row of every key, -1 where there is none."""
     wanted = pa.array(keys, pa.string())

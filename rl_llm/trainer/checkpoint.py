@@ -68,11 +68,10 @@ def load(checkpoint: Path, state: Mapping[str, Any], parts: Stateful) -> None:
         policy = torch.load(optimizer, map_location="cpu", weights_only=True)
     with _reading(adapter / "adapter_model.safetensors"):
         parts.policy.load(adapter, policy)
-    parts.scheduler.load_state_dict(
-        store.load(
-            checkpoint / "curriculum.parquet", parts.scheduler.row_names, state["curriculum"]
-        )
-    )
+    pool, names = checkpoint / "curriculum.parquet", parts.scheduler.row_names
+    parts.scheduler.load_state_dict(store.load(pool, names, state["curriculum"]))
+    if changes := store.describe_changes(pool, names):
+        parts.scheduler.say(changes)
     parts.pending.load(checkpoint)
     parts.kl.load_state_dict(state["kl"])
     for name, value in state["counters"].items():

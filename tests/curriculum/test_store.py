@@ -46,3 +46,12 @@ def test_a_missing_or_damaged_file_is_named(state, tmp_path):
     path.write_bytes(b"PAR1 but not really")
     with pytest.raises(CheckpointError, match=r"curriculum\.parquet: .*cannot be read"):
         store.load(path, KEYS, {})
+
+
+def test_a_pool_that_has_changed_is_told_and_the_same_one_in_another_order_is_not(state, tmp_path):
+    path = tmp_path / "curriculum.parquet"
+    store.save(path, KEYS, state)
+    assert store.describe_changes(path, ["cc", "aa", "bb"]) is None
+    told = store.describe_changes(path, ["new", "cc"])
+    assert told is not None
+    assert told.startswith("the pool has changed since the checkpoint: 2 problems are gone and 1 ")
