@@ -163,6 +163,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
         node = node[key]
     key = _key_in(node, parts[-1], at=parts[:-1], override=override)
     way_out = f"""; text with such characters goes in two kinds of quotes: '{dotted}="..."'"""
+    if text.startswith(("{", "[")):
+        end = "}" if text.startswith("{") else "]"
+        way_out = (
+            "; if the shell has split it at a blank, put all of it between single quotes: "
+            f"'{dotted}={text} ...{end}'"
+        )
     node[key] = parse_yaml(text, where=f"override {override!r}", way_out=way_out)
     return ".".join(new)
 

@@ -256,7 +256,13 @@ def _checked(
     sampler: Sampler, planned: Sequence[int] | Indices, exclude_N: NDArray[np.bool_], count: int
 ) -> Indices:
     """Refuse a plan that breaks the promise of `Sampler.plan`; a sampler may be anybody's."""
-    chosen = np.asarray(planned, np.int64)
+    try:
+        chosen = np.asarray(planned, np.int64).reshape(-1)
+    except (TypeError, ValueError):
+        raise PluginError(
+            f"sampler {type(sampler).__name__} planned {planned!r}; plan must return positions of "
+            "the pool"
+        ) from None
     distinct = len(np.unique(chosen)) == len(chosen)
     inside = bool(((chosen >= 0) & (chosen < len(exclude_N))).all())
     if len(chosen) > count or not distinct or not inside or exclude_N[chosen].any():

@@ -174,8 +174,8 @@ WRONG_OVERRIDES = {
     "model.path.x=3": "override 'model.path.x=3': model.path holds 'somewhere', which has no 'x'; "
     "set model.path as a whole",
     "optim.lr=[": "override 'optim.lr=[': not valid YAML at line 1: expected the node content, but "
-    "found '<stream end>'; text with such characters goes in two kinds of quotes: "
-    "'optim.lr=\"...\"'",
+    "found '<stream end>'; if the shell has split it at a blank, put all of it between single "
+    "quotes: 'optim.lr=[ ...]'",
     "model.path=@mine": "override 'model.path=@mine': not valid YAML at line 1: found character "
     "'@' that cannot start any token; text with such characters goes in two kinds of quotes: "
     "'model.path=\"...\"'",

@@ -261,6 +261,12 @@ def test_a_sampler_that_breaks_its_promise_is_caught(make_planner, answer, count
         draws.first(count)
 
 
+def test_a_sampler_that_plans_no_positions_is_caught(make_planner):
+    draws = make_planner({"a": [1] * 5}, sampler=Plans(None)).begin(1)
+    with pytest.raises(PluginError, match="sampler Plans planned .*; plan must return positions"):
+        draws.first(2)
+
+
 def test_a_sampler_may_answer_with_a_list(make_planner):
     class Lists(InOrder):
         def plan(self, *args, **kwargs):
