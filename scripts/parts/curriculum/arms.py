@@ -65,6 +65,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     ),
     "posterior-refill": ("curriculum.refill={max_rounds: 12, within: bucket}",),
     "oracle": (_sampler("oracle"), *_MIXED_GROUPS, *_PLAIN),
+    "oracle-whole": (_sampler("oracle", "candidates: 63"), *_MIXED_GROUPS, *_PLAIN),
 }
 ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
     "pool": tuple(ARMS),

@@ -24,7 +24,7 @@ from rl_llm.seeds import derive_rng
 
 Floats = NDArray[np.float64]
 
-_ROWS = 128  # Of one forward pass.
+_ROWS = 32  # Of one forward pass.
 
 
 def mixed_probability(rates: Floats, *, group_size: int) -> Floats:
@@ -92,12 +92,14 @@ class WorkedSolutions:
         self._rows = [_encode(model, problem, solve) for problem in problems]
 
     def __call__(self, positions: Sequence[int] | Indices) -> Floats:
-        """Return the probabilities for the problems at `positions`."""
-        parts = [
-            self._probabilities([self._rows[p] for p in positions[start : start + _ROWS]])
-            for start in range(0, len(positions), _ROWS)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        """Return the probabilities for the problems at `positions` (C,)."""
+        rows = [self._rows[position] for position in positions]
+        by_length = np.argsort([len(row["ids"]) for row in rows], kind="stable")
+        rates_C = np.empty(len(rows))
+        for start in range(0, len(rows), _ROWS):  # Rows of like length: little padding.
+            batch = by_length[start : start + _ROWS]
+            rates_C[batch] = self._probabilities([rows[each] for each in batch])
+        return rates_C
 
     @torch.no_grad()
     def _probabilities(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
