@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from rl_llm.curriculum.pool import PoolIndex, StateDict
 from rl_llm.errors import ConfigError, nearest
 
+Name = TypeVar("Name")
 Counts = dict[str | None, int]
 """A number of problems by source; None stands for the sources without a quota."""
 
@@ -52,7 +54,7 @@ class Quotas:
         rest = dict(self._shares)
         num_seats = sum(self._asked.values()) + num_problems
         while True:
-            seats = _apportion(rest, num_seats)
+            seats = apportion(rest, num_seats)
             ahead = [source for source in rest if self._asked[source] > seats[source]]
             if not ahead:
                 break
@@ -92,15 +94,18 @@ class Quotas:
         return np.array(excluded_K, np.bool_).take(self._index.bucket_ids)
 
 
-def _apportion(shares: Mapping[str | None, Fraction], num_seats: int) -> Counts:
-    """Give the next seat to the highest share / (2 seats + 1), from a start that Webster's method
-    passes through: shares of slightly fewer seats, rounded."""
+def apportion(shares: Mapping[Name, Fraction], num_seats: int) -> dict[Name, int]:
+    """Split `num_seats` in proportion to `shares` by Webster's method; the order decides ties.
+
+    The next seat goes to the highest share / (2 seats + 1), from a start that this passes through:
+    shares of slightly fewer seats, rounded.
+    """
     house, total = max(0, num_seats - len(shares)), sum(shares.values())
     seats = {
         source: int(share / total * house + Fraction(1, 2)) for source, share in shares.items()
     }
     for _ in range(num_seats - sum(seats.values())):
-        # Of equals, `max` takes the first, so the order of the sources decides ties.
+        # Of equals, `max` takes the first.
         following = max(seats, key=lambda source: shares[source] / (2 * seats[source] + 1))
         seats[following] += 1
     return seats

@@ -6,6 +6,7 @@ Legend: N problems of the training pool, named by their position in it.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import repeat, starmap
 from typing import Any
 
@@ -20,6 +21,7 @@ from rl_llm.curriculum.gates import Gate
 from rl_llm.curriculum.planner import Fact, Planner, Stateful
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
+from rl_llm.curriculum.quotas import apportion
 from rl_llm.curriculum.regression import RegressionDetector
 from rl_llm.curriculum.spread import gini, rate_spread
 from rl_llm.curriculum.supply import Supply
@@ -131,11 +133,11 @@ class Scheduler:
     def refill(self, step: int, *, round: int, num_missing: int) -> list[Request]:
         """Return `num_missing` requests for problems that this step has not drawn yet.
 
-        `round` counts from 1. They come from the buckets of the groups that the gates dropped, or,
-        if so set, from the whole pool; so do those for a bucket of which a refill of this step has
-        brought nothing. The list is empty when nothing is missing, when `round` is
-        past the bound, and when the step has drawn the whole pool. With probes, it holds what
-        finishes a step that has finished nothing.
+        `round` counts from 1. They come from the buckets of the groups that the gates dropped, in
+        their proportions where fewer are missing, or, if so set, from the whole pool; so do those
+        for a bucket of which a refill of this step has brought nothing. The list is empty when
+        nothing is missing, when `round` is past the bound, and when the step has drawn the whole
+        pool. With probes, it holds what finishes a step that has finished nothing.
         """
         assert step == self._draws.step, "refill belongs to the step that was planned last"
         self._round = round
@@ -143,11 +145,12 @@ class Scheduler:
             return self._probe_requests(self._probing, self._probing.next_call())
         if num_missing <= 0 or round > self._shape.max_refill_rounds:
             return []
-        wanted = []
+        wanted: dict[int, Fraction] = {}
         if self._shape.refill_within_bucket:
-            wanted = [k for k in self._dropped.elements() if k not in self._barren]
+            wanted = {k: Fraction(n) for k, n in self._dropped.items() if k not in self._barren}
         self._dropped.clear()
-        chosen = self._draws.in_buckets(Counter(wanted[:num_missing]))
+        num_within = min(num_missing, int(sum(wanted.values())))
+        chosen = self._draws.in_buckets(apportion(wanted, num_within))
         rest = self._draws.anywhere(num_missing - len(chosen))
         return self._requests(np.concatenate([chosen, rest]))
 

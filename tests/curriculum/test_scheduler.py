@@ -119,6 +119,36 @@ def test_a_refill_is_for_what_the_last_round_dropped_alone(make_scheduler, make_
     assert levels(scheduler.refill(1, round=2, num_missing=num_dropped - 1)) == {1: num_dropped - 1}
 
 
+def test_fewer_than_were_dropped_are_drawn_from_their_buckets_in_proportion(
+    make_scheduler, make_problems, answer
+):
+    problems = make_problems(90) + make_problems(30, level=2, first=90)
+    scheduler = make_scheduler(
+        problems, sampler="uniform", num_problems=64, refill={"max_rounds": 2}, defer=None
+    )
+    planned = scheduler.plan(1)
+    answer(scheduler, planned, lambda request: False)
+    dropped = levels(planned)
+    refill = levels(scheduler.refill(1, round=1, num_missing=16))
+    assert refill.total() == 16
+    assert {k: abs(refill[k] - dropped[k] / 4) <= 0.5 for k in (1, 2)} == {1: True, 2: True}
+
+
+def test_a_refill_forgets_what_earlier_rounds_dropped(make_scheduler, make_problems, answer):
+    problems = make_problems(40) + make_problems(40, level=2, first=40)
+    scheduler = make_scheduler(
+        problems, sampler="uniform", num_problems=16, refill={"max_rounds": 3}, defer=None
+    )
+    planned = scheduler.plan(1)
+    answer(scheduler, planned, lambda request: False)
+    first = scheduler.refill(1, round=1, num_missing=16)
+    of_level_1 = [request for request in first if not is_level_2(request)]
+    answer(scheduler, first, lambda request: is_level_2(request) or request is of_level_1[0])
+    num_dropped = len(of_level_1) - 1
+    second = scheduler.refill(1, round=2, num_missing=num_dropped)
+    assert levels(second) == {1: num_dropped}
+
+
 def test_a_bucket_of_which_a_refill_brought_nothing_is_drawn_from_no_further(
     make_scheduler, make_problems, answer
 ):
