@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.epoch import EpochOrder
-from rl_llm.curriculum.samplers.memory import NOT_NOW, in_buckets_of, in_open_buckets, remembered
+from rl_llm.curriculum.samplers.memory import NOT_NOW, in_buckets_of, in_open_sources, remembered
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
@@ -83,7 +83,7 @@ class Greso:
         chosen = self._take(num_problems, self._order.without(taken_N | self._passed_N), rng)
         taken_N[chosen] = True
         if len(chosen) < num_problems and not taken_N.all():
-            self._passed_N[in_open_buckets(self._index, exclude)] = False
+            self._passed_N[in_open_sources(self._index, exclude)] = False
             self._order.begin(self._order.epoch + 1)
             turns = self._order.without(taken_N)
             chosen = np.concatenate([chosen, self._cross(num_problems - len(chosen), turns, rng)])

@@ -23,14 +23,18 @@ def remembered(outcomes: Outcomes, index: PoolIndex) -> Outcomes:
     return outcomes.where((outcomes.num_counted > 0) & ~endless)
 
 
-def in_open_buckets(index: PoolIndex, exclude: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Return which problems (N) belong to buckets of which not all are excluded.
+def in_open_sources(index: PoolIndex, exclude: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Return which problems (N) belong to sources of which not all are excluded.
 
-    Where one source or level is asked for at a time, an epoch ends for that one alone.
+    Where one source is asked for at a time, an epoch ends for that one alone.
     """
     if exclude is None:
         return np.ones(index.num_problems, np.bool_)
-    return in_buckets_of(index, np.flatnonzero(~exclude))
+    open_K = np.zeros(index.num_buckets, np.bool_)
+    open_K[index.bucket_ids[~exclude]] = True
+    sources_K = np.array(index.bucket_sources)
+    open_K = np.isin(sources_K, sources_K[open_K])
+    return open_K[index.bucket_ids]
 
 
 def in_buckets_of(index: PoolIndex, positions: Indices) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.epoch import EpochOrder
-from rl_llm.curriculum.samplers.memory import NOT_NOW, in_buckets_of, in_open_buckets
+from rl_llm.curriculum.samplers.memory import NOT_NOW, in_buckets_of, in_open_sources
 from rl_llm.curriculum.samplers.protocol import Part
 
 
@@ -39,7 +39,7 @@ class Uniform:
         chosen = self._take(num_problems, self._order.without(self._drawn_N | taken_N))
         taken_N[chosen] = True
         if len(chosen) < num_problems and not taken_N.all():
-            self._drawn_N[in_open_buckets(self._index, exclude)] = False
+            self._drawn_N[in_open_sources(self._index, exclude)] = False
             self._order.begin(self._order.epoch + 1)
             turns = self._order.without(self._drawn_N | taken_N)
             rest = self._take(num_problems - len(chosen), turns)

@@ -51,10 +51,10 @@ def begin(make_index):
 
 @pytest.fixture
 def seen(make_index, build_sampler, outcomes):
-    """Return `(name) -> sampler` that has seen a step of two buckets, of 40 and 30 problems."""
+    """Return `(name) -> sampler` that has seen a step of two sources, of 40 and 30 problems."""
 
     def build(name):
-        index = make_index(40, 30)
+        index = make_index(40, 30, sources=["a", "b"])
         belief = PoolBelief(index)
         sampler = build_sampler(name, index, belief=belief)
         drawn = sampler.plan(1, 30)

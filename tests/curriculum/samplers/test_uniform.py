@@ -59,3 +59,40 @@ def test_explain_says_what_comes_before_in_the_epoch(uniform):
     sampler.plan(0, 2)
     assert "after 2 of the 3 problems left in epoch 0" in sampler.explain(order[4], exclude=nothing)
     assert "had its turn in epoch 0" in sampler.explain(order[0], exclude=nothing)
+
+
+@pytest.mark.parametrize("name", ["uniform", "greso"])
+def test_a_level_of_one_problem_has_as_many_turns_as_any(build_sampler, make_index, name):
+    """Each step asks twice, so small levels are often excluded as a whole when an epoch ends."""
+    index = make_index(4, 1, 1)
+    sampler, counts = build_sampler(name, index), np.zeros(6, np.int64)
+    for step in range(90):
+        drawn = np.zeros(6, np.bool_)
+        for round in range(2):
+            drawn[sampler.plan(step, 2, round=round, exclude=drawn.copy())] = True
+        counts += drawn
+    assert counts.tolist() == [60] * 6
+
+
+def test_a_level_that_rests_while_an_epoch_ends_has_its_turn_when_it_wakes(
+    build_sampler, make_index
+):
+    sampler, rests = build_sampler("uniform", make_index(3, 2)), np.zeros(5, np.bool_)
+    sampler.plan(0, 5)
+    rests[3:] = True
+    first = sampler.plan(1, 2, exclude=rests)
+    assert sorted([*first, *sampler.plan(2, 3)]) == [0, 1, 2, 3, 4]
+
+
+def test_an_epoch_ends_for_the_source_that_is_asked_for(build_sampler, make_index):
+    index = make_index(2, 1, 3, levels=[1, 1, 2], sources=["a", "b", "b"])
+    sampler, of_a, of_b = (
+        build_sampler("uniform", index),
+        np.ones(6, np.bool_),
+        np.ones(6, np.bool_),
+    )
+    of_a[:2] = of_b[2:] = False
+    first = sampler.plan(0, 2, exclude=of_b).tolist()
+    for step in range(1, 4):
+        sampler.plan(step, 2, exclude=of_a)
+    assert sorted([*first, *sampler.plan(4, 2, exclude=of_b).tolist()]) == [2, 3, 4, 5]
