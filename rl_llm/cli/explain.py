@@ -284,7 +284,7 @@ def _prior_lines(position: int, scheduler: Scheduler, recipe: Recipe) -> list[st
 def _evidence(problem: Problem, paths: str | Sequence[str] | None, *, strength: float) -> Evidence:
     """Return what a problem's prior is worth, and where it is from: of several files the last
     that knows the problem."""
-    if paths is None:
+    if not paths:
         return evidence_for([problem], None, strength=strength)
     each = [paths] if isinstance(paths, str) else paths
     for path in reversed(each):

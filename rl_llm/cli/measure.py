@@ -271,15 +271,17 @@ def _cells(
     known_N = counted_N > 0
     rates = correct_N[known_N] / counted_N[known_N]
     rate = f"{rates.mean():.3f}" if rates.size else "-"
-    return str(len(counted_N)), rate, f"{mixed_N.mean():.3f}"
+    mixed = f"{mixed_N[known_N].mean():.3f}" if rates.size else "-"
+    return str(len(counted_N)), rate, mixed
 
 
 def _notes(counted_N: NDArray[np.int64], *, group_size: int) -> Iterator[str]:
     if num_unknown := int(np.count_nonzero(counted_N == 0)):
-        yield f"{num_unknown} problems have no pass rate: every reward of theirs failed"
-    most = int(counted_N.max())
-    if most < group_size:
-        yield (
-            f"mixed groups: a lower bound, from groups of {most}; --samples {group_size} or more "
-            "estimates it for rollout.group_size"
-        )
+        who = f"{num_unknown} problems have" if num_unknown > 1 else "1 problem has"
+        yield f"{who} no pass rate: every reward failed"
+    known_N = counted_N[counted_N > 0]
+    if known_N.size and (least := int(known_N.min())) < group_size:
+        way_out = f"--samples {group_size} or more estimates it for rollout.group_size"
+        if int(known_N.max()) >= group_size:
+            way_out = "rewards of the other completions failed"
+        yield f"mixed groups: a lower bound, from groups of {least} and more; {way_out}"

@@ -70,6 +70,14 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
             "penalised for its length; use fewer tokens, or null for a fifth of the longest"
         )
     check_correction(rollout, algorithm, has_probes=recipe.curriculum.probe is not None)
+    curriculum = recipe.curriculum
+    has_no_gate = curriculum.gates is None and not algorithm.has_group_baseline
+    if has_no_gate and curriculum.refill.max_rounds:
+        raise ConfigError(
+            f"curriculum.refill.max_rounds={curriculum.refill.max_rounds} with {algorithm.name!r}, "
+            "which learns from all groups: none is dropped, so there is nothing to refill; use "
+            "max_rounds 0, or name a gate in curriculum.gates"
+        )
     return algorithm
 
 
@@ -121,12 +129,19 @@ def _updates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
 
 def _gates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     names = [gate.name for gate in recipe.curriculum.gates or ()]
-    if algorithm.has_group_baseline or "informative" not in names:
-        return []
-    return [
-        "curriculum.gates: 'informative' drops groups of equal rewards, from which "
-        f"{algorithm.name!r} would learn too; curriculum.gates=null leaves them in"
-    ]
+    notes = []
+    if "informative" in names:
+        notes.append(
+            "curriculum.gates: 'informative' drops groups of equal rewards, from which "
+            f"{algorithm.name!r} would learn too; curriculum.gates=null leaves them in"
+        )
+    if recipe.curriculum.probe is not None:
+        notes.append(
+            "curriculum.probe drops problems whose first completions are all correct or all "
+            f"wrong, from which {algorithm.name!r} would learn too; curriculum.probe=null leaves "
+            "them in"
+        )
+    return [] if algorithm.has_group_baseline else notes
 
 
 def _penalty_notes(kl: KLSection) -> list[str]:

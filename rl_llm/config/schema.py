@@ -168,6 +168,12 @@ def _curriculum_faults(recipe: Recipe) -> Iterator[str]:
             "curriculum.refill.max_rounds=0: a step never draws again, so nothing reads it; set "
             "max_rounds, such as 4, or leave enough out"
         )
+    if recipe.curriculum.refill.within != "bucket" and not recipe.curriculum.refill.max_rounds:
+        yield (
+            f"curriculum.refill.within={recipe.curriculum.refill.within} with "
+            "curriculum.refill.max_rounds=0: a step never draws again, so nothing reads it; set "
+            "max_rounds, such as 4, or leave within out"
+        )
     defer = recipe.curriculum.defer
     if defer is not None and defer.most_steps < defer.first_steps:
         yield (

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from rl_llm.curriculum.beta import (
     BetaBelief,
@@ -158,7 +159,7 @@ class PoolBelief:
         total_K = np.bincount(ids, counted, minlength=num_K)
         self._counted_K[:] = np.minimum(total_K, MOST_PRIOR_COMPLETIONS)
         correct_K = self._counted_K * sum_K / np.maximum(known_K, 1)
-        self._logit_K[:] = _logit((correct_K + 0.5) / (self._counted_K + 1.0))
+        self._logit_K[:] = logit((correct_K + 0.5) / (self._counted_K + 1.0))
         self._refresh_odds()
         own = known[~self._index.endless_K[ids]]
         self._correct_N[own] = correct_N[own]
@@ -301,12 +302,13 @@ class PoolBelief:
         self._refresh_odds()
 
     def _forget(self, shown_K: NDArray[np.bool_], step: int) -> None:
-        """Discount what is known of buckets that a step shows for the first time; where buckets
-        have neighbours, also of those that wait, by as much as the mean bucket."""
+        """Discount what is known of buckets that a step shows for the first time; of buckets with
+        neighbours also while they wait, by as much as the mean of those."""
         waits_K = self._step_K < step
-        new_K = shown_K & waits_K
-        if self._neighbours:
-            self._counted_K[waits_K & ~shown_K] *= self._bucket_decay ** float(new_K.mean())
+        new_K, coupled_K = shown_K & waits_K, self._neighbours.coupled_K
+        if coupled_K.any():
+            age = float(new_K[coupled_K].mean())
+            self._counted_K[waits_K & ~shown_K & coupled_K] *= self._bucket_decay**age
         self._counted_K[new_K] *= self._bucket_decay
         self._step_K[new_K] = step
 
@@ -332,6 +334,9 @@ class PoolBelief:
                 "belief_wrong": self._wrong_N.copy(),
                 "belief_visit_logit": self._visit_logit_N.copy(),
                 "belief_learnt": self._learnt_N.copy(),
+                "belief_bucket_logit": np.where(
+                    self.has_evidence_N, self._logits_N(), np.float32(0)
+                ),
             },
             "rest": {
                 "buckets": dict(zip(self._index.bucket_names, facts_K, strict=True)),
@@ -355,13 +360,19 @@ class PoolBelief:
                 self._learnt_N[:] = np.where(was_seen_N, columns["belief_learnt"], self._learnt_N)
             self._gain.take(state["rest"]["gain"])
         for position, name in enumerate(self._index.bucket_names):
-            logit, counted, step = state["rest"]["buckets"].get(
-                name, (self._logit_K[position], self._counted_K[position], -1)
-            )
-            self._logit_K[position] = logit
-            self._counted_K[position] = counted
-            self._step_K[position] = step
+            as_is = (self._logit_K[position], self._counted_K[position], -1)
+            facts = state["rest"]["buckets"].get(name, as_is)
+            self._logit_K[position], self._counted_K[position], self._step_K[position] = facts
+        if "belief_bucket_logit" in columns:  # Earlier versions save none.
+            # Problems that are of another bucket now keep the drift that they had in theirs: what
+            # the two differ by is not what the model has learnt.
+            apart_N = self._logits_N() - columns["belief_bucket_logit"]
+            self._visit_logit_N[was_seen_N] += apart_N[was_seen_N]
         self._refresh_odds()
+
+    def _logits_N(self) -> Singles:
+        """Return the logit (N) of every problem's bucket."""
+        return self._logit_K.astype(np.float32).take(self._index.bucket_ids)
 
 
 def _select(values: NDArray[Scalar], where: Indices | slice) -> NDArray[Scalar]:
@@ -375,8 +386,3 @@ def _as_slice(where: Indices | slice) -> Indices | slice:
     first, last = int(where[0]), int(where[-1])
     consecutive = last - first == len(where) - 1 and bool((where[1:] - where[:-1] == 1).all())
     return slice(first, last + 1) if consecutive else where
-
-
-def _logit(rates: Floats) -> Floats:
-    logits: Floats = np.log(rates) - np.log1p(-rates)
-    return logits

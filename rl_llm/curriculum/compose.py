@@ -76,12 +76,13 @@ def build_scheduler(
     evidence = _prior_evidence(section, problems)
     if evidence.num_known:
         belief.set_priors(evidence.correct_N, evidence.wrong_N)
+    planner = _build_planner(section, index, belief, rollouts, seed=seed)
     scheduler = Scheduler(
         supply=supply,
         index=index,
         belief=belief,
         slopes=DifficultySlopes.of(index, problems, prior_strength=section.belief.prior_strength),
-        planner=_build_planner(section, index, belief, rollouts, seed=seed),
+        planner=planner,
         gates=build_gates(
             DEFAULT_GATES if section.gates is None else section.gates,
             group_size=rollouts.group_size,
@@ -100,6 +101,13 @@ def build_scheduler(
     )
     if section.priors.path or evidence.num_known:
         scheduler.say(evidence.summary)
+    num_open = index.num_problems - int(np.count_nonzero(planner.prerequisites.locked()))
+    if num_open < min(rollouts.num_problems, index.num_problems):
+        scheduler.say(
+            f"curriculum.prerequisites: {num_open} of {index.num_problems:,} problems are open at "
+            f"first, and a step asks for {rollouts.num_problems}: steps are smaller until levels "
+            "open"
+        )
     return scheduler
 
 

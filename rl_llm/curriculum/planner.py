@@ -102,7 +102,9 @@ class Planner:
         resting = self.standing.next_draw(position, step, num_drawn, exclude=locked_N | held_N)
         if resting is not None or not hasattr(self.sampler, "explain"):
             return resting or ""
-        said: str = self.sampler.explain(position, exclude=self.unavailable(step) | held_N)
+        source = self.index.bucket_sources[self.index.bucket_ids[position]]
+        exclude_N = self.unavailable(step) | held_N | self.quotas.mask(source)
+        said: str = self.sampler.explain(position, exclude=exclude_N)
         return said
 
     def metrics(self, step: int) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Prerequisites:
             self._parents |= {level: above for level, above in of_source.items() if above}
         self._opened_step_K = np.zeros(index.num_buckets, np.int64)
         self._opened_step_K[list(self._parents)] = _LOCKED
+        self.observe(0)  # Priors may say that levels are solved.
 
     def locked(self) -> NDArray[np.bool_]:
         """Return which problems (N) belong to a locked level."""

@@ -83,9 +83,9 @@ class Quotas:
         self._asked = {source: count or 0 if is_same else 0 for source, count in own.items()}
 
     def mask(self, source: str | None) -> NDArray[np.bool_]:
-        """Return which problems (N) are *not* of a source; for None, those of sources with a
-        quota."""
-        if source is None:
+        """Return which problems (N) are *not* drawn with those of a source: those of all others,
+        and for a source without a quota, as for None, those of sources with one."""
+        if source is None or source not in self._shares:
             excluded_K = [name in self._shares for name in self._index.bucket_sources]
         else:
             excluded_K = [name != source for name in self._index.bucket_sources]

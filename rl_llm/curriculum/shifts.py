@@ -59,10 +59,14 @@ class Neighbours:
         ]
         self._order_K = np.array(order, np.int64)
         self._coupling = coupling * np.array(alike, np.float64)
+        self.coupled_K = np.zeros(index.num_buckets, np.bool_)
+        """Which buckets have a neighbour."""
+        self.coupled_K[self._order_K[:-1][self._coupling > 0]] = True
+        self.coupled_K[self._order_K[1:][self._coupling > 0]] = True
 
     def __bool__(self) -> bool:
         """Say whether any bucket has a neighbour."""
-        return bool(self._coupling.any())
+        return bool(self.coupled_K.any())
 
     def loosened(self, variance_K: Floats) -> "Neighbours":
         """Return these neighbours where shifts vary by `variance_K` beside their moves."""

@@ -203,7 +203,7 @@ def test_a_problem_of_a_locked_level_was_never_drawn_and_says_what_it_waits_for(
 def test_a_problem_that_can_be_drawn_says_how_likely_that_is(run_dir, explain):
     out = explain(run_dir, "3+3=")
     assert "standing   active" in out
-    assert "the first of the step's draws takes it with probability" in out
+    assert "the first draw takes it with probability" in out
     assert "of 2 (an even share is 0.5000)" in out
 
 
@@ -276,11 +276,12 @@ def test_the_parts_of_a_probed_group_say_what_became_of_it(write_recipe, tmp_pat
             assert "its probe  1 of 2 completions correct, so 2 more follow: number" in out
 
 
+@pytest.mark.parametrize("files", ["null", []])
 def test_what_was_known_before_the_run_is_told_with_what_it_is_worth(
-    write_recipe, tmp_path, explain
+    write_recipe, tmp_path, explain, files
 ):
     train = "[{{use: jsonl, path: {folder}/train.jsonl}}]"
-    recipe = write_recipe(train=train, columns={"3+3=": {"pass_rate": 0.25}})
+    recipe = write_recipe(train=train, columns={"3+3=": {"pass_rate": 0.25}}, priors=files)
     folder = tmp_path / "known"
     folder.mkdir()
     simulate(folder, recipe, num_steps=1)

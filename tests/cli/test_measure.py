@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rl_llm.cli import measure as measure_module
 from rl_llm.cli.main import main
-from rl_llm.cli.measure import expected_mixed_share
+from rl_llm.cli.measure import _cells, _notes, expected_mixed_share
 from rl_llm.cli.measured import MeasuredFile
 from rl_llm.config.sections import LoraSection
 from rl_llm.errors import InputError, StorageError
@@ -79,6 +79,28 @@ def test_the_share_of_mixed_groups_is_right_on_average():
 def test_fewer_completions_than_a_group_give_a_lower_bound():
     assert expected_mixed_share(1, 2, group_size=8) == 1.0
     assert expected_mixed_share(2, 2, group_size=8) == 0.0
+
+
+def test_problems_without_a_pass_rate_are_no_groups_that_are_not_mixed():
+    correct_N, counted_N = np.array([4, 4, 0, 0]), np.array([8, 8, 0, 0])
+    mixed_N = expected_mixed_share(correct_N, counted_N, group_size=8)
+    assert _cells(correct_N, counted_N, mixed_N) == ("4", "0.500", "1.000")
+    assert _cells(correct_N[2:], counted_N[2:], mixed_N[2:]) == ("2", "-", "-")
+
+
+@pytest.mark.parametrize(
+    ("counted", "told"),
+    [
+        ([8, 8], []),
+        ([4, 4], ["a lower bound, from groups of 4 and more; --samples 8 or more"]),
+        ([8, 2], ["a lower bound, from groups of 2 and more; rewards of the other completions"]),
+        ([8, 0], ["1 problem has no pass rate"]),
+    ],
+)
+def test_the_notes_under_a_measurement_say_what_its_mixed_groups_leave_out(counted, told):
+    notes = list(_notes(np.array(counted), group_size=8))
+    assert len(notes) == len(told)
+    assert all(part in note for part, note in zip(told, notes, strict=True))
 
 
 def test_parts_become_one_file_in_the_order_asked_for(tmp_path):
@@ -166,6 +188,7 @@ def test_another_model_temperature_or_reward_is_refused_by_name(measure, tmp_pat
         ("rollout.temperature=0.5", "rollout.temperature: 1.0 there, 0.5 now"),
         ("rollout.max_new_tokens=90", "rollout.max_new_tokens: 96 there, 90 now"),
         ("rewards.0.weight=2.0", "rewards: "),
+        ("run.seed=7", "run.seed: 0 there, 7 now"),
     ):
         code, printed = measure(out, "--samples", "1", word)
         assert code == 2

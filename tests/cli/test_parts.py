@@ -85,6 +85,24 @@ def test_a_gate_that_drops_what_the_algorithm_would_learn_from_is_told_of(name):
     assert bool(algorithm_notes(asked, algorithm)) != compares_groups
     for gates in (None, [], [{"name": "range"}]):
         assert algorithm_notes(recipe(curriculum={"gates": gates}), algorithm) == []
+    probed = recipe(curriculum={"probe": {"completions": 2, "problems": 4}})
+    assert bool(algorithm_notes(probed, algorithm)) != compares_groups
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_refill_where_no_group_is_dropped_is_refused(name):
+    def build(**curriculum):
+        asked = recipe(
+            algorithm={"name": name}, curriculum={"refill": {"max_rounds": 3}} | curriculum
+        )
+        return build_algorithm(asked)
+
+    assert build(gates=[{"name": "informative"}]).name == name
+    if name in ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"):
+        assert build().name == name
+    else:
+        with pytest.raises(ConfigError, match=f"max_rounds=3 with '{name}', which learns from all"):
+            build()
 
 
 @pytest.mark.parametrize(

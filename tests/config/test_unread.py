@@ -78,6 +78,11 @@ def test_an_end_of_refills_that_never_begin_is_refused():
         "curriculum.refill.enough=0.5 with curriculum.refill.max_rounds=0: a step never draws "
         "again, so nothing reads it; set max_rounds, such as 4, or leave enough out"
     )
+    assert parse(curriculum={"refill": {"max_rounds": 1, "within": "pool"}})
+    assert fault_of(curriculum={"refill": {"within": "pool"}}) == (
+        "curriculum.refill.within=pool with curriculum.refill.max_rounds=0: a step never draws "
+        "again, so nothing reads it; set max_rounds, such as 4, or leave within out"
+    )
 
 
 @pytest.mark.parametrize(

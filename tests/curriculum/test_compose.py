@@ -276,6 +276,17 @@ def test_without_priors_nothing_is_said(make_scheduler, make_problems):
     assert make_scheduler(make_problems(2)).take_messages() == []
 
 
+def test_a_step_that_locked_levels_leave_too_small_is_said(make_scheduler, make_problems):
+    problems = make_problems(3) + make_problems(60, level=2, first=3)
+    in_order = {problems[0].source: "in_order"}
+    assert make_scheduler(problems, num_problems=16, prerequisites=in_order).take_messages() == [
+        "curriculum.prerequisites: 3 of 63 problems are open at first, and a step asks for 16: "
+        "steps are smaller until levels open"
+    ]
+    assert make_scheduler(problems, num_problems=3, prerequisites=in_order).take_messages() == []
+    assert make_scheduler(problems[:2], num_problems=16).take_messages() == []
+
+
 def test_a_stated_difficulty_is_put_to_use(make_scheduler, stage):
     """Those drawn show that more difficulty means less solved; those not drawn are believed so."""
     problems = [stage.make_problem(f"q{k}", difficulty=k % 2) for k in range(60)]

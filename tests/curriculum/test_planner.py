@@ -31,6 +31,13 @@ class InOrder:
         self.observed.append(outcomes)
 
 
+class Explains(InOrder):
+    """Says how many problems may be drawn."""
+
+    def explain(self, position, *, exclude):
+        return f"one of {np.count_nonzero(~exclude)}"
+
+
 class Plans(InOrder):
     """Answers with what it was given."""
 
@@ -144,6 +151,13 @@ def test_each_source_gets_its_quota_of_a_step(make_planner):
     planner = make_planner({"a": [1] * 9, "b": [1] * 9, "c": [1] * 9}, quotas={"b": 0.5})
     # b has half; a and c share the rest, which is taken in the order of the pool.
     assert Counter(planner.begin(1).first(8) // 9) == {1: 4, 0: 4}
+
+
+def test_a_sampler_explains_a_problem_among_those_that_it_is_drawn_with(make_planner):
+    pool = {"a": [1] * 9, "b": [1] * 8, "c": [1] * 7}
+    planner = make_planner(pool, sampler=Explains(), quotas={"b": 0.5})
+    said = [dict(planner.explain(p, step=1, num_drawn=8))["next draw"] for p in (0, 9, 17)]
+    assert said == ["one of 16", "one of 8", "one of 16"]
 
 
 @pytest.mark.parametrize("num_problems", [1, 3, 8])
@@ -263,7 +277,7 @@ def test_a_sampler_that_breaks_its_promise_is_caught(make_planner, answer, count
 
 def test_a_sampler_that_plans_no_positions_is_caught(make_planner):
     draws = make_planner({"a": [1] * 5}, sampler=Plans(None)).begin(1)
-    with pytest.raises(PluginError, match="sampler Plans planned .*; plan must return positions"):
+    with pytest.raises(PluginError, match=r"sampler Plans planned .*; plan must return positions"):
         draws.first(2)
 
 

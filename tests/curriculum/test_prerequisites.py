@@ -62,6 +62,18 @@ def test_a_level_opens_when_its_parent_is_solved_with_certainty():
     assert prerequisites.metrics() == {"curriculum/locked_buckets": 0}
 
 
+def test_a_level_whose_parent_is_solved_by_its_priors_is_open_from_the_start():
+    index = pool(1, 2, 3)
+    belief = PoolBelief(index)
+    belief.set_priors(np.array([32.0, 0, 0, 0]), np.zeros(4))
+    prerequisites = Prerequisites(index, belief, {"s": "in_order"})
+    assert locked(prerequisites) == [False, False, True, False]
+    assert prerequisites.status(1) == "open"
+    again = Prerequisites(index, PoolBelief(index), {"s": "in_order"})
+    again.load_state_dict(prerequisites.state_dict())
+    assert locked(again) == [False, False, True, False]
+
+
 def test_a_level_opens_only_when_all_its_parents_are_solved():
     prerequisites, belief = make([1, 2, 3], {3: [1, 2]})
     believe(belief, level_1=9)

@@ -128,3 +128,14 @@ def test_a_tenth_of_a_logit_is_left_out_of_the_gain_and_it_stays_within_its_boun
         seen.append(gain.logits)
     # Found: 0, .05, .1, .3, then 1.1 at most, and .8; each shift counts from what is believed.
     assert seen == pytest.approx([0.0, 0.0, 0.0, 0.2, 1.0, 0.7])
+
+
+def test_what_is_known_of_the_gain_fades_by_three_hundredths_a_step_to_what_it_began_with():
+    gain = Gain(most=2.0)
+    gain.learn(Shifts(bucket_K=np.zeros(1), gain=0.5, information=92.0))
+    for step, information in ((1, 97.0), (1, 97.0), (2, 94.09)):  # Of 8 + 92.
+        gain.begin(step)
+        assert gain.information == pytest.approx(information)
+    for step in range(3, 200):
+        gain.begin(step)
+    assert gain.information == 8.0

@@ -128,7 +128,7 @@ class Posterior:
             mixed = informative_probability(belief.a, belief.b, group_size=self._group_size)
             why = f"its group would be mixed with probability {mixed[0]:.2f}"
         return (
-            f"{why}; the first of the step's draws takes it with probability {own[0]:.4f}, rank "
+            f"{why}; the first draw takes it with probability {own[0]:.4f}, rank "
             f"{rank} of {len(eligible)} (an even share is {1 / len(eligible):.4f})"
         )
 

@@ -115,7 +115,7 @@ def test_with_group_size_one_the_explanation_speaks_of_the_expected_variance(pos
     sampler = posterior((0, 0), (0, 8), group_size=1, kernel=None)
     said = sampler.explain(0, exclude=np.zeros(2, bool))
     assert said == (
-        "the expected p(1-p) of its pass rate is 0.167; the first of the step's draws takes it "
+        "the expected p(1-p) of its pass rate is 0.167; the first draw takes it "
         "with probability 0.6707, rank 1 of 2 (an even share is 0.5000)"
     )
 
