@@ -20,7 +20,7 @@ from rl_llm.hub.source import command_line, read_command
 from rl_llm.policy import Ranks
 from rl_llm.report import write_report
 from rl_llm.run_lock import hold
-from rl_llm.trainer import Parts, RunFolder, checkpoint, read_rows
+from rl_llm.trainer import AGAIN, Parts, RunFolder, checkpoint, read_rows
 from rl_llm.trainer.storage import discard, flush, flush_tree, write_text, writing
 
 _MAY_ONLY_BE_READ = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -72,12 +72,19 @@ def _end_at_once(why: str) -> None:
     os._exit(EXIT_RUN_FAILED)
 
 
-def where_it_goes_on(folder: RunFolder) -> str:
-    """Say what is left of a run that ended before its time."""
+def how_to_go_on(resume: str) -> str:
+    """Return which command goes on from the newest checkpoint, after one with this `--resume`: a
+    checkpoint that it names would be gone back to again."""
+    return AGAIN if resume == "auto" else f"{AGAIN}, but without --resume,"
+
+
+def where_it_goes_on(folder: RunFolder, again: str) -> str:
+    """Say what is left of a run that ended before its time, and what `again` leads to."""
     last, _ = checkpoint.newest_whole(folder.checkpoints)
+    again = again.removesuffix(",")
     if last is None:
-        return "run the same command again: it starts over, for there is no checkpoint yet"
-    return f"run the same command again: it goes on from {last}, the last good checkpoint"
+        return f"{again}: it starts over, for there is no checkpoint yet"
+    return f"{again}: it goes on from {last}, the last good checkpoint"
 
 
 @contextmanager

@@ -19,7 +19,14 @@ from rl_llm.cli.outcome import show_outcome
 from rl_llm.cli.parts import algorithm_notes, build_parts, check_warmup
 from rl_llm.cli.progress import PatientConsole, SilentWatcher, print_lines
 from rl_llm.cli.pushing import Pushing, PushingWatcher, check_hub, hub_lines
-from rl_llm.cli.run_files import failure_kept, locked, prepare, where_it_goes_on, write_results
+from rl_llm.cli.run_files import (
+    failure_kept,
+    how_to_go_on,
+    locked,
+    prepare,
+    where_it_goes_on,
+    write_results,
+)
 from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.cli.tracking import Tracking, check_tracking
 from rl_llm.config import Recipe, load_recipe
@@ -60,7 +67,7 @@ def train(
     tracking = Tracking(recipe, folder, console)
     with (
         closing(ranks),
-        EndingTogether(ranks, last_words=partial(where_it_goes_on, folder)),
+        EndingTogether(ranks, last_words=partial(where_it_goes_on, folder, how_to_go_on(resume))),
         locked(folder, recipe, ranks) as note,
         pushing,
         tracking,
@@ -68,7 +75,7 @@ def train(
         print_lines(console, [*([note] if note else []), *hub_lines(recipe)])
         resume_from = ranks.on_main(lambda: folder.find_checkpoint(resume))
         if resume_from is not None:
-            interrupt.stop_at_once(f"{resume_from.checkpoint} stays the newest checkpoint")
+            interrupt.stop_at_once("the checkpoints stay as they are")
         check_named(recipe)
         recipe, choice = settle_engine_together(recipe, ranks)
         print_lines(console, [choice.line, ranks.line])
@@ -84,6 +91,7 @@ def train(
             started = _Started(
                 source=source,
                 command=shlex.join(["rl-llm", "train", str(source), *overrides]),
+                again=how_to_go_on(resume),
                 resume_from=resume_from,
                 pushing=pushing,
                 tracking=tracking,
@@ -102,6 +110,7 @@ class _Started:
 
     source: Path
     command: str
+    again: str
     resume_from: ResumePoint | None
     pushing: Pushing
     tracking: Tracking
@@ -183,12 +192,13 @@ def _run(
         finished = _train(parts, console, interrupt, started)
         if finished:
             interrupt.finish_first(
-                "writing the results", at_once="the same command writes the results"
+                "writing the results", at_once=f"{started.again} to write the results"
             )
             with parts.policy.gathered():
                 parts.ranks.on_main(lambda: write_results(parts, model))
     except StorageError as error:
-        raise StorageError(f"{error}, and {where_it_goes_on(parts.folder)}") from error
+        where = where_it_goes_on(parts.folder, started.again)
+        raise StorageError(f"{error}, and {where}") from error
     interrupt.stop_at_once("everything is written")
     signal_number = max(parts.ranks.gather([interrupt.received]))
     if signal_number == 0:
@@ -196,32 +206,29 @@ def _run(
     if parts.ranks.num_ranks > 1:
         interrupt.ignore_more()
     if parts.ranks.is_main:
-        print_lines(console, [_stopped_line(parts, finished=finished)])
+        print_lines(console, [_stopped_line(parts, again=started.again, finished=finished)])
     return 128 + signal_number
 
 
-def _stopped_line(parts: Parts, *, finished: bool) -> str:
+def _stopped_line(parts: Parts, *, again: str, finished: bool) -> str:
     """Return what a signal left behind."""
     step = parts.counters.step
     if finished:
         return f"stopped after step {step}, which was the last: the run is complete"
-    return (
-        f"stopped after step {step} of {parts.recipe.run.steps}; {where_it_goes_on(parts.folder)}"
-    )
+    where = where_it_goes_on(parts.folder, again)
+    return f"stopped after step {step} of {parts.recipe.run.steps}; {where}"
 
 
 def _train(parts: Parts, console: Console, interrupt: Interrupt, started: _Started) -> bool:
     """Run the loop with its sinks open and its progress shown."""
     if not parts.ranks.is_main:
-        return Trainer(parts, stop_requested=interrupt.is_requested).run()
-    first_step = parts.counters.step
-    last_step = first_step if first_step > 0 else -1  # Rows up to it are kept.
+        return _trainer(parts, interrupt, started).run()
+    first_step, last_row = parts.counters.step, parts.last_row
     folder, tracking = parts.folder, started.tracking
-    metrics, draws, evaluations = (
-        JsonlSink(path, last_step=last_step)
-        for path in (folder.metrics, folder.draws, folder.evaluations)
-    )
-    tracking.begin(last_step=last_step)
+    metrics = JsonlSink(folder.metrics, last_step=last_row)
+    evaluations = JsonlSink(folder.evaluations, last_step=last_row)
+    draws = JsonlSink(folder.draws, last_step=first_step)
+    tracking.begin(last_step=last_row)
     watcher = PushingWatcher(
         console,
         started.pushing,
@@ -237,4 +244,8 @@ def _train(parts: Parts, console: Console, interrupt: Interrupt, started: _Start
             evaluation_log=evaluations,
             watcher=watcher,
         )
-        return Trainer(shown, stop_requested=interrupt.is_requested).run()
+        return _trainer(shown, interrupt, started).run()
+
+
+def _trainer(parts: Parts, interrupt: Interrupt, started: _Started) -> Trainer:
+    return Trainer(parts, stop_requested=interrupt.is_requested, again=started.again)

@@ -35,20 +35,25 @@ from rl_llm.trainer.pipeline import Overlap, Pipeline
 from rl_llm.trainer.remarks import Remarks
 from rl_llm.trainer.samples import evaluation_samples, training_samples, write_samples
 
-ALARM_STOPS = (
-    "alarms.stop=true: the run ends here, behind a checkpoint; the same command goes on, and an "
-    "alarm that still stands does not end it again"
-)
+AGAIN = "run the same command again"
 
 
 class Trainer:
     """Runs a recipe from wherever its counters stand to its end."""
 
-    def __init__(self, parts: Parts, *, stop_requested: Callable[[], bool] = lambda: False) -> None:
-        """`stop_requested` is asked after every step; True ends the run behind a checkpoint."""
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        stop_requested: Callable[[], bool] = lambda: False,
+        again: str = AGAIN,
+    ) -> None:
+        """`stop_requested` is asked after every step; True ends the run behind a checkpoint.
+        `again` tells a person how to go on from the newest one."""
         self._parts = parts
         self._counters = parts.counters
         self._stop_requested = stop_requested
+        self._again = again
         self._seconds: dict[str, float] = {}
         self._remarks = Remarks(parts.recipe, parts.algorithm)
         self._overlaps = parts.recipe.rollout.max_staleness > 0
@@ -104,7 +109,7 @@ class Trainer:
         unfinished = self._parts.pending.unfinished
         if self._counters.step > 0:
             rollouts.catch_up(self._counters.step)
-            self._recall()
+            self._recall(last_step=self._parts.last_row)
         self._publish(rollouts)
         self._tell(rollouts.take_messages())
         if self._counters.step == 0:
@@ -117,7 +122,8 @@ class Trainer:
             row, samples = self._train_one_step(rollouts)
             if self._parts.ranks.is_main:
                 self._parts.watcher.stepped(row)
-            is_saved = self._finish_step(UnfinishedStep(row=row, samples=samples), rollouts)
+            step = UnfinishedStep(row=row, samples=samples, why_ended=self._why_ended)
+            is_saved = self._finish_step(step, rollouts)
             if not self.is_finished and self._must_stop():
                 if not is_saved:
                     self._save(rollouts)
@@ -128,7 +134,7 @@ class Trainer:
     def _finish_step(self, step: UnfinishedStep, rollouts: Pipeline) -> bool:
         """Evaluate, write and save what is due behind a step; save the one that ends the run.
         Return whether it was saved."""
-        row = step.row
+        row, self._why_ended = step.row, step.why_ended
         if self._is_due(self._parts.recipe.eval.every):
             self._parts.pending.unfinished = step
             row = row | self._evaluate(step.samples, rollouts)
@@ -262,14 +268,13 @@ class Trainer:
         # What was lost may end in a line of its own, with a command to copy.
         so_far = f"{lost}\n" if "\n" in str(lost) else f"{lost}; "
         if step == 0:
-            return EngineLost(f"{so_far}no step was done: run the same command again to start over")
+            return EngineLost(f"{so_far}no step was done: {self._again} to start over")
         try:
             self._save(rollouts)
         except StorageError as fault:
             return EngineLost(f"{so_far}and {fault}")
         return EngineLost(
-            f"{so_far}a checkpoint was written after step {step}; run the same command again to go "
-            "on"
+            f"{so_far}a checkpoint was written after step {step}; {self._again} to go on"
         )
 
     def _write(self, row: Row) -> None:
@@ -297,12 +302,12 @@ class Trainer:
                 messages.append(dry)
         self._tell([*messages, *self._remarks.of_harvest(harvest)])
 
-    def _recall(self) -> None:
+    def _recall(self, *, last_step: int) -> None:
         """Show the alarms the rows of the earlier part of the run."""
-        parts, done = self._parts, self._counters.step
+        parts = self._parts
         if parts.ranks.is_main:
             rows = iter_rows(parts.folder.metrics)
-            parts.alarms.recall(row for row in rows if row["step"] <= done)
+            parts.alarms.recall(row for row in rows if row["step"] <= last_step)
 
     def _watch(self, row: Row, samples: list[Row]) -> Row:
         """Ask the alarms about a row, and return their keys; what they have to say is said, or kept
@@ -315,7 +320,10 @@ class Trainer:
             parts.ranks.on_main(lambda: write_samples(file, samples))
         ends = recipe.alarms.stop and not self.is_finished and self._why_ended is None
         if messages and ends:
-            self._why_ended = f"{'; '.join(messages)}. {ALARM_STOPS}"
+            self._why_ended = (
+                f"{'; '.join(messages)}. alarms.stop=true: the run ends here, behind a checkpoint; "
+                f"{self._again} to go on: an alarm that still stands does not end it again"
+            )
         else:
             self._tell(messages)
         return dict(found.keys)

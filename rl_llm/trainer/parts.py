@@ -70,6 +70,13 @@ class Parts:
     pending: Pending = field(default_factory=Pending)
 
     @property
+    def last_row(self) -> int:
+        """The last step whose metrics and evaluation are written; -1 before the first."""
+        if self.counters.step == 0:
+            return -1
+        return self.counters.step - (self.pending.unfinished is not None)
+
+    @property
     def stateful(self) -> checkpoint.Stateful:
         """What a checkpoint holds the state of."""
         return checkpoint.Stateful(

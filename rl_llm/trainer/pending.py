@@ -35,10 +35,12 @@ class HarvestReport:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedStep:
-    """A step that was learnt from, whose evaluation is still due: its row and samples so far."""
+    """A step that was learnt from, whose evaluation is still due: its row and samples so far, and
+    what it found that ends the run."""
 
     row: Row
     samples: list[Row]
+    why_ended: str | None = None
 
 
 @dataclass(kw_only=True)

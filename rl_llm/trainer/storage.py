@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from rl_llm.errors import StorageError
+from rl_llm.errors import RlLlmError, StorageError
 
 _WAYS_OUT = {
     errno.ENOSPC: "make room there",
@@ -30,6 +30,8 @@ def writing(target: Path) -> Iterator[None]:
     """Turn what the system says against writing into one `StorageError` that names `target`."""
     try:
         yield
+    except RlLlmError:  # It says what it is about itself.
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         cause = system_error(error)
         if cause is None:

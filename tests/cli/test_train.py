@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from rl_llm.cli.main import main
+from rl_llm.cli.run_files import how_to_go_on, where_it_goes_on
 from rl_llm.config import dump_yaml, load_recipe
+from rl_llm.trainer import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +181,17 @@ def test_several_updates_without_a_ratio_are_called_biased_before_the_first_step
     assert main(["train", str(small), *QUICK, "algorithm={name: reinforce}"]) == 0
     before, first, _ = capsys.readouterr().out.partition("step 1/1")
     assert first and "algorithm 'reinforce' with optim.updates_per_batch=2" in before
+
+
+@pytest.mark.parametrize(
+    ("resume", "again"),
+    [
+        ("auto", "run the same command again"),
+        ("never", "run the same command again, but without --resume"),
+        ("runs/small", "run the same command again, but without --resume"),
+    ],
+)
+def test_how_to_go_on_leaves_out_what_would_go_back(tmp_path, resume, again):
+    folder = RunFolder(tmp_path)
+    said = where_it_goes_on(folder, how_to_go_on(resume))
+    assert said == f"{again}: it starts over, for there is no checkpoint yet"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from rl_llm.cli import parts
 from rl_llm.cli.main import main
 from rl_llm.errors import EngineLost
+from rl_llm.trainer import Trainer
 from rl_llm.trainer.pending import Pending
 
 pytestmark = pytest.mark.slow
@@ -104,6 +106,14 @@ def test_what_was_generated_ahead_of_an_early_end_is_kept_and_not_counted(
     pending = Pending()
     pending.load(checkpoints(run_dir)[-1])
     assert list(pending.reports) == [3] and pending.reports[3].harvest.scored
+
+
+class EndOfPower(BaseException):
+    """Nothing is saved behind it."""
+
+
+def end_of_power(*_):
+    raise EndOfPower
 
 
 @dataclass
@@ -213,6 +223,56 @@ def test_a_row_that_a_lost_evaluation_held_back_is_written_once(
     assert train(tmp_path / "run", *settings, "run.steps=10") == 0
     rows = read_metrics(tmp_path / "run" / "runs" / "small")
     assert [row["step"] for row in rows] == list(range(11))
+
+
+def test_a_step_that_was_finished_behind_a_resume_and_lost_again_is_written_once(
+    train, tmp_path, lose, read_metrics, monkeypatch
+):
+    settings = ["run.steps=6", "eval.every=4", "checkpoint.every=9"]
+    # Evaluations stand before the first step, and behind steps 4 and 6, the last.
+    lose("evaluation", 2)
+    assert train(tmp_path / "run", *settings) == 1
+    lose("harvest", -1)
+    with monkeypatch.context() as killed:
+        killed.setattr(Trainer, "_train_one_step", end_of_power)
+        with pytest.raises(EndOfPower):
+            train(tmp_path / "run", *settings)
+    run_dir = tmp_path / "run" / "runs" / "small"
+    assert [row["step"] for row in read_metrics(run_dir)] == list(range(5))
+    assert train(tmp_path / "run", *settings) == 0
+    assert [row["step"] for row in read_metrics(run_dir)] == list(range(7))
+    lines = (run_dir / "evaluations.jsonl").read_text().splitlines()
+    assert Counter(json.loads(line)["step"] for line in lines) == {0: 12, 4: 12, 6: 12}
+
+
+def test_a_dry_step_still_ends_the_run_where_its_evaluation_was_lost(
+    train, tmp_path, lose, capsys, read_metrics
+):
+    settings = ["run.steps=6", "eval.every=1", "data.train.0.levels=[8]", "checkpoint.every=9"]
+    settings += ["curriculum.refill={max_rounds: 0, when_dry: stop}"]
+    lose("evaluation", 2)
+    assert train(tmp_path / "run", *settings) == 1
+    assert "a checkpoint was written after step 1" in capsys.readouterr().err
+    lose("harvest", -1)
+    assert train(tmp_path / "run", *settings) == 1
+    assert capsys.readouterr().err.startswith("error: nothing to learn from in")
+    rows = read_metrics(tmp_path / "run" / "runs" / "small")
+    assert [row["step"] for row in rows] == [0, 1]
+
+
+def test_after_going_back_a_lost_engine_says_to_leave_resume_out(train, tmp_path, lose, capsys):
+    settings = ["run.steps=6", "eval.every=9", "checkpoint={every: 2, keep: 9}"]
+    settings += ["curriculum.refill={max_rounds: 0}"]
+    back = "runs/small/checkpoints/step-000002"
+    assert train(tmp_path / "run", *settings) == 0
+    capsys.readouterr()
+    lose("harvest", 2)
+    assert train(tmp_path / "run", *settings, "--resume", back) == 1
+    way_out = "run the same command again, but without --resume, to go on\n"
+    assert capsys.readouterr().err.endswith(f"written after step 3; {way_out}")
+    lose("harvest", -1)
+    assert train(tmp_path / "run", *settings) == 0
+    assert "resuming runs/small/checkpoints/step-000003" in capsys.readouterr().out
 
 
 def test_an_engine_that_is_lost_before_the_first_step_leaves_a_run_that_starts_over(

@@ -270,7 +270,9 @@ def test_an_alarm_is_said_once_written_in_the_rows_and_has_samples_to_look_at(pr
 def test_an_alarm_that_may_ends_the_run_behind_a_checkpoint_but_not_behind_its_last_step(prepare):
     stops = [*RARELY, "alarms.stop=true"]
     parts, metrics = prepare(*stops), Kept()
-    with pytest.raises(RunError, match=r"^alarm scripted: why; look at .*; the same command goes"):
+    with pytest.raises(
+        RunError, match=r"^alarm scripted: why; look at .*; run the same command again"
+    ):
         Trainer(replace(parts, sinks=[metrics], alarms=Alarms([Raised(2)]))).run()
     assert [row["alarms/scripted"] for row in metrics.rows] == [0, 0, 1]
     assert parts.watcher.saved_names == ["step-000002"]

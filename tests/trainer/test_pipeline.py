@@ -358,6 +358,7 @@ def test_a_harvest_that_was_lost_with_its_engine_is_generated_again_with_the_sam
         rollouts.drain(len(done))
         curriculum = lost.pending.curriculum
         lost.pending.save(tmp_path)
+    saved = sorted(tmp_path.rglob("*"))
 
     resumed = Stage()
     resumed.scheduler.load_state_dict(curriculum)
@@ -369,6 +370,7 @@ def test_a_harvest_that_was_lost_with_its_engine_is_generated_again_with_the_sam
         done += resumed.go(rollouts, range(step + 1, 7))
     assert [report.harvest.scored for report in done] == [r.harvest.scored for r in expected]
     assert_same_state(resumed.scheduler.state_dict(), whole.scheduler.state_dict())
+    assert sorted(tmp_path.rglob("*")) == saved  # What was published later replaces none of it.
 
 
 def test_an_engine_that_is_lost_while_weights_are_loaded_is_missed_by_the_next_harvest_alone():

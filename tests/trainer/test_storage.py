@@ -5,12 +5,13 @@ import os
 import resource
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from rl_llm.errors import StorageError
+from rl_llm.errors import RunError, StorageError
 from rl_llm.trainer.storage import discard, readable_bytes, write_text, writing
 
 WEIGHTS = {"w": torch.zeros(5000)}
@@ -46,6 +47,18 @@ def test_what_the_system_refuses_is_one_error_whoever_wraps_it(tmp_path, write):
         write(target)
 
 
+def test_an_error_that_says_what_it_is_about_passes_through(tmp_path):
+    inner = tmp_path / "inner"
+    expected = f"^{inner} cannot be written"
+    with pytest.raises(StorageError, match=expected), writing(tmp_path), writing(inner):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(RunError, match="nothing to learn from"), writing(tmp_path):
+        try:
+            (tmp_path / "gone").read_text()
+        except OSError:
+            raise RunError("nothing to learn from")  # noqa: B904 - its context is what matters.
+
+
 def test_an_error_of_another_kind_passes_through(tmp_path):
     with pytest.raises(RuntimeError, match="out of memory") as error, writing(tmp_path):
         raise RuntimeError("out of memory")
@@ -77,6 +90,20 @@ def test_a_text_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path):
     assert file.read_text() == "old"
     write_text(file, "new")
     assert file.read_text() == "new"
+
+
+def test_a_text_is_on_the_disk_before_it_has_its_name_and_its_name_is_behind_that(
+    tmp_path, monkeypatch
+):
+    flushed = []
+
+    def fsync(handle):
+        flushed.append((Path(os.readlink(f"/proc/self/fd/{handle}")).name, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file = tmp_path / "resolved.yaml"
+    write_text(file, "new")
+    assert flushed == [(".resolved.yaml.partial", False), (tmp_path.name, True)]
 
 
 def test_a_folder_is_discarded_as_a_whole(tmp_path):
