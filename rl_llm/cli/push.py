@@ -100,7 +100,9 @@ def _files(source: Source, place: Place, scratch: Path) -> dict[str, str]:
 def _save_tokenizer(source: Source, folder: Path) -> None:
     from rl_llm.policy import load_tokenizer
 
-    load_tokenizer(source.recipe().model.path).save_pretrained(str(folder))
+    model = source.recipe().model
+    tokenizer = load_tokenizer(model.path, chat_template=model.chat_template)
+    tokenizer.save_pretrained(str(folder))
 
 
 def _merge(source: Source, folder: Path) -> None:

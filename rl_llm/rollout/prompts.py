@@ -1,7 +1,6 @@
 """From a problem's prompt to token ids and back, in one place for every engine and for training."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -16,13 +15,10 @@ if TYPE_CHECKING:
 class PromptEncoder:
     """Encodes prompts with a model's tokenizer: plain text as it is, chats through the template."""
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", *, chat_template: str | None = None
-    ) -> None:
-        """`chat_template` is a Jinja template or the path of a file with one; None keeps the
-        tokenizer's."""
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Chats take the tokenizer's template, as it is now."""
         self._tokenizer = tokenizer
-        self._template = _read_template(chat_template) or tokenizer.chat_template
+        self._template = tokenizer.chat_template
 
     @property
     def unknown_token(self) -> str | None:
@@ -91,15 +87,3 @@ class PromptEncoder:
         """Return the text of each sequence, without special tokens."""
         texts = self._tokenizer.batch_decode(list(map(list, token_ids)), skip_special_tokens=True)
         return list(texts)
-
-
-def _read_template(chat_template: str | None) -> str | None:
-    if chat_template is None or "{" in chat_template:
-        return chat_template
-    file = Path(chat_template).expanduser()
-    if not file.is_file():
-        raise ModelError(
-            f"model.chat_template={chat_template!r} is neither a Jinja template nor a file; "
-            "write the template itself, or the path of a file that holds it"
-        )
-    return file.read_text(encoding="utf-8")
