@@ -16,9 +16,10 @@ class PromptEncoder:
     """Encodes prompts with a model's tokenizer: plain text as it is, chats through the template."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Chats take the tokenizer's template, as it is now."""
+        """Chats take the tokenizer's template as it is now; of several, the default."""
         self._tokenizer = tokenizer
-        self._template = tokenizer.chat_template
+        templates = tokenizer.chat_template
+        self._template = templates.get("default") if isinstance(templates, dict) else templates
 
     @property
     def unknown_token(self) -> str | None:
@@ -64,8 +65,8 @@ class PromptEncoder:
         if self._template is None:
             raise ModelError(
                 f"the prompt is a chat of {len(prompt)} messages, and the tokenizer of "
-                f"{self._tokenizer.name_or_path!r} has no chat template; set model.chat_template, "
-                "or use plain prompts"
+                f"{self._tokenizer.name_or_path!r} has {self._without_template()}, or use plain "
+                "prompts"
             )
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
         try:
@@ -82,6 +83,16 @@ class PromptEncoder:
                 f"the chat template refuses a prompt with the roles {roles}: {error}; mend "
                 "model.chat_template, or give prompts that it takes"
             ) from None
+
+    def _without_template(self) -> str:
+        """Say what the tokenizer has in place of a template for chats, and the way out."""
+        templates = self._tokenizer.chat_template
+        if not templates:
+            return "no chat template; set model.chat_template"
+        return (
+            f"the chat templates {', '.join(sorted(templates))} and no default; "
+            "set model.chat_template to the one that is meant, its text or a file with it"
+        )
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each sequence, without special tokens."""

@@ -42,6 +42,39 @@ def test_a_chat_without_any_template_is_an_error_with_the_way_out(tokenizer):
         PromptEncoder(tokenizer).encode(CHAT)
 
 
+@pytest.fixture
+def several(tmp_path):
+    """Save the shipped tokenizer with named templates, and return the folder."""
+
+    def save(**templates):
+        tokenizer = load_tokenizer(MODEL)
+        tokenizer.chat_template = templates
+        tokenizer.save_pretrained(tmp_path / "several")
+        return str(tmp_path / "several")
+
+    return save
+
+
+def test_of_several_templates_a_chat_takes_the_default(several):
+    folder = several(default="{{ messages[0].content }}", tool_use="{{ messages[0].content }}?")
+    encoder = PromptEncoder(load_tokenizer(folder))
+    assert encoder.decode([encoder.encode(CHAT)]) == ["4+9="]
+    assert encoder.unread(CHAT) == []
+
+
+def test_several_templates_without_a_default_are_named_where_the_recipe_gives_none(several):
+    folder = several(tool_use="{{ messages[0].content }}?", rag="{{ messages[0].content }}7")
+    encoder = PromptEncoder(load_tokenizer(folder))
+    assert encoder.decode([encoder.encode("4+9=")]) == ["4+9="]
+    with pytest.raises(
+        ModelError, match=r"templates rag, tool_use and no default; set model\.chat_template"
+    ):
+        encoder.encode(CHAT)
+    given = f"{folder}/additional_chat_templates/rag.jinja"
+    encoder = PromptEncoder(load_tokenizer(folder, chat_template=given))
+    assert encoder.decode([encoder.encode(CHAT)]) == ["4+9=7"]
+
+
 def test_a_template_file_that_is_missing_is_an_error():
     with pytest.raises(ModelError, match="neither a Jinja template nor a file"):
         with_template("no/such/file.jinja")
