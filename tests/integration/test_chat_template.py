@@ -77,3 +77,9 @@ def test_the_template_of_the_recipe_is_delivered_in_place_of_the_bases_own(train
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert tokenizer.chat_template == template, folder
         assert tokenizer.apply_chat_template(CHAT, tokenize=False) == "4+9=", folder
+
+
+def test_named_templates_of_the_base_are_delivered_with_the_default_and_the_others(train, places):
+    for folder in places(train()):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.chat_template == OF_THE_BASE, folder
