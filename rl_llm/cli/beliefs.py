@@ -70,8 +70,8 @@ def load_scheduler(folder: RunFolder) -> SavedScheduler:
             "runs/NAME"
         )
     recipe = load_recipe(folder.resolved)
-    tokenizer = load_tokenizer(recipe.model.path)
-    encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
+    tokenizer = load_tokenizer(recipe.model.path, chat_template=recipe.model.chat_template)
+    encoder = PromptEncoder(tokenizer)
     scheduler = make_scheduler(recipe, load_data(recipe, encoder))
     state, curriculum, pending = _read_newest(folder, scheduler.row_names)
     scheduler.load_state_dict(curriculum)

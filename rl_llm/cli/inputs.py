@@ -41,12 +41,12 @@ class Model:
 def load_model(recipe: Recipe, ranks: Ranks) -> Model:
     """Load the base model and its tokenizer."""
     check_precision(recipe.model.dtype)
-    tokenizer = load_tokenizer(recipe.model.path)
+    tokenizer = load_tokenizer(recipe.model.path, chat_template=recipe.model.chat_template)
     base = load_base(recipe.model.path, dtype=recipe.model.dtype, device=ranks.device)
     return Model(
         base=base,
         tokenizer=tokenizer,
-        encoder=PromptEncoder(tokenizer, chat_template=recipe.model.chat_template),
+        encoder=PromptEncoder(tokenizer),
         stop_ids=stop_token_ids(base, tokenizer),
     )
 

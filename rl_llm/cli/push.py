@@ -15,6 +15,7 @@ from rl_llm.hub import Job, Place, check_repo_id, endpoint, push_now, token_sour
 from rl_llm.hub.access import LOG_IN
 from rl_llm.hub.pusher import pushed_line
 from rl_llm.hub.source import Source, find_source
+from rl_llm.hub.tree import files_in
 
 NAME = "push"
 HELP = (
@@ -92,7 +93,7 @@ def _files(source: Source, place: Place, scratch: Path) -> dict[str, str]:
     if place.is_merged:
         _merge(source, made)
     own = {} if place.is_merged else source.files(scratch)
-    files = {file.name: str(file) for file in made.iterdir()}
+    files = {name: str(file) for name, file in files_in(made).items()}
     recipe = source.write_recipe(scratch)
     return {**own, **files, recipe.name: str(recipe), card.name: str(card)}
 
@@ -100,7 +101,9 @@ def _files(source: Source, place: Place, scratch: Path) -> dict[str, str]:
 def _save_tokenizer(source: Source, folder: Path) -> None:
     from rl_llm.policy import load_tokenizer
 
-    load_tokenizer(source.recipe().model.path).save_pretrained(str(folder))
+    model = source.recipe().model
+    tokenizer = load_tokenizer(model.path, chat_template=model.chat_template)
+    tokenizer.save_pretrained(str(folder))
 
 
 def _merge(source: Source, folder: Path) -> None:

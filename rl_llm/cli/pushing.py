@@ -18,6 +18,7 @@ from rl_llm.hub.access import LOG_IN, redact
 from rl_llm.hub.pusher import Push
 from rl_llm.hub.source import Source, find_source
 from rl_llm.hub.staging import MOST_WAITING, folder_of, forget, forget_past, stage, waiting
+from rl_llm.hub.tree import files_in
 from rl_llm.trainer import RunFolder
 from rl_llm.trainer.shelf import step_of
 
@@ -163,7 +164,7 @@ class Pushing:
         )
 
     def _add_staged(self, staged: Path) -> None:
-        files = {file.name: str(file) for file in staged.iterdir()}
+        files = {name: str(file) for name, file in files_in(staged).items()}
         message = f"Add the adapter after step {step_of(staged)}"
         self._pusher.add(
             Push(

@@ -109,7 +109,8 @@ class ModelSection(Section):
     """The precision of weights and arithmetic; it alone decides."""
 
     chat_template: str | None = None
-    """A Jinja chat template, or the path of a file with one; null uses the tokenizer's own."""
+    """A Jinja chat template, or the path of a file with one; null uses the tokenizer's own. The
+    tokenizer beside the adapter has it too."""
 
 
 class LoraSection(Section):

@@ -10,6 +10,7 @@ from rl_llm.errors import InputError
 from rl_llm.hub.access import redact
 from rl_llm.hub.base_place import CONFIG, has_pinned_base, write_unpinned
 from rl_llm.hub.card import Place, placed, render_card
+from rl_llm.hub.tree import files_in
 from rl_llm.trainer import RunFolder, read_rows
 from rl_llm.trainer.shelf import newest_whole, step_of
 
@@ -56,8 +57,8 @@ class Source:
         """Return the files of the adapter by their path in a repository; the card is for `card`,
         the recipe for `write_recipe`, and hidden files are for nobody. A config that names the base
         by a path of this machine is written into `scratch` as the recipe names it."""
-        found = [file for file in self.adapter.iterdir() if file.is_file() and file.name[0] != "."]
-        files = {file.name: str(file) for file in found if file.name not in _MADE_ANEW}
+        found = files_in(self.adapter)
+        files = {name: str(file) for name, file in found.items() if name not in _MADE_ANEW}
         if self.step is None and has_pinned_base(self.adapter):
             files[CONFIG] = str(write_unpinned(self.adapter, self.recipe().model.path, scratch))
         return files

@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from rl_llm.hub.tree import files_in
 from rl_llm.trainer.shelf import list_checkpoints, step_of
 
 MOST_WAITING = 8
@@ -29,9 +30,10 @@ def stage(checkpoint: Path, run_dir: Path, *, tokenizer: Path, card: str, resolv
     for left in (aside, final):
         shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
-    for file in (*(checkpoint / "adapter").iterdir(), *tokenizer.iterdir()):
-        if file.name not in _NOT_PUSHED:
-            _link(file, aside / file.name)
+    for name, file in (files_in(checkpoint / "adapter") | files_in(tokenizer)).items():
+        if name not in _NOT_PUSHED:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(file, aside / name)
     (aside / "README.md").write_text(card, encoding="utf-8")
     (aside / "resolved.yaml").write_text(resolved, encoding="utf-8")
     aside.rename(final)

@@ -46,8 +46,12 @@ def load_base(path: str, *, dtype: str, device: torch.device | str = "cpu") -> A
     return model.to(device).eval()
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that lies beside a model; raises `ModelError` when there is none."""
+def load_tokenizer(path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies beside a model; raises `ModelError` when there is none.
+
+    `chat_template` is a Jinja template or the path of a file with one. It takes the place of all
+    the tokenizer's own, also where the tokenizer is saved; None keeps those.
+    """
     location = model_location(path)
     has_files = not Path(location).is_dir() or any(
         (Path(location) / name).is_file()
@@ -63,7 +67,21 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"model.path={path!r}: its tokenizer cannot be loaded: {error}") from None
+    if chat_template is not None:
+        tokenizer.chat_template = _read_template(chat_template) or tokenizer.chat_template
     return tokenizer
+
+
+def _read_template(chat_template: str) -> str:
+    if "{" in chat_template:
+        return chat_template
+    file = Path(chat_template).expanduser()
+    if not file.is_file():
+        raise ModelError(
+            f"model.chat_template={chat_template!r} is neither a Jinja template nor a file; "
+            "write the template itself, or the path of a file that holds it"
+        )
+    return file.read_text(encoding="utf-8")
 
 
 def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

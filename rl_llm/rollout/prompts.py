@@ -1,7 +1,6 @@
 """From a problem's prompt to token ids and back, in one place for every engine and for training."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -16,13 +15,11 @@ if TYPE_CHECKING:
 class PromptEncoder:
     """Encodes prompts with a model's tokenizer: plain text as it is, chats through the template."""
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", *, chat_template: str | None = None
-    ) -> None:
-        """`chat_template` is a Jinja template or the path of a file with one; None keeps the
-        tokenizer's."""
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Chats take the tokenizer's template as it is now; of several, the default."""
         self._tokenizer = tokenizer
-        self._template = _read_template(chat_template) or tokenizer.chat_template
+        templates = tokenizer.chat_template
+        self._template = templates.get("default") if isinstance(templates, dict) else templates
 
     @property
     def unknown_token(self) -> str | None:
@@ -68,8 +65,8 @@ class PromptEncoder:
         if self._template is None:
             raise ModelError(
                 f"the prompt is a chat of {len(prompt)} messages, and the tokenizer of "
-                f"{self._tokenizer.name_or_path!r} has no chat template; set model.chat_template, "
-                "or use plain prompts"
+                f"{self._tokenizer.name_or_path!r} has {self._without_template()}, or use plain "
+                "prompts"
             )
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
         try:
@@ -87,19 +84,17 @@ class PromptEncoder:
                 "model.chat_template, or give prompts that it takes"
             ) from None
 
+    def _without_template(self) -> str:
+        """Say what the tokenizer has in place of a template for chats, and the way out."""
+        templates = self._tokenizer.chat_template
+        if not templates:
+            return "no chat template; set model.chat_template"
+        return (
+            f"the chat templates {', '.join(sorted(templates))} and no default; "
+            "set model.chat_template to the one that is meant, its text or a file with it"
+        )
+
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each sequence, without special tokens."""
         texts = self._tokenizer.batch_decode(list(map(list, token_ids)), skip_special_tokens=True)
         return list(texts)
-
-
-def _read_template(chat_template: str | None) -> str | None:
-    if chat_template is None or "{" in chat_template:
-        return chat_template
-    file = Path(chat_template).expanduser()
-    if not file.is_file():
-        raise ModelError(
-            f"model.chat_template={chat_template!r} is neither a Jinja template nor a file; "
-            "write the template itself, or the path of a file that holds it"
-        )
-    return file.read_text(encoding="utf-8")

@@ -81,8 +81,8 @@ def play(scheduler, step, correct):
 def simulate(folder, recipe, *, num_steps, num_ahead=0, correct=CORRECT):
     """Leave in a folder what a run of so many steps leaves that `explain` reads; completions of the
     last `num_ahead` wait to be learnt from."""
-    tokenizer = load_tokenizer(recipe.model.path)
-    encoder = PromptEncoder(tokenizer, chat_template=recipe.model.chat_template)
+    tokenizer = load_tokenizer(recipe.model.path, chat_template=recipe.model.chat_template)
+    encoder = PromptEncoder(tokenizer)
     scheduler = make_scheduler(recipe, load_data(recipe, encoder))
     run = RunFolder(folder)
     sink = JsonlSink(run.draws, last_step=-1)

@@ -56,6 +56,21 @@ def test_references_that_a_reward_cannot_use_are_counted(small, capsys):
     assert line.startswith("reward 'choice_answer' cannot use the references of 72 of 72 problems;")
 
 
+@pytest.mark.parametrize("planned", [[], ["--processes=2"]])
+def test_chats_are_measured_in_the_template_of_the_recipe(small, capsys, planned):
+    row = '{"prompt": "4+9", "answer": "13"}\n'
+    small.with_name("chats.jsonl").write_text(row, encoding="utf-8")
+    chats = "data.eval=[{use: jsonl, path: chats.jsonl, chat: true}]"
+    template = "{{ messages[0].content }}" + 29 * "7"
+    small.with_name("chat.jinja").write_text(template, encoding="utf-8")
+    words = ["validate", str(small), chats, *planned]
+    assert main(words) == 2
+    assert "has no chat template; set model.chat_template" in capsys.readouterr().err
+    # The 3 characters of the prompt and the 29 behind them are a token each.
+    assert main([*words, "model.chat_template=chat.jinja"]) == 0
+    assert "longest prompt: 32 tokens" in capsys.readouterr().out
+
+
 def cells(printed):
     return [
         [cell.strip() for cell in line.strip("│").split("│")]

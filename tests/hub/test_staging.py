@@ -6,6 +6,9 @@ from rl_llm.errors import InputError
 from rl_llm.hub import Place
 from rl_llm.hub.source import find_source
 from rl_llm.hub.staging import folder_of, forget, forget_past, stage, waiting
+from rl_llm.hub.tree import files_in
+
+TEMPLATE = "additional_chat_templates/tool_use.jinja"
 
 
 @pytest.fixture
@@ -35,6 +38,8 @@ def staged(run_dir, checkpoint, tmp_path):
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (tokenizer / "additional_chat_templates").mkdir()
+    (tokenizer / TEMPLATE).write_text("a template", encoding="utf-8")
 
     def make(step):
         made = checkpoint(step)
@@ -44,7 +49,7 @@ def staged(run_dir, checkpoint, tmp_path):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(files_in(folder))
 
 
 def test_a_staged_folder_is_what_the_repository_gets(staged):
@@ -54,6 +59,7 @@ def test_a_staged_folder_is_what_the_repository_gets(staged):
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        TEMPLATE,
         "resolved.yaml",
         "tokenizer.json",
     ]
@@ -88,7 +94,9 @@ def test_a_folder_that_waits_is_found_with_its_run_and_step(staged, run_dir, tmp
     folder = staged(50)
     source = find_source(folder)
     assert (source.run.path, source.step) == (run_dir, 50)
-    assert source.files(tmp_path).keys().isdisjoint({"README.md", "resolved.yaml"})
+    files = source.files(tmp_path)
+    assert files.keys().isdisjoint({"README.md", "resolved.yaml"})
+    assert files[TEMPLATE] == str(folder / TEMPLATE)
     (folder / "resolved.yaml").write_text("as then", encoding="utf-8")
     assert source.write_recipe(tmp_path).read_text(encoding="utf-8") == "as then"
 
