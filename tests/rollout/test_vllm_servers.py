@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rl_llm.errors import EngineLost, ModelError, RunError
@@ -40,6 +41,13 @@ def test_a_group_is_one_request_and_holds_what_the_server_drew(start_server, con
         assert completion.logprobs == (-0.5, -0.25)
         assert (completion.finish_reason, completion.policy_version) == ("stop", 0)
     assert group.completions[1].text == "\x0b\x01"
+
+
+def test_an_answer_is_parsed_once(start_server, connect, monkeypatch):
+    engine, parsed, parse = connect(start_server()), [], httpx.Response.json
+    monkeypatch.setattr(httpx.Response, "json", lambda self: parsed.append(self) or parse(self))
+    assert prompts_of(engine.complete(asks(*"abc"))) == list("abc")
+    assert len(parsed) == 3
 
 
 def test_no_server_is_asked_for_more_at_once_than_allowed_and_both_are_used(start_server, connect):
