@@ -1,5 +1,6 @@
 """What an exception of the hub's library means to whoever pushes."""
 
+from dataclasses import replace
 from json import JSONDecodeError
 from typing import Any
 
@@ -27,9 +28,9 @@ _MAX_WORDS = 400
 
 def outcome_of(error: Exception, job: Job) -> Outcome:
     """Return what to say of a failed attempt, without any token, and whether to try again."""
-    found = _explain(_first_cause(error), job)
-    text = redact(" ".join(found.fault.split()))
-    return Outcome(fault=text, refused=found.refused, retry_after_s=found.retry_after_s)
+    cause = _first_cause(error)
+    found = _explain(cause, job)
+    return replace(found, fault=redact(" ".join(found.fault.split())), kind=_kind(cause))
 
 
 def _first_cause(error: Exception) -> Exception:
@@ -37,6 +38,15 @@ def _first_cause(error: Exception) -> Exception:
     if type(error) is RuntimeError and isinstance(error.__cause__, FAULTS):
         return _first_cause(error.__cause__)
     return error
+
+
+def _kind(error: Exception) -> str:
+    match error:
+        case HfHubHTTPError():
+            return f"HTTP {error.response.status_code}"
+        case PushRefused():
+            return ""  # Each reason is one of its own.
+    return type(error).__name__
 
 
 def _explain(error: Exception, job: Job) -> Outcome:

@@ -29,11 +29,13 @@ class Outcome:
     """What one attempt came to: `url` of what was pushed, or the `fault`.
 
     Trying a `refused` job again does not help by itself; `retry_after_s` is what the hub asked for.
+    `kind` is alike for failures that are alike, whatever `fault` says of one; empty, it is `fault`.
     """
 
     url: str = ""
     is_private: bool = True
     fault: str = ""
+    kind: str = ""
     refused: bool = False
     retry_after_s: float = 0.0
 

@@ -86,7 +86,7 @@ class Pusher:
         return None
 
     def take_messages(self) -> list[str]:
-        """Return what happened since the last time, each fault once."""
+        """Return what happened since the last time, each kind of fault once."""
         with self._changed:
             messages, self._messages = self._messages, []
         return messages
@@ -176,12 +176,13 @@ class Pusher:
         """Say when a push that failed is tried again, if at all."""
         push.num_failed += 1
         if self._end_at_s is None:
-            if outcome.fault not in self._said:
+            kind = outcome.kind or outcome.fault
+            if kind not in self._said:
                 again = (
                     "once more at the end" if outcome.refused else "again while training goes on"
                 )
                 self._messages.append(f"not pushed: {push.name}: {outcome.fault}; tried {again}")
-                self._said.add(outcome.fault)
+                self._said.add(kind)
             wait_s = _wait_s(
                 outcome, self._patience.first_s, self._patience.most_s, push.num_failed
             )

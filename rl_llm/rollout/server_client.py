@@ -212,15 +212,18 @@ class ServerClient:
             if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
                 words += "; it does not speak https: write http:// in rollout.servers.urls"
             raise ServerDown(f"{type(error).__name__}: {words}") from None
+        if not response.is_success:
+            raise self._fault_of(response)
+        return response
+
+    def _fault_of(self, response: httpx.Response) -> ServerDown | ServerRefusal:
         status = response.status_code
         words = f"HTTP {status}: {self._key.redact(_words(response))[:MAX_WORDS]}"
         if status == 429 or status >= 500:
-            raise ServerDown(words, status=status)
+            return ServerDown(words, status=status)
         if status in (401, 403):
-            raise ServerRefusal(f"{words}; {self._key.way_out}", status=status)
-        if not response.is_success:
-            raise ServerRefusal(words, status=status)
-        return response
+            words += f"; {self._key.way_out}"
+        return ServerRefusal(words, status=status)
 
     def _read_choices(self, answer: Mapping[str, Any], ask: Ask) -> list[Drawn]:
         try:

@@ -70,6 +70,18 @@ def test_a_failure_is_said_once_tried_again_and_forgotten_once_it_works(hub, job
     assert len(times) == 4 and times[3] - times[2] >= 0.4  # Behind 0.1, 0.2 and 0.4 s.
 
 
+def test_a_kind_of_failure_is_said_once_however_long_the_hub_asks_to_wait(hub, job, pusher):
+    answers = [(429, {"Retry-After": "1"}, {}), (429, {}, {}), (500, {}, {})]
+    hub.script = lambda method, path, count: (
+        answers.pop(0) if "/commit/" in path and answers else None
+    )
+    pusher.add(push_of(job(), "end"))
+    wait_until(lambda: not pusher.left())
+    busy, failed, pushed = pusher.take_messages()
+    assert "HTTP 429" in busy and "it asks to wait 1 s" in busy
+    assert "HTTP 500" in failed and pushed.startswith("pushed end: ")
+
+
 def test_what_is_refused_is_tried_once_more_at_the_end(hub, job, pusher, leads_to):
     leads_to(hub.url, token="hf_" + "w" * 30)
     pusher.add(push_of(job(), "end"))
