@@ -56,7 +56,7 @@ def planned_launch(file: str | None, num_ranks: int | None, *, dtype: str) -> La
     if file is None:
         return None if num_ranks is None else Launch(num_ranks=num_ranks)
     fields = _read(file)
-    kind = str(fields.get("distributed_type", "NO"))
+    kind = _word(fields, "distributed_type", no="NO")
     if kind not in _TYPES:
         raise ConfigError(
             f"distributed_type={kind} in {file}: rl-llm trains on one process, or on several CPU "
@@ -96,12 +96,17 @@ def _environment(fields: Mapping[str, Any], *, uses_deepspeed: bool) -> dict[str
         for field, variable in _VARIABLES.items()
         if deepspeed.get(field) is not None
     }
-    precision = fields.get("mixed_precision", "no")
     return given | {
         "ACCELERATE_USE_DEEPSPEED": _text(uses_deepspeed),
-        # YAML reads an unquoted `no` as false.
-        "ACCELERATE_MIXED_PRECISION": "no" if precision is False else str(precision),
+        "ACCELERATE_MIXED_PRECISION": _word(fields, "mixed_precision", no="no"),
     }
+
+
+def _word(fields: Mapping[str, Any], name: str, *, no: str) -> str:
+    """Return a field's word; `no` where it is left out, and where YAML reads it as false, as it
+    does without quotes."""
+    value = fields.get(name, False)
+    return no if value is False else str(value)
 
 
 def _text(value: object) -> str:
