@@ -105,6 +105,20 @@ def test_a_publication_takes_the_place_of_the_one_before(
     assert not (tmp_path / "shared").exists()
 
 
+def test_an_adapter_that_is_published_again_stays_where_servers_read_it(
+    start_server, connect, adapter_of, tmp_path
+):
+    server, source = start_server(), adapter_of("one")
+    engine = connect(server)
+    for _ in range(2):
+        engine.load_weights(source, version=1)
+    (published,) = (tmp_path / "shared").iterdir()
+    assert server.adapters == {published.name: published}
+    server.stop()
+    server.start()
+    assert prompts_of(engine.complete(asks("a"))) == ["a"]
+
+
 def test_weights_wait_for_the_requests_that_use_the_ones_before(start_server, connect, adapter_of):
     server = start_server()
     engine = connect(server, max_in_flight=4)

@@ -1,5 +1,6 @@
 """Rollouts from servers that fail and come back, over real sockets."""
 
+import asyncio
 import importlib.util
 import threading
 import time
@@ -119,6 +120,20 @@ def test_a_server_that_is_well_and_completes_nothing_does_not_end_a_call(start_s
     assert 2 <= len(losses) <= 5
 
 
+def test_a_server_that_completes_something_comes_back_as_soon_after_its_next_loss(
+    start_server, connect, monkeypatch
+):
+    server = start_server()
+    engine, pauses_s, sleep = connect(server), [], asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda s: pauses_s.append(s) or sleep(s))
+    answers = (["hang up"] * 3 + [None]) * 4
+    server.script = lambda body: answers.pop(0)
+    for _ in range(4):
+        assert prompts_of(engine.complete(asks("a"))) == ["a"]
+    assert sum("is lost" in said for said in engine.take_messages()) == 4
+    assert max(pauses_s) == engine.patience.health_every_s
+
+
 def test_a_request_goes_to_a_server_that_it_has_not_brought_down(start_server, connect):
     """The good server is busy until the other one has been well again for long."""
     weak, good = start_server(), start_server()
@@ -128,6 +143,26 @@ def test_a_request_goes_to_a_server_that_it_has_not_brought_down(start_server, c
     good.script = lambda body: None if poison(body) else time.sleep(1.0)
     assert prompts_of(engine.complete(asks(*"ab"))) == ["a", "b"]
     assert len(weak.bodies()) == 3
+
+
+def test_a_request_that_avoids_a_server_does_not_hold_up_those_behind_it(start_server, connect):
+    """The good server is busy until the other one, well again, is asked what stands behind."""
+    weak, good = start_server(), start_server()
+    engine = connect(weak, good, max_in_flight=4)
+    behind_is_asked, in_time = threading.Event(), []
+
+    def weakly(body):
+        if is_asking_for("c")(body):
+            behind_is_asked.set()
+        return fake.error(500, "kernel fault") if is_asking_for("a")(body) else None
+
+    def busily(body):
+        if is_asking_for("b")(body):
+            in_time.append(behind_is_asked.wait(5))
+
+    weak.script, good.script = weakly, busily
+    assert prompts_of(engine.complete(asks(*"abc"))) == ["a", "b", "c"]
+    assert in_time == [True]
 
 
 def test_the_late_answer_of_a_lost_server_is_dropped(start_server, connect):
