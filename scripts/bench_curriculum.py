@@ -5,7 +5,7 @@ python scripts/bench_curriculum.py --quick          # posterior against uniform,
 python scripts/bench_curriculum.py --table          # summarise the runs that there are
 
 Stages: `lr` tries learning rates for `uniform`, `freeze` tries all arms on seeds of its own,
-and `measure` makes the runs that count.
+`measure` makes the runs that count, and `confirm` the main ones on seeds of no other run.
 Each run is a process on a core of its own and leaves one file under --runs as it ends; a call makes
 the runs that are missing, seed by seed over all arms, so it goes on where an earlier one was
 stopped. What is run is in `parts/curriculum/arms.py`.
@@ -24,6 +24,8 @@ from parts.curriculum.arms import (
     ARMS_OF_TASK,
     BINS,
     BUDGET,
+    CONFIRMED_ARMS,
+    CONFIRMED_SEEDS,
     EVALUATE_EVERY,
     FREEZE_SEEDS,
     LEARNING_RATE,
@@ -62,7 +64,8 @@ from parts.shared.runs import (
 from rl_llm.errors import InputError
 
 CHILD = "parts.curriculum.run"
-STAGES = ("lr", "freeze", "measure")
+STAGES = ("lr", "freeze", "measure", "confirm")
+SEEDS = {"freeze": FREEZE_SEEDS, "measure": MEASURED_SEEDS, "confirm": CONFIRMED_SEEDS}
 
 RUNS = (
     ROOT / "docs" / "benchmarks" / "curriculum-runs"
@@ -117,11 +120,14 @@ def planned(given: argparse.Namespace) -> Iterator[Spec]:
 
 
 def _comparison(given: argparse.Namespace) -> Iterator[Spec]:
-    tasks = list(TASKS) if given.task == "all" else [given.task]
-    seeds = given.seeds or (MEASURED_SEEDS if given.stage == "measure" else FREEZE_SEEDS)
-    for task in tasks:
-        arms = [arm for arm in ARMS_OF_TASK[task] if not given.arms or arm in given.arms]
-        for seed, arm in product(seeds, arms):
+    arms_of_task: Mapping[str, Sequence[str]] = ARMS_OF_TASK
+    if given.stage == "confirm":
+        arms_of_task = {"pool": CONFIRMED_ARMS}
+    for task, all_arms in arms_of_task.items():
+        if given.task not in (task, "all"):
+            continue
+        arms = [arm for arm in all_arms if not given.arms or arm in given.arms]
+        for seed, arm in product(given.seeds or SEEDS[given.stage], arms):
             yield Spec(stage=given.stage, task=task, arm=arm, seed=seed)
 
 

@@ -60,6 +60,17 @@ def test_no_server_is_asked_for_more_at_once_than_allowed_and_both_are_used(star
     assert [server.most_at_once for server in servers] == [8, 8]
 
 
+def test_a_large_group_is_not_overtaken_by_small_ones_for_which_there_is_room(
+    start_server, connect
+):
+    server = start_server()
+    server.script = lambda body: time.sleep(0.1)
+    sizes = {"a": 3, "b": 4, "c": 1}
+    requests = [ask for prompt, n in sizes.items() for ask in asks(prompt, completions=n)]
+    list(connect(server, max_in_flight=4).complete(requests))
+    assert [body["n"] for body in server.bodies()] == [3, 4, 1]
+
+
 def test_a_group_that_is_cut_into_parts_draws_the_same(start_server, connect):
     server = start_server()
     (whole,) = connect(server).complete(asks("ab", completions=7))

@@ -15,6 +15,7 @@ RECIPE = ROOT / "recipes" / "carry-adder-frontier" / "grpo-arithmetic.yaml"
 
 FREEZE_SEEDS = (100, 101, 102)
 MEASURED_SEEDS = tuple(range(12))
+CONFIRMED_SEEDS = tuple(range(12, 20))  # Of no choice, and of no other run.
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)
 LEARNING_RATE = 5e-4  # The best of LEARNING_RATES for `uniform` on FREEZE_SEEDS.
 BUDGET = 12_288  # Completions of a run: what `uniform` generates in 384 steps.
@@ -78,6 +79,9 @@ ARMS_OF_TASK: dict[str, tuple[str, ...]] = {
         "posterior-refill",
     ),
 }
+
+
+CONFIRMED_ARMS = ("uniform", "dynamic", "posterior")
 
 
 @dataclass(frozen=True, kw_only=True)
