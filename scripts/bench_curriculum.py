@@ -151,7 +151,8 @@ def _check_oracle(given: argparse.Namespace) -> int:
 
 
 def show(given: argparse.Namespace) -> None:
-    """Print the tables of a stage; those of `measure` go into the result file and the document."""
+    """Print the tables of a stage; those of `measure` and `confirm` go into the result file and the
+    document."""
     runs = read_rows(given.runs / given.stage, "*/*.json")
     check_settings(runs)
     if given.stage == "lr":
@@ -159,7 +160,8 @@ def show(given: argparse.Namespace) -> None:
         print(json.dumps(found, indent=1))
         merge_result({"learning_rates": found})
         return
-    tree = read_result() if given.stage == "measure" else {}
+    is_measured = given.stage == "measure"
+    tree = read_result() if is_measured else {}
     if runs:
         try:
             tree |= summary_of(runs) | provenance(_command(given))
@@ -170,7 +172,10 @@ def show(given: argparse.Namespace) -> None:
             return
     if "rows" not in tree:
         raise InputError(f"no runs of stage {given.stage} under {given.runs}; make some first")
-    if given.stage == "measure":
+    if given.stage == "confirm":
+        merge_result({"confirmed": {key: tree[key] for key in ("targets", "arms", "summary")}})
+        write_between("curriculum-confirmed", markdown(tree | {"rows": []}))
+    if is_measured:
         from parts.curriculum.plots import draw  # Matplotlib takes a second to import.
 
         tree = merge_result(tree)

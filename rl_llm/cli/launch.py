@@ -56,7 +56,13 @@ def planned_launch(file: str | None, num_ranks: int | None, *, dtype: str) -> La
     if file is None:
         return None if num_ranks is None else Launch(num_ranks=num_ranks)
     fields = _read(file)
-    kind = _word(fields, "distributed_type", no="NO")
+    # YAML reads an unquoted `NO` as false, which accelerate takes here, and nowhere else.
+    kind = str(fields.get("distributed_type") or "NO")
+    if fields.get("mixed_precision") is False:
+        raise ConfigError(
+            f"mixed_precision=false in {file}: YAML reads an unquoted no as false, at which "
+            "`accelerate launch` stops; write 'no' in quotes"
+        )
     if kind not in _TYPES:
         raise ConfigError(
             f"distributed_type={kind} in {file}: rl-llm trains on one process, or on several CPU "
@@ -68,7 +74,7 @@ def planned_launch(file: str | None, num_ranks: int | None, *, dtype: str) -> La
     if not isinstance(given, int) or given < 1:
         raise ConfigError(f"num_processes={given!r} in {file}: use a whole number from 1")
     return Launch(
-        num_ranks=num_ranks or given,
+        num_ranks=num_ranks or (1 if kind == "NO" else given),
         zero=zero_settings(environment),
         on_gpus=not fields.get("use_cpu", False),
     )
@@ -98,15 +104,8 @@ def _environment(fields: Mapping[str, Any], *, uses_deepspeed: bool) -> dict[str
     }
     return given | {
         "ACCELERATE_USE_DEEPSPEED": _text(uses_deepspeed),
-        "ACCELERATE_MIXED_PRECISION": _word(fields, "mixed_precision", no="no"),
+        "ACCELERATE_MIXED_PRECISION": str(fields.get("mixed_precision", "no")),
     }
-
-
-def _word(fields: Mapping[str, Any], name: str, *, no: str) -> str:
-    """Return a field's word; `no` where it is left out, and where YAML reads it as false, as it
-    does without quotes."""
-    value = fields.get(name, False)
-    return no if value is False else str(value)
 
 
 def _text(value: object) -> str:

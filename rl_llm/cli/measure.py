@@ -284,4 +284,5 @@ def _notes(counted_N: NDArray[np.int64], *, group_size: int) -> Iterator[str]:
         way_out = f"--samples {group_size} or more estimates it for rollout.group_size"
         if int(known_N.max()) >= group_size:
             way_out = "rewards of the other completions failed"
-        yield f"mixed groups: a lower bound, from groups of {least} and more; {way_out}"
+        size = f"{least}" if least == known_N.max() else f"{least} and more"
+        yield f"mixed groups: a lower bound, from groups of {size}; {way_out}"

@@ -128,6 +128,8 @@ def _updates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
 
 
 def _gates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
+    if algorithm.has_group_baseline:
+        return []
     names = [gate.name for gate in recipe.curriculum.gates or ()]
     notes = []
     if "informative" in names:
@@ -141,7 +143,7 @@ def _gates_notes(recipe: Recipe, algorithm: Algorithm) -> list[str]:
             f"wrong, from which {algorithm.name!r} would learn too; curriculum.probe=null leaves "
             "them in"
         )
-    return [] if algorithm.has_group_baseline else notes
+    return notes
 
 
 def _penalty_notes(kl: KLSection) -> list[str]:

@@ -75,13 +75,12 @@ def _end_at_once(why: str) -> None:
 def how_to_go_on(resume: str) -> str:
     """Return which command goes on from the newest checkpoint, after one with this `--resume`: a
     checkpoint that it names would be gone back to again."""
-    return AGAIN if resume == "auto" else f"{AGAIN}, but without --resume,"
+    return AGAIN if resume == "auto" else f"{AGAIN} (without --resume)"
 
 
 def where_it_goes_on(folder: RunFolder, again: str) -> str:
     """Say what is left of a run that ended before its time, and what `again` leads to."""
     last, _ = checkpoint.newest_whole(folder.checkpoints)
-    again = again.removesuffix(",")
     if last is None:
         return f"{again}: it starts over, for there is no checkpoint yet"
     return f"{again}: it goes on from {last}, the last good checkpoint"

@@ -101,14 +101,21 @@ def build_scheduler(
     )
     if section.priors.path or evidence.num_known:
         scheduler.say(evidence.summary)
-    num_open = index.num_problems - int(np.count_nonzero(planner.prerequisites.locked()))
-    if num_open < min(rollouts.num_problems, index.num_problems):
-        scheduler.say(
-            f"curriculum.prerequisites: {num_open} of {index.num_problems:,} problems are open at "
-            f"first, and a step asks for {rollouts.num_problems}: steps are smaller until levels "
-            "open"
-        )
+    num_asked = section.probe.problems if section.probe else rollouts.num_problems
+    if note := _open_note(index, planner, num_asked):
+        scheduler.say(note)
     return scheduler
+
+
+def _open_note(index: PoolIndex, planner: Planner, num_asked: int) -> str | None:
+    """Return what is to be said where locked levels leave less than a step asks for."""
+    num_open = index.num_problems - int(np.count_nonzero(planner.prerequisites.locked()))
+    if num_open >= min(num_asked, index.num_problems):
+        return None
+    return (
+        f"curriculum.prerequisites: {num_open} of {index.num_problems:,} problems are open at "
+        f"first, and a step asks for {num_asked}: steps are smaller until levels open"
+    )
 
 
 def _build_planner(

@@ -341,8 +341,10 @@ class Scheduler:
     def load_state_dict(self, state: StateDict) -> None:
         """Take over what `state_dict` returned; the next call must be `plan`.
 
-        A part that the state does not know, because the data has changed since, starts anew.
+        A part that the state does not know, because the data has changed since, starts anew. What
+        there was to say of a start is dropped.
         """
+        self._messages.clear()
         self._visits_N[:] = state["columns"]["visits"]
         self._num_regressions = state["rest"]["num_regressions"]
         for name, part in self._stateful().items():

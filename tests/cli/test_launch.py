@@ -48,6 +48,7 @@ def test_offloading_is_read(tmp_path):
             "zero3_init_flag=true",
         ),
         ("mixed_precision: fp16", "mixed_precision=fp16"),
+        ("mixed_precision: no", "mixed_precision=false in .* write 'no' in quotes"),
         ("num_processes: many", "num_processes='many' in .*whole number"),
         ("- 1", "no configuration of accelerate's"),
         ("a: [", "no configuration of accelerate"),
@@ -60,12 +61,10 @@ def test_what_a_run_would_refuse_is_refused(tmp_path, text, message):
         planned_launch(str(file), None, dtype="float32")
 
 
-@pytest.mark.parametrize(
-    "no", ["mixed_precision: no", "distributed_type: NO", 'distributed_type: "NO"']
-)
-def test_no_is_understood_without_quotes_though_yaml_reads_it_as_false(tmp_path, no):
+@pytest.mark.parametrize("no", ["distributed_type: NO", 'distributed_type: "NO"'])
+def test_without_a_distributed_type_accelerate_starts_one_process(tmp_path, no):
     file = tmp_path / "launch.yaml"
-    file.write_text(f"{no}\nnum_processes: 1", encoding="utf-8")
+    file.write_text(f"{no}\nnum_processes: 2", encoding="utf-8")
     assert planned_launch(str(file), None, dtype="float32") == Launch(num_ranks=1)
 
 

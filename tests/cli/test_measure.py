@@ -92,7 +92,7 @@ def test_problems_without_a_pass_rate_are_no_groups_that_are_not_mixed():
     ("counted", "told"),
     [
         ([8, 8], []),
-        ([4, 4], ["a lower bound, from groups of 4 and more; --samples 8 or more"]),
+        ([4, 4], ["a lower bound, from groups of 4; --samples 8 or more"]),
         ([8, 2], ["a lower bound, from groups of 2 and more; rewards of the other completions"]),
         ([8, 0], ["1 problem has no pass rate"]),
     ],

@@ -187,8 +187,8 @@ def test_several_updates_without_a_ratio_are_called_biased_before_the_first_step
     ("resume", "again"),
     [
         ("auto", "run the same command again"),
-        ("never", "run the same command again, but without --resume"),
-        ("runs/small", "run the same command again, but without --resume"),
+        ("never", "run the same command again (without --resume)"),
+        ("runs/small", "run the same command again (without --resume)"),
     ],
 )
 def test_how_to_go_on_leaves_out_what_would_go_back(tmp_path, resume, again):

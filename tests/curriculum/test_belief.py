@@ -355,6 +355,15 @@ def test_the_gain_is_by_how_much_problems_rise_from_being_learnt_from():
     assert belief.gain == pytest.approx(0.3, abs=0.03)
 
 
+def test_what_is_known_of_the_gain_fades_with_every_step_that_shows_what_was_learnt_from():
+    belief = pool_belief([0] * 40, group_size=1000, max_gain=2.0, max_drift=2.0, bucket_decay=0.9)
+    learnt_gain(belief, rise=0.0, steps=400)
+    # Every other step shows 10 problems at .2 that were learnt from, 1,000 completions each; .97
+    # remain of what was known, so that comes to what 1 / .03 such steps tell.
+    information = belief.state_dict()["rest"]["gain"][1]
+    assert information == pytest.approx(10 * 1000 * 0.2 * 0.8 / 0.03, rel=0.02)
+
+
 @pytest.mark.parametrize(("rise", "most", "found"), [(0.3, 0.1, 0.1), (-0.3, 2.0, 0.0)])
 def test_the_gain_stays_between_nothing_and_the_limit(rise, most, found):
     belief = pool_belief([0] * 40, group_size=1000, max_gain=most, max_drift=2.0, bucket_decay=0.9)

@@ -128,3 +128,12 @@ def test_a_window_that_was_saved_as_json_goes_on_exactly():
 def test_a_window_that_grows_is_refused():
     with pytest.raises(ConfigError, match=r"window_decay=1\.5: must be from 0 to 1"):
         Calibration(window_decay=1.5)
+
+
+def test_what_was_compared_fades_by_a_twentieth_a_step():
+    calibration = Calibration()
+    for step, correct in ((1, 4), (2, 0)):
+        calibration.observe(np.array([0.5]), np.array([0.9]), outcomes([correct], [4], step=step))
+    # 4 of 4 at half in the first step, worth .95 in the second, which has 0 of 4.
+    expected = abs(0.95 * 4 / (4 + 0.95 * 4) - 0.5)
+    assert calibration.metrics()["curriculum/calibration_error"] == pytest.approx(expected)

@@ -283,6 +283,13 @@ def test_a_step_that_locked_levels_leave_too_small_is_said(make_scheduler, make_
         "curriculum.prerequisites: 3 of 63 problems are open at first, and a step asks for 16: "
         "steps are smaller until levels open"
     ]
+    probed = make_scheduler(
+        problems, prerequisites=in_order, probe={"completions": 2, "problems": 5}
+    )
+    assert ["a step asks for 5:" in said for said in probed.take_messages()] == [True]
+    resumed = make_scheduler(problems, num_problems=16, prerequisites=in_order)
+    resumed.load_state_dict(resumed.state_dict())
+    assert resumed.take_messages() == []
     assert make_scheduler(problems, num_problems=3, prerequisites=in_order).take_messages() == []
     assert make_scheduler(problems[:2], num_problems=16).take_messages() == []
 

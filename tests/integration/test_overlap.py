@@ -268,7 +268,7 @@ def test_after_going_back_a_lost_engine_says_to_leave_resume_out(train, tmp_path
     capsys.readouterr()
     lose("harvest", 2)
     assert train(tmp_path / "run", *settings, "--resume", back) == 1
-    way_out = "run the same command again, but without --resume, to go on\n"
+    way_out = "run the same command again (without --resume) to go on\n"
     assert capsys.readouterr().err.endswith(f"written after step 3; {way_out}")
     lose("harvest", -1)
     assert train(tmp_path / "run", *settings) == 0

@@ -216,7 +216,7 @@ def test_the_oracle_sees_its_candidates_alone_and_nothing_that_is_excluded(oracl
 
 
 @pytest.mark.slow
-def test_what_the_oracle_sees_is_the_probability_of_the_worked_solution(scripts):
+def test_what_the_oracle_sees_is_the_probability_of_the_worked_solution(scripts, monkeypatch):
     import torch
 
     from rl_llm.cli.inputs import load_model
@@ -234,6 +234,25 @@ def test_what_the_oracle_sees_is_the_probability_of_the_worked_solution(scripts)
     by_hand = np.prod([float(probabilities[i - 1, ids[i]]) for i in range(6, len(ids))])
     assert rates([1, 0, 2])[1] == pytest.approx(by_hand, rel=1e-4)
     assert rates([0])[0] == pytest.approx(by_hand, rel=1e-4)
+    # In batches of like length every rate stays with its problem.
+    monkeypatch.setattr(scripts.oracle, "_ROWS", 2)
+    alone = [rates([position])[0] for position in (1, 0, 2, 1, 0)]
+    assert rates([1, 0, 2, 1, 0]) == pytest.approx(alone, rel=1e-4, abs=1e-9)
+    assert len({round(rate, 6) for rate in alone}) == 3
+
+
+def test_completions_in_mixed_groups_are_those_of_groups_that_gates_let_through(scripts):
+    def counted(row, **curriculum):
+        recipe = SimpleNamespace(
+            curriculum=SimpleNamespace(gates=curriculum["gates"]),
+            rollout=SimpleNamespace(group_size=8),
+        )
+        parts = SimpleNamespace(counters=SimpleNamespace(completions=100), recipe=recipe)
+        return scripts.run._mixed_completions(parts, row, since=60)
+
+    # 3 whole groups of 40 completions; without a gate, the share of mixed groups of one size.
+    assert counted({"train/groups_admitted": 3}, gates=["informative"]) == (24, 40)
+    assert counted({"train/informative_share": 0.4}, gates=[]) == (16.0, 40)
 
 
 @pytest.mark.slow
