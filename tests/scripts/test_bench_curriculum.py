@@ -50,7 +50,9 @@ def sandbox(scripts, tmp_path, monkeypatch):
     child = tmp_path / "child.py"
     child.write_text(CHILD, encoding="utf-8")
     document = tmp_path / "benchmarks.md"
-    document.write_text("head\n<!-- curriculum:begin -->\nold\n<!-- curriculum:end -->\ntail\n")
+    text = "head\n<!-- curriculum:begin -->\nold\n<!-- curriculum:end -->\ntail\n"
+    other = "<!-- curriculum-confirmed:begin -->\n<!-- curriculum-confirmed:end -->\n"
+    document.write_text(text + other)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(scripts.main, "CHILD", child.stem)
     monkeypatch.setattr(scripts.main, "RESULT", tmp_path / "curriculum.json")
@@ -121,9 +123,26 @@ def test_runs_are_planned_seed_by_seed_over_all_arms(sandbox):
 def test_stages_have_seeds_of_their_own(sandbox):
     assert {spec.seed for spec in sandbox.specs("--stage", "freeze")} == {100, 101, 102}
     assert {spec.seed for spec in sandbox.specs("--stage", "measure")} == set(range(12))
+    confirming = sandbox.specs("--stage", "confirm")
+    assert {spec.seed for spec in confirming} == set(range(12, 20))
+    assert {(spec.task, spec.arm) for spec in confirming} == {
+        ("pool", "uniform"),
+        ("pool", "dynamic"),
+        ("pool", "posterior"),
+    }
     tried = sandbox.specs("--stage", "lr")
     assert len({spec.file(Path()) for spec in tried}) == len(tried) == 9
     assert {spec.arm for spec in tried} == {"uniform"}
+
+
+def test_what_is_confirmed_stands_apart_from_what_is_measured(sandbox):
+    words = ("--seeds", "12", "--arms", "uniform", "posterior")
+    assert sandbox.call("--stage", "confirm", *words) == 0
+    measured, confirmed = sandbox.document.read_text().split("tail")
+    assert "old" in measured and "`posterior` | 1 |" in confirmed
+    result = json.loads(sandbox.result.read_text())
+    assert list(result["confirmed"]["summary"]["pool"]) == ["posterior vs uniform"]
+    assert "summary" not in result
 
 
 def test_a_failing_run_stops_no_other_and_is_made_again_by_the_next_call(sandbox, capsys):
@@ -150,7 +169,7 @@ def test_rows_and_tables_are_written_and_other_results_stay(sandbox):
     ]
     assert tree["summary"]["pool"]["greso vs uniform"]["ratio"] == 1.0
     text = sandbox.document.read_text()
-    assert text.startswith("head\n") and text.endswith("\ntail\n") and "old" not in text
+    assert text.startswith("head\n") and "\ntail\n" in text and "old" not in text
     assert "| greso vs uniform | 2 | 1.00 (1.00-1.00) |" in text
 
 
