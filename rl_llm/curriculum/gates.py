@@ -7,8 +7,10 @@ from, whatever the gates say); the program supplies those.
 
 from typing import Literal, Protocol
 
+import numpy as np
+
 from rl_llm.curriculum.belief import check_range
-from rl_llm.errors import ConfigError
+from rl_llm.errors import ConfigError, PluginError
 from rl_llm.records import Score, ScoredGroup
 
 
@@ -18,6 +20,17 @@ class Gate(Protocol):
     def admit(self, scored_group: ScoredGroup) -> bool:
         """Return True to keep the group."""
         ...
+
+
+def admits(gate: Gate, scored_group: ScoredGroup) -> bool:
+    """Return what a gate, which may be anybody's, says of a group; raises `PluginError` for an
+    answer that is neither True nor False, as of a method without `return`."""
+    answer = gate.admit(scored_group)
+    if not isinstance(answer, (bool, np.bool_)):
+        raise PluginError(
+            f"gate {type(gate).__name__}: admit returned {answer!r}; it must return True or False"
+        )
+    return bool(answer)
 
 
 class Informative:

@@ -207,7 +207,7 @@ class StepDraws:
             return np.concatenate([self._choose_of(part) for part in parts])
         planned = sampler.plan_parts(self._step, parts, round=self._calls)
         self._calls += len(parts)
-        count = sum(part.count for part in parts)
+        count = sum(min(part.count, len(part.eligible)) for part in parts)
         chosen = _checked(sampler, np.concatenate(planned), rests_N, count)
         self._take(chosen, "sampler")
         return chosen
@@ -245,7 +245,8 @@ class StepDraws:
         sampler = self._planner.sampler
         planned = sampler.plan(self._step, count, round=self._calls, exclude=exclude_N)
         self._calls += 1
-        chosen = _checked(sampler, planned, exclude_N, count)
+        num_left = int(np.count_nonzero(~exclude_N))
+        chosen = _checked(sampler, planned, exclude_N, min(count, num_left))
         self._take(chosen, "sampler")
         return chosen
 
@@ -267,10 +268,10 @@ def _checked(
         ) from None
     distinct = len(np.unique(chosen)) == len(chosen)
     inside = bool(((chosen >= 0) & (chosen < len(exclude_N))).all())
-    if len(chosen) > count or not distinct or not inside or exclude_N[chosen].any():
+    if len(chosen) != count or not distinct or not inside or exclude_N[chosen].any():
         raise PluginError(
             f"sampler {type(sampler).__name__} planned {chosen.tolist()[:20]} for {count} "
-            f"problems: at most {count} distinct positions of the {len(exclude_N)} in the pool are "
-            "allowed, and none where `exclude` is True"
+            f"problems: plan must return {count} distinct positions of the {len(exclude_N)} in the "
+            "pool, and none where `exclude` is True"
         )
     return chosen

@@ -17,7 +17,7 @@ from rl_llm.curriculum.belief import BetaBelief, PoolBelief, informative_probabi
 from rl_llm.curriculum.calibration import NUM_BINS, Calibration
 from rl_llm.curriculum.difficulty import DifficultySlopes
 from rl_llm.curriculum.draw_record import Draw, Why
-from rl_llm.curriculum.gates import Gate
+from rl_llm.curriculum.gates import Gate, admits
 from rl_llm.curriculum.planner import Fact, Planner, Stateful
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
@@ -255,7 +255,7 @@ class Scheduler:
         dropped = list(ended.dropped)
         for group in ended.finished:
             for gate in self._gates:
-                if not gate.admit(group):
+                if not admits(gate, group):
                     dropped.append(group)
                     break
             else:

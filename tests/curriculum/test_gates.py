@@ -1,8 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rl_llm.curriculum import Informative, Solved, dry_message, solved_of
+from rl_llm.curriculum.gates import admits
+from rl_llm.errors import PluginError
 
 
 @pytest.fixture
@@ -169,3 +172,24 @@ def test_the_dry_message_ends_with_what_follows(group):
         assert goes_on.endswith("refill.when_dry=continue: the run goes on with the next step")
         assert stops.endswith("refill.when_dry=stop: the run ends here")
     assert "no group was scored" in goes_on
+
+
+class Says:
+    """Answers with what it was given."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def admit(self, scored_group):
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [None, 1, "yes"])
+def test_a_gate_that_says_neither_true_nor_false_is_caught(group, answer):
+    with pytest.raises(PluginError, match=f"gate Says: admit returned {answer!r}; it must return"):
+        admits(Says(answer), group([0, 1]))
+
+
+@pytest.mark.parametrize("answer", [True, False, np.True_, np.False_])
+def test_a_gate_may_answer_as_numpy_does(group, answer):
+    assert admits(Says(answer), group([0, 1])) is bool(answer)

@@ -262,9 +262,10 @@ def test_draws_of_a_bucket_leave_out_what_rests(make_planner):
     [
         ([1, 1], 2),  # the same twice
         ([1, 2, 3], 2),  # too many
-        ([0], 2),  # drawn already
-        ([5], 2),  # beyond the pool
-        ([-1], 2),  # before it
+        ([1], 2),  # too few, with others left
+        ([1, 0], 2),  # drawn already
+        ([1, 5], 2),  # beyond the pool
+        ([1, -1], 2),  # before it
     ],
 )
 def test_a_sampler_that_breaks_its_promise_is_caught(make_planner, answer, count):
