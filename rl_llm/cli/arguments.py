@@ -18,6 +18,15 @@ def positive(text: str) -> int:
     return number
 
 
+def parquet_file(out: Path, *, example: str) -> Path:
+    """Return `writable_file`; refuse a name that promises another format than parquet."""
+    if not out.is_dir() and out.suffix != ".parquet":
+        raise InputError(
+            f"--out {out}: what is written is parquet; name it {out.with_suffix('.parquet')}"
+        )
+    return writable_file(out, example=example)
+
+
 def writable_file(out: Path, *, example: str) -> Path:
     """Make the folder of `--out`; refuse a file that could not be written before hours are spent on
     it, and a folder, in which the file could be named as in the example."""

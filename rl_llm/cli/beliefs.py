@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_llm.cli.arguments import writable_file
+from rl_llm.cli.arguments import parquet_file
 from rl_llm.cli.inputs import load_data
 from rl_llm.cli.parts import make_scheduler
 from rl_llm.config import load_recipe
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write what the newest checkpoint knows of problems, and say of how many."""
     saved = load_scheduler(RunFolder(args.run_dir))
-    out = writable_file(args.out, example="beliefs.parquet")
+    out = parquet_file(args.out, example="beliefs.parquet")
     scheduler = saved.scheduler
     num_known = write_beliefs(
         out,

@@ -18,14 +18,14 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.cli.adapter_files import CONFIG, WEIGHTS, base_of
-from rl_llm.cli.arguments import positive, writable_file
+from rl_llm.cli.arguments import parquet_file, positive
 from rl_llm.cli.engines import build_engine, settle_engine_together
 from rl_llm.cli.inputs import Model, load_data, load_model
 from rl_llm.cli.measured import MeasuredFile, Row
 from rl_llm.cli.parts import check_context, sampling_of
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.curriculum import counted_scores
-from rl_llm.errors import DataError, InputError
+from rl_llm.errors import DataError, InputError, Stopped
 from rl_llm.policy import Ranks, fingerprint
 from rl_llm.problems import Pool
 from rl_llm.records import Problem, Request, ScoredGroup
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         check_context(recipe, data, model.base.config)
         identity = _identity(recipe, model, samples=args.samples, adapter=args.adapter)
         measured = MeasuredFile(
-            writable_file(args.out, example="measured.parquet"), identity=identity
+            parquet_file(args.out, example="measured.parquet"), identity=identity
         )
         pool = data.train if args.split == "train" else data.held_out
         with (
@@ -84,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
                 console=console,
                 ranks=ranks,
             )
-            measurement.run(batch_problems=args.batch_problems)
+            try:
+                measurement.run(batch_problems=args.batch_problems)
+            except (KeyboardInterrupt, Stopped):
+                measurement.say_what_is_kept()
+                raise
         if ranks.is_main:
             rows = [measured.rows[problem.key] for problem in pool.problems]
             _show(console, pool, rows, group_size=recipe.rollout.group_size)
@@ -132,6 +136,14 @@ class _Measurement:
                     self._say(f"measured {num_done:,}/{len(keys):,} problems  {elapsed_s:.1f} s")
         if self.ranks.is_main:
             self.measured.finish(keys)
+
+    def say_what_is_kept(self) -> None:
+        """Say what an interruption leaves."""
+        num_kept = sum(p.key in self.measured.rows for p in self.pool.problems)
+        self._say(
+            f"{num_kept:,} of {len(self.pool.problems):,} problems are measured and kept; run the "
+            "same command again to go on"
+        )
 
     def _batch(self, problems: Sequence[Problem]) -> list[Row]:
         sampling = sampling_of(self.recipe)

@@ -101,6 +101,8 @@ def build_scheduler(
     )
     if section.priors.path or evidence.num_known:
         scheduler.say(evidence.summary)
+    for order in planner.prerequisites.orders:
+        scheduler.say(order)
     num_asked = section.probe.problems if section.probe else rollouts.num_problems
     if note := _open_note(index, planner, num_asked):
         scheduler.say(note)

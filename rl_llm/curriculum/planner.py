@@ -99,6 +99,8 @@ class Planner:
             return "not before its level opens"
         if held_N[position]:
             return "not before its group is whole"
+        if position in self._spare(step, num_drawn, held_N):
+            return f"in this step, for too few others are left for its {num_drawn} problems"
         resting = self.standing.next_draw(position, step, num_drawn, exclude=locked_N | held_N)
         if resting is not None or not hasattr(self.sampler, "explain"):
             return resting or ""
@@ -106,6 +108,14 @@ class Planner:
         exclude_N = self.unavailable(step) | held_N | self.quotas.mask(source)
         said: str = self.sampler.explain(position, exclude=exclude_N)
         return said
+
+    def _spare(self, step: int, num_drawn: int, held_N: NDArray[np.bool_]) -> Indices:
+        """Return the resting problems that fill a step, whose reviews and sampler find too few."""
+        barred_N = self.prerequisites.locked() | held_N
+        reviews = self.standing.due(step, num_drawn, exclude=barred_N)
+        barred_N[reviews] = True
+        num_eligible = np.count_nonzero(~(self.unavailable(step) | barred_N))
+        return self.standing.spare(step, barred_N, num_drawn - len(reviews) - int(num_eligible))
 
     def metrics(self, step: int) -> dict[str, Any]:
         """Return what the parts say of themselves after a step."""
@@ -145,10 +155,9 @@ class StepDraws:
         """Say who chose a problem that was drawn."""
         return self._reasons[position]
 
-    @property
-    def num_reviews(self) -> int:
-        """How many of the drawn problems are reviews."""
-        return sum(reason == "review" for reason in self._reasons.values())
+    def count(self, reason: Reason) -> int:
+        """Return how many problems were drawn for a reason."""
+        return sum(each == reason for each in self._reasons.values())
 
     def withhold(self, positions: Indices) -> None:
         """Draw none of these problems in this step; the sampler chose them before."""

@@ -50,6 +50,7 @@ class Prerequisites:
         self._index = index
         self._belief = belief
         self._parents: dict[int, list[int]] = {}
+        self._orders: list[str] = []
         for source, declared in parents.items():
             if source not in index.bucket_sources:
                 raise ConfigError(
@@ -61,11 +62,18 @@ class Prerequisites:
                 if isinstance(declared, str)
                 else _declared(index, source, declared)
             )
+            if isinstance(declared, str) and (order := _named_order(index, of_source)):
+                self._orders.append(f"curriculum.prerequisites.{source}={declared!r}: {order}")
             _check_acyclic(index, source, of_source)
             self._parents |= {level: above for level, above in of_source.items() if above}
         self._opened_step_K = np.zeros(index.num_buckets, np.int64)
         self._opened_step_K[list(self._parents)] = _LOCKED
         self.observe(0)  # Priors may say that levels are solved.
+
+    @property
+    def orders(self) -> Sequence[str]:
+        """What is to be said of sources whose levels are names, in an order that is a guess."""
+        return self._orders
 
     def locked(self) -> NDArray[np.bool_]:
         """Return which problems (N) belong to a locked level."""
@@ -141,6 +149,16 @@ def _in_order(index: PoolIndex, source: str) -> dict[int, list[int]]:
         )
     ordered = sorted(levels, key=lambda level: level_order(level)[:2])  # Names as they appear.
     return {levels[level]: [levels[before]] for before, level in pairwise(ordered)}
+
+
+def _named_order(index: PoolIndex, in_order: Mapping[int, Sequence[int]]) -> str:
+    """Say in which order levels open, the first of which has no parent; empty where all are
+    numbers."""
+    (first,) = next(iter(in_order.values()))
+    levels = [index.bucket_levels[bucket] for bucket in (first, *in_order)]
+    if not any(level_order(level)[0] for level in levels):
+        return ""
+    return f"levels open in this order: {', '.join(map(str, levels))} (names as they appear)"
 
 
 def _declared(

@@ -97,6 +97,11 @@ def evidence_for(
         rates_N[known_N] = priors.pass_rates_M[found[known_N]]
         counted_N[known_N] = priors.counted_M[found[known_N]]
         origin = priors.origin + _passed_over(problems, known_N)
+        if len(priors.keys) and not known_N.any():
+            origin += (
+                f", which knows {len(priors.keys):,} others; a key stands for the prompt and the "
+                "answer as the recipe's data make them"
+            )
     worth_N = np.where(np.isnan(rates_N), 0.0, np.fmin(counted_N, strength))
     correct_N = worth_N * np.nan_to_num(rates_N)
     return Evidence(
@@ -194,6 +199,11 @@ def _read(file: Path) -> Priors:
         )
     rates = _numbers(file, table, COLUMN)
     counted = _counted(file, table)
+    if (counted < 0).any():
+        raise DataError(
+            f"curriculum.priors.path: {file}: num_counted={counted.min():g} is no number of "
+            "completions; it must be 0 or more"
+        )
     says_something = ~np.isnan(rates) & (counted > 0)
     keys = table.column("key").cast(pa.string()).combine_chunks().filter(pa.array(says_something))
     rates, counted = rates[says_something], counted[says_something]

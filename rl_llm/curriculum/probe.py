@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rl_llm.curriculum.gates import counted_scores, is_mixed
 from rl_llm.curriculum.group_json import from_json, to_json
 from rl_llm.curriculum.pool import StateDict
+from rl_llm.curriculum.supply import Supply
 from rl_llm.records import Group, Problem, ScoredGroup
 
 
@@ -178,3 +179,20 @@ def _merged(probe: ScoredGroup, rest: ScoredGroup) -> ScoredGroup:
         group=Group(problem=second.problem, prompt_ids=second.prompt_ids, completions=completions),
         scores=probe.scores + rest.scores,
     )
+
+
+@dataclass(frozen=True)
+class WaitingGroups:
+    """The groups that wait to be finished, as part of a state: their problems are those of the
+    pool, which is loaded before."""
+
+    probing: ProbeThenFinish
+    supply: Supply
+
+    def state_dict(self) -> StateDict:
+        """Return the groups that wait."""
+        return self.probing.state_dict()
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take over what `state_dict` returned."""
+        self.probing.load_state_dict(state, self.supply.problems)

@@ -20,7 +20,7 @@ from rl_llm.curriculum.draw_record import Draw, Why
 from rl_llm.curriculum.gates import Gate, admits
 from rl_llm.curriculum.planner import Fact, Planner, Stateful
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish
+from rl_llm.curriculum.probe import Call, Concluded, ProbeThenFinish, WaitingGroups
 from rl_llm.curriculum.quotas import apportion
 from rl_llm.curriculum.regression import RegressionDetector
 from rl_llm.curriculum.spread import gini, rate_spread
@@ -76,6 +76,7 @@ class Scheduler:
         self._calibration = Calibration()
         self._visits_N = np.zeros(index.num_problems, np.uint16)
         self._num_regressions = 0
+        self._has_told_spares = False
         self._messages: list[str] = []
         self._draws = planner.begin(0)
         self._round = 0
@@ -122,7 +123,9 @@ class Scheduler:
         self._barren.clear()
         self._position_of.clear()
         if self._probing is None:
-            return self._requests(self._draws.first(self._shape.num_problems))
+            requests = self._requests(self._draws.first(self._shape.num_problems))
+            self._tell_spares()
+            return requests
         self._probing.begin_step(is_last=step >= self._shape.last_step)
         held_keys = self._probing.held_keys
         held = self._supply.positions_of(held_keys)
@@ -159,7 +162,19 @@ class Scheduler:
             self._request(problem, probing.num_rest, purpose="finish") for problem in call.finishing
         ]
         draw = self._draws.anywhere if self._round else self._draws.first
-        return rest + self._requests(draw(call.num_probes), probing.num_init)
+        probes = self._requests(draw(call.num_probes), probing.num_init)
+        self._tell_spares()
+        return rest + probes
+
+    def _tell_spares(self) -> None:
+        """Say, once, that the pool is nearly used up."""
+        if not self._has_told_spares and (num_spares := self._draws.count("spare")):
+            self._has_told_spares = True
+            self.say(
+                f"step {self._draws.step} draws {num_spares} problems that rest, retired or "
+                "deferred, for too few others are left: the pool is nearly used up; "
+                "curriculum/spare_groups counts them"
+            )
 
     def _requests(self, chosen: Indices, num_completions: int | None = None) -> list[Request]:
         size = num_completions or self._shape.group_size
@@ -307,7 +322,8 @@ class Scheduler:
             "curriculum/belief_mean": rates.mean,
             "curriculum/belief_histogram": rates.histogram,
             "curriculum/gain_logits": self._belief.gain,
-            "curriculum/review_groups": self._draws.num_reviews,
+            "curriculum/review_groups": self._draws.count("review"),
+            "curriculum/spare_groups": self._draws.count("spare"),
             "curriculum/regressions": self._num_regressions,
             **self._planner.metrics(step),
             **self._calibration.metrics(),
@@ -325,7 +341,7 @@ class Scheduler:
             "supply": self._supply,
             **self._planner.stateful(),
             **({} if self._slopes is None else {"difficulty": self._slopes}),
-            **({} if probing is None else {"probing": _WaitingGroups(probing, self._supply)}),
+            **({} if probing is None else {"probing": WaitingGroups(probing, self._supply)}),
         }
 
     def state_dict(self) -> StateDict:
@@ -359,21 +375,6 @@ class Scheduler:
         if self._slopes is not None:
             self._belief.set_offsets(self._slopes.z_N, self._slopes.slope_K)
         self._draws = self._planner.begin(0)
-
-
-@dataclass(frozen=True)
-class _WaitingGroups:
-    """The groups that wait to be finished, as part of a state: their problems are those of the
-    pool, which is loaded before."""
-
-    probing: ProbeThenFinish
-    supply: Supply
-
-    def state_dict(self) -> StateDict:
-        return self.probing.state_dict()
-
-    def load_state_dict(self, state: StateDict) -> None:
-        self.probing.load_state_dict(state, self.supply.problems)
 
 
 def _keys(scored: Sequence[ScoredGroup]) -> list[str]:

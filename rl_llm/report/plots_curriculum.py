@@ -207,16 +207,17 @@ def _bucket_labels(names: Sequence[str], *, is_one_source: bool) -> list[str]:
 
 
 def standing(run: RunRecord) -> str:
-    """How many prompts are retired and deferred, how many groups were reviews, and how many buckets
-    wait for their prerequisites."""
+    """How many prompts are retired and deferred, how many groups were reviews or drawn for want of
+    others, and how many buckets wait for their prerequisites."""
     retired, deferred = (run.series(f"curriculum/{name}_count") for name in ("retired", "deferred"))
-    reviews, locked = (
-        run.series("curriculum/review_groups"),
-        run.series("curriculum/locked_buckets"),
+    reviews, spares, locked = (
+        run.series(f"curriculum/{name}")
+        for name in ("review_groups", "spare_groups", "locked_buckets")
     )
     if not (retired or deferred):
         return ""
     below = [(reviews, "reviews\n/ step", BLUE, True)] if reviews else []
+    below += [(spares, "spares\n/ step", GREY, True)] if spares.total > 0 else []
     below += [(locked, "locked\nbuckets", PINK, False)] if locked.total > 0 else []
     heights = (1.6, *[1.0] * len(below))
     with canvas("standing", size=(WIDE[0], 3.6), heights=heights) as drawn:

@@ -53,6 +53,11 @@ def run_dir(small):
     return scheduler, folder
 
 
+def test_a_name_of_another_format_is_refused(run_dir, capsys):
+    assert main(["data", "beliefs", str(run_dir[1]), "--out", "beliefs.json"]) == 2
+    assert "is parquet; name it beliefs.parquet" in capsys.readouterr().err
+
+
 def test_every_visited_problem_of_the_run_is_written_with_its_own_evidence(run_dir, capsys):
     scheduler, folder = run_dir
     assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0

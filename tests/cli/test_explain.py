@@ -180,12 +180,14 @@ def test_a_problem_that_was_learnt_from_says_so(run_dir, explain):
     assert [row[-2] for row in cells(explain(run_dir, "1+1="))] == ["yes"] * 3
 
 
-def test_a_deferred_problem_says_until_when_and_that_it_is_drawn_from_then_on(run_dir, explain):
+def test_a_deferred_problem_says_until_when_and_that_it_is_drawn_sooner_for_want_of_others(
+    run_dir, explain
+):
     out = explain(run_dir, "2+2=")
     # Three all-wrong groups: twice the first wait of 4 steps, from step 3 on.
     assert "in step 4:" in out
     assert "standing   deferred until step 11: 3 groups in a row all wrong" in out
-    assert "next draw  from step 11 on; sooner only where a step has too few others" in out
+    assert "next draw  in this step, for too few others are left for its 3 problems" in out
 
 
 def test_a_problem_of_a_locked_level_was_never_drawn_and_says_what_it_waits_for(run_dir, explain):

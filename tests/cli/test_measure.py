@@ -160,6 +160,12 @@ def test_a_batch_that_cannot_be_kept_is_one_line(tmp_path):
         MeasuredFile(tmp_path / "m.parquet", identity={}).append([row("a")])
 
 
+def test_a_name_of_another_format_is_refused_with_the_right_one(measure):
+    code, printed = measure("m.csv", "--samples", "1")
+    assert code == 2
+    assert printed.err == ("error: --out m.csv: what is written is parquet; name it m.parquet\n")
+
+
 def test_a_folder_that_nothing_can_be_written_to_is_refused_before_anything_is_measured(measure):
     code, printed = measure("/sys/m.parquet", "--samples", "1")  # Not even by root.
     assert code == 2
@@ -229,7 +235,7 @@ def test_a_measurement_that_is_interrupted_goes_on_to_the_same_file(small, progr
         [sys.executable, "-m", "rl_llm", *map(str, words), "cut.parquet"],
         cwd=small.parent,
         env=os.environ | ONE_THREAD,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_interrupts,
@@ -239,10 +245,14 @@ def test_a_measurement_that_is_interrupted_goes_on_to_the_same_file(small, progr
     while not (parts / "000001.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "interrupted\n")
     num_parts = len(list(parts.glob("*.parquet")))
     assert 2 <= num_parts < 30
+    assert printed.endswith(
+        f"{2 * num_parts} of 60 problems are measured and kept; run the same command again to go "
+        "on\n"
+    )
     resumed = program(*words, "cut.parquet", folder=small.parent)
     assert f"{2 * num_parts} problems are measured already" in resumed.stdout
     assert Path("cut.parquet").read_bytes() == Path("whole.parquet").read_bytes()

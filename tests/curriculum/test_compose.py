@@ -294,6 +294,14 @@ def test_a_step_that_locked_levels_leave_too_small_is_said(make_scheduler, make_
     assert make_scheduler(problems[:2], num_problems=16).take_messages() == []
 
 
+def test_the_order_in_which_named_levels_open_is_said(make_scheduler, make_problems):
+    problems = make_problems(3, level="easy") + make_problems(3, level="hard", first=3)
+    said = make_scheduler(
+        problems, num_problems=2, prerequisites={problems[0].source: "in_order"}
+    ).take_messages()
+    assert ["levels open in this order: easy, hard (names" in line for line in said] == [True]
+
+
 def test_a_stated_difficulty_is_put_to_use(make_scheduler, stage):
     """Those drawn show that more difficulty means less solved; those not drawn are believed so."""
     problems = [stage.make_problem(f"q{k}", difficulty=k % 2) for k in range(60)]

@@ -115,7 +115,7 @@ def test_reviews_come_first_and_the_sampler_chooses_the_rest(make_planner):
     # 0 and 4 wait for longest; 2 is retired too, and not drawn by the sampler.
     assert first.tolist() == [0, 4, 1, 3]
     assert reasons(draws, first) == ["review", "review", "sampler", "sampler"]
-    assert draws.num_reviews == 2
+    assert draws.count("review") == 2
 
 
 def test_what_is_withheld_is_drawn_by_nobody(make_planner):
@@ -124,7 +124,7 @@ def test_what_is_withheld_is_drawn_by_nobody(make_planner):
     draws = planner.begin(2)
     draws.withhold(np.array([0, 1, 2]))
     assert draws.first(4).tolist() == [3]
-    assert draws.num_reviews == 0
+    assert draws.count("review") == 0
 
 
 def test_retired_and_deferred_problems_are_left_out_until_nobody_else_is_left(make_planner):
@@ -179,7 +179,7 @@ def test_reviews_count_towards_the_quota_of_their_source(make_planner):
     for step in range(2, 30):
         draws = planner.begin(step)
         assert Counter(draws.first(10) // 20) == {0: 5, 1: 5}
-        assert draws.num_reviews == 1
+        assert draws.count("review") == 1
 
 
 def test_more_reviews_than_a_source_may_have_take_from_the_others(make_planner):
@@ -307,7 +307,7 @@ def explained(planner, position, *, step=5, **options):
 
 
 def test_a_retired_problem_says_whether_its_review_is_due_and_what_reviews_take(make_planner):
-    planner = make_planner({"a": [1] * 4}, review_share=0.2)
+    planner = make_planner({"a": [1] * 12}, review_share=0.2)
     show(planner, 2, p1=8)
     show(planner, 4, p0=8, p2=8)
     # Of 10 problems 2 are reviews, those first that were not seen for longest.
@@ -332,11 +332,30 @@ def test_under_an_alarm_a_retired_problem_says_that_its_level_is_reviewed_more(m
 
 
 def test_a_deferred_problem_says_from_when_on_it_may_be_drawn(make_planner):
-    planner = make_planner({"a": [1] * 2})
+    planner = make_planner({"a": [1] * 11})
     show(planner, 4, p0=0)
     assert explained(planner, 0)["next draw"] == (
         "from step 9 on; sooner only where a step has too few others"
     )
+
+
+def test_a_problem_that_fills_a_step_says_that_too_few_others_are_left(make_planner):
+    """Of 12 problems 9 rest, one of which is reviewed: 10 are 3, 1 and 6 that rest."""
+    planner = make_planner({"a": [1] * 12}, review_share=0.1)
+    show(planner, 1, p0=8)
+    show(planner, 2, **{f"p{position}": 8 for position in range(1, 5)})
+    show(planner, 4, p5=0, p6=0, p7=0, p8=0)
+    as_spare = "in this step, for too few others are left for its 10 problems"
+    said = [explained(planner, position).get("next draw", "") for position in range(12)]
+    assert [position for position, words in enumerate(said) if words == as_spare] == [
+        *(1, 2),
+        *(5, 6, 7, 8),
+    ]
+    assert "it is due in this step" in said[0]
+    draws = planner.begin(5)
+    drawn = draws.first(10)
+    spares = [p for p in drawn.tolist() if draws.reason(p) == "spare"]
+    assert sorted(spares) == [1, 2, 5, 6, 7, 8] and draws.count("spare") == 6
 
 
 def test_under_quotas_a_problem_says_what_its_source_has_of_the_step(make_planner):

@@ -170,6 +170,16 @@ def test_in_order_goes_by_value_for_numbers_and_then_by_appearance_for_names():
     assert "s/level=hard " in prerequisites.status(3)
 
 
+def test_an_order_of_names_is_said_and_one_of_numbers_is_not():
+    named, _ = make(["hard", 10, 9, "final"], "in_order")
+    assert named.orders == [
+        "curriculum.prerequisites.s='in_order': levels open in this order: 9, 10, hard, final "
+        "(names as they appear)"
+    ]
+    assert make([3, "1"], "in_order")[0].orders == []
+    assert make(["b", "a"], {"a": ["b"]})[0].orders == []
+
+
 def test_in_order_goes_by_value_for_numbers_that_are_written_as_text():
     prerequisites, _ = make(["6", "2", "10"], "in_order")
     assert locked(prerequisites) == [True, False, True, False]

@@ -62,6 +62,15 @@ def test_rows_without_a_rate_or_without_a_counted_completion_say_nothing(write):
     assert evidence.summary == "priors: 0 of 2 problems known from m.parquet"
 
 
+def test_files_that_know_none_of_the_problems_are_said_to_know_others(write):
+    path = write("m.parquet", q=["x", "y"], pass_rate=[0.5, 0.25])
+    evidence = evidence_for([problem("a")], read_priors(path), strength=8.0)
+    assert evidence.summary == (
+        "priors: 0 of 1 problems known from m.parquet, which knows 2 others; a key stands for the "
+        "prompt and the answer as the recipe's data make them"
+    )
+
+
 def test_without_a_file_the_column_of_the_data_counts(write):
     pool = [problem("a", pass_rate=0.25), problem("b"), problem("c", pass_rate=1)]
     evidence = evidence_for(pool, None, strength=8.0)
@@ -93,6 +102,9 @@ def test_files_that_hold_no_priors_are_refused_by_what_they_lack(write, tmp_path
         read_priors(write("percent.parquet", q=["a", "b"], pass_rate=[0.5, 62.5]))
     with pytest.raises(DataError, match="'pass_rate' holds no numbers"):
         read_priors(write("words.parquet", q=["a"], pass_rate=["half"]))
+    negative = write("negative.parquet", q=["a"], pass_rate=[0.5], num_counted=[-8])
+    with pytest.raises(DataError, match=r"num_counted=-8 is no number of completions; .* 0 or"):
+        read_priors(negative)
     with pytest.raises(DataError, match="a key stands in more than one row"):
         read_priors(write("twice.parquet", q=["a", "a"], pass_rate=[0.5, 0.5]))
 

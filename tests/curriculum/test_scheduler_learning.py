@@ -195,7 +195,7 @@ def test_beliefs_are_kept_whatever_samples(make_scheduler, make_problems, stage,
 def test_a_bucket_that_does_worse_than_believed_is_said_once_and_reviewed_more(
     make_scheduler, make_problems, stage
 ):
-    problems = make_problems(40)
+    problems = make_problems(100)
     scheduler = make_scheduler(
         problems,
         num_problems=10,
@@ -218,6 +218,25 @@ def test_a_bucket_that_does_worse_than_believed_is_said_once_and_reviewed_more(
     assert scheduler.metrics(step)["curriculum/retired_count"] > 0
     scheduler.plan(step + 1)
     assert scheduler.metrics(step + 1)["curriculum/review_groups"] == 1  # A tenth of 10.
+
+
+@pytest.mark.parametrize("probe", [None, {"completions": 2, "problems": 4}])
+def test_a_step_that_draws_what_rests_says_so_once_and_is_counted(
+    make_scheduler, make_problems, stage, probe
+):
+    retire = {"pass_rate": 0.5, "certainty": 0.6, "review_share": 0.0}
+    scheduler = make_scheduler(make_problems(6), num_problems=4, retire=retire, probe=probe)
+    world, counts, messages = stage.World(lambda *_: 1.0), [], []
+    for step in range(1, 6):
+        stage.play_step(scheduler, world, step, num_wanted=0)
+        counts.append(scheduler.metrics(step)["curriculum/spare_groups"])
+        messages += scheduler.take_messages()
+    first = next(step for step, count in enumerate(counts, 1) if count)
+    assert first > 1 and counts[-1] == 4
+    assert messages == [
+        f"step {first} draws {counts[first - 1]} problems that rest, retired or deferred, for too "
+        "few others are left: the pool is nearly used up; curriculum/spare_groups counts them"
+    ]
 
 
 def test_a_fall_is_measured_against_what_was_believed_before_the_round(

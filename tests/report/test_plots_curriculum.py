@@ -92,12 +92,15 @@ def test_dropped_completions_stand_beside_all(make_run):
     assert {"generated", "dropped", "learnt from"} <= set(seen)
 
 
-def test_locked_buckets_have_a_panel_where_any_was_locked(make_run):
+@pytest.mark.parametrize(
+    ("key", "word"), [("locked_buckets", "locked"), ("spare_groups", "spares")]
+)
+def test_what_is_locked_and_what_fills_steps_have_panels_where_there_was_any(make_run, key, word):
     row = {"curriculum/retired_count": 3, "curriculum/deferred_count": 2}
-    none = [{"step": 1, **row, "curriculum/locked_buckets": 0}]
-    some = [{"step": 1, **row, "curriculum/locked_buckets": 1}]
-    assert "locked" not in words(plots.standing(read_run(make_run(none, name="none"))))
-    assert "locked" in words(plots.standing(read_run(make_run(some, name="some"))))
+    none = [{"step": 1, **row, f"curriculum/{key}": 0}]
+    some = [{"step": 1, **row, f"curriculum/{key}": 1}]
+    assert word not in words(plots.standing(read_run(make_run(none, name="none"))))
+    assert word in words(plots.standing(read_run(make_run(some, name="some"))))
 
 
 def test_a_run_that_knows_none_of_these_keys_still_has_its_beliefs(make_run, rows):
