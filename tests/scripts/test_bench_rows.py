@@ -30,3 +30,13 @@ def test_kept_rows_are_of_todays_settings(name, monkeypatch):
             arm += f" {spec.lr}"
         expected = settings.setdefault(arm, spec.settings)
         assert row["settings"] == expected, f"{file}: run that stage again with --fresh"
+
+
+@pytest.mark.parametrize("stage", ["freeze", "measure", "confirm"])
+def test_kept_rows_of_every_stage_make_its_table(stage, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    bench = importlib.import_module("bench_curriculum")
+    runs = bench.read_rows(bench.RUNS / stage, "*/*.json")
+    found = bench.summary_of(runs)
+    assert len(found["rows"]) == len(runs) > 0
+    assert found["summary"]["pool"]["posterior vs uniform"]["ratio"] > 1
