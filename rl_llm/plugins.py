@@ -9,6 +9,7 @@ loaded objects, cross process borders.
 import hashlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
 import typing
@@ -167,7 +168,11 @@ def check_options(
         checked = model(**options)
     except pydantic.ValidationError as error:
         raise ConfigError(describe_invalid(error, path=path)) from None
-    return {name: getattr(checked, f"option_{name}") for name in fields}
+    found = {name: getattr(checked, f"option_{name}") for name in fields}
+    for name in options:
+        if isinstance(found[name], float) and not math.isfinite(found[name]):
+            raise ConfigError(f"{path}.{name}={found[name]}: must be a finite number")
+    return found
 
 
 def _annotations(target: Callable[..., Any], *, path: str) -> dict[str, Any]:

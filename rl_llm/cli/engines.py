@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,8 @@ def settle_engine(
     choice = choose_engine(recipe, device=device, find=find)
     is_open = recipe.rollout.engine == "auto"
     rollout = recipe.rollout.with_engine(choice.name) if is_open else recipe.rollout
+    if rollout.vllm != recipe.rollout.vllm:
+        choice = replace(choice, why=f"{choice.why}; what rollout.vllm says is left out")
     return recipe.model_copy(update={"rollout": rollout}), choice
 
 
@@ -224,7 +226,8 @@ def _vllm_engine(recipe: Recipe, model: "Model", ranks: Ranks) -> RolloutEngine:
     from rl_llm.rollout.vllm_settings import VllmSettings
 
     _check_temperature(recipe.rollout.temperature)
-    _check_tensor_parallel(recipe, ranks)
+    check_tensor_parallel(recipe, num_ranks=ranks.num_ranks)
+    _check_gpus(recipe)
     settings = VllmSettings(
         location=model_location(recipe.model.path),
         dtype=recipe.model.dtype,
@@ -249,17 +252,22 @@ def _check_temperature(temperature: float) -> None:
         )
 
 
-def _check_tensor_parallel(recipe: Recipe, ranks: Ranks) -> None:
+def check_tensor_parallel(recipe: Recipe, *, num_ranks: int) -> None:
+    """Refuse engines that would share the GPUs of several processes."""
+    share = recipe.rollout.vllm.tensor_parallel_size
+    if share > 1 and num_ranks > 1:
+        raise ConfigError(
+            f"rollout.vllm.tensor_parallel_size={share} with {num_ranks} processes: each has an "
+            "engine of its own on its own GPU; use 1, or one process, or "
+            "rollout.engine=vllm_server"
+        )
+
+
+def _check_gpus(recipe: Recipe) -> None:
     """Refuse what only a look at the machine shows to be wrong."""
     share = recipe.rollout.vllm.tensor_parallel_size
     if share == 1:
         return
-    if ranks.num_ranks > 1:
-        raise ConfigError(
-            f"rollout.vllm.tensor_parallel_size={share} with {ranks.num_ranks} processes: each has "
-            "an engine of its own on its own GPU; use 1, or one process, or "
-            "rollout.engine=vllm_server"
-        )
     num_gpus = torch.cuda.device_count()
     if share > num_gpus:
         raise ConfigError(
@@ -289,7 +297,8 @@ def _servers_engine(
         # Every rank gives the same: it names this run's adapters on the servers.
         seed=derive_seed(recipe.run.seed, "servers", str(folder.path.absolute())),
         command=serve_command(
-            recipe.model.path,
+            model_location(recipe.model.path),
+            urls=section.urls,
             rank=recipe.lora.rank,
             max_model_len=longest,
             dtype=recipe.model.dtype,

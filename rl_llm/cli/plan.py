@@ -129,6 +129,12 @@ def most_of_step(recipe: Recipe) -> int:
 def remarks(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Say which processes have nothing to do, or less than others, and the way out."""
     ranks, count, asked = plan.num_ranks, num_drawn(recipe), "rollout.problems_per_step"
+    warmup_steps, steps = recipe.optim.warmup_steps, recipe.run.steps
+    if warmup_steps > steps:
+        yield (
+            f"optim.warmup_steps={warmup_steps} with run.steps={steps}: the learning rate never "
+            "rises to optim.lr"
+        )
     if recipe.curriculum.probe is not None:
         asked = "curriculum.probe.problems"
     if plan.busy_drawing < ranks:

@@ -184,28 +184,29 @@ class HearingWatcher(SilentWatcher):
 
 
 def pass_rate_table(before: Row, after: Row) -> Table:
-    """Return the held-out pass rate per level in two rows of metrics, and its mean."""
+    """Return the held-out pass rate per level in two rows of metrics, and its mean; once, where
+    both are of one step."""
+    rows = [before, after] if before["step"] < after["step"] else [after]
     table = Table(title="held-out pass rate")
     table.add_column("level")
-    table.add_column(f"step {before['step']}", justify="right")
-    table.add_column(f"step {after['step']}", justify="right")
-    table.add_column("change", justify="right")
+    for row in rows:
+        table.add_column(f"step {row['step']}", justify="right")
+    if len(rows) > 1:
+        table.add_column("change", justify="right")
+
+    def change(key: str) -> list[str]:
+        return [f"{after[key] - before[key]:+.3f}"] if len(rows) > 1 else []
+
     prefix = "eval/pass_rate/level="
-    levels = [key.removeprefix(prefix) for key in before if key.startswith(prefix)]
-    for level in levels:
-        old, new = before[prefix + level], after[prefix + level]
-        table.add_row(escape(level), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
-    key = "eval/completions_masked"
-    if before[key] or after[key]:
-        table.add_row("not scored", *map(_not_scored, (before, after)), "")
+    for key in before:
+        if key.startswith(prefix):
+            level = escape(key.removeprefix(prefix))
+            table.add_row(level, *(f"{row[key]:.3f}" for row in rows), *change(key))
+    if any(row["eval/completions_masked"] for row in rows):
+        table.add_row("not scored", *map(_not_scored, rows))
     table.add_section()
-    old, new = before["eval/pass_rate"], after["eval/pass_rate"]
-    table.add_row(
-        "mean",
-        f"{old:.3f} +- {before['eval/pass_rate_se']:.3f}",
-        f"{new:.3f} +- {after['eval/pass_rate_se']:.3f}",
-        f"{new - old:+.3f}",
-    )
+    means = (f"{row['eval/pass_rate']:.3f} +- {row['eval/pass_rate_se']:.3f}" for row in rows)
+    table.add_row("mean", *means, *change("eval/pass_rate"))
     return table
 
 

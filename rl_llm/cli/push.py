@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             is_merged=args.merge,
         )
         outcome = push_now(job, say=_say, shows_progress=sys.stderr.isatty())
-    print_lines(console, [pushed_line(what, outcome)])
+    print_lines(console, [pushed_line(what, outcome, job)])
     return 0
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rl_llm.cli.progress import ConsoleWatcher, Row, print_lines
 from rl_llm.config import Recipe
+from rl_llm.config.sections import HubSection
 from rl_llm.hub import Job, Patience, Place, Pusher, check_repo_id, endpoint, token_source
 from rl_llm.hub.access import LOG_IN, redact
 from rl_llm.hub.pusher import Push
@@ -35,6 +36,8 @@ def hub_lines(recipe: Recipe) -> Iterator[str]:
     """Yield what a run will push, and whether there is a token for it; asks nobody."""
     hub, source = recipe.hub, token_source()
     if hub.repo_id is None:
+        if hub != HubSection():
+            yield "hub: nothing is pushed, for hub.repo_id names no repository"
         return
     seen = "private" if hub.private else "public"
     found = f"token: {source}" if source else f"there is no token yet: {LOG_IN}"

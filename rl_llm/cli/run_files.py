@@ -12,8 +12,8 @@ from tempfile import TemporaryFile
 from rl_llm import __version__
 from rl_llm.cli.failure import EXIT_RUN_FAILED, failure_of
 from rl_llm.cli.inputs import Model
-from rl_llm.config import Recipe, dump_yaml
-from rl_llm.errors import ConfigError, InputError, StorageError
+from rl_llm.config import Recipe, dump_yaml, load_recipe
+from rl_llm.errors import CheckpointError, ConfigError, InputError, StorageError
 from rl_llm.hub import Place, write_card
 from rl_llm.hub.base_place import pin_base
 from rl_llm.hub.source import command_line, read_command
@@ -21,6 +21,7 @@ from rl_llm.policy import Ranks
 from rl_llm.report import write_report
 from rl_llm.run_lock import hold
 from rl_llm.trainer import AGAIN, Parts, RunFolder, checkpoint, read_rows
+from rl_llm.trainer.identity import Identity, check_identity
 from rl_llm.trainer.storage import discard, flush, flush_tree, write_text, writing
 
 _MAY_ONLY_BE_READ = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -45,6 +46,30 @@ def check_place(folder: RunFolder, recipe: Recipe) -> None:
             pass
     except OSError as error:
         _refuse_place(error, folder, recipe)
+
+
+def why_refused(folder: RunFolder, identity: Identity) -> str:
+    """Return why `train` would not go on in this folder, empty where it would; nothing is
+    changed."""
+    try:
+        newest, damaged = checkpoint.newest_whole(folder.checkpoints)
+        if newest is not None:
+            check_identity(newest, checkpoint.read_state(newest), identity)
+        elif damaged:
+            return f"no checkpoint in {folder.checkpoints} is whole"
+        elif folder.metrics.is_file() and read_rows(folder.metrics):
+            refuse_another_recipe(folder, identity)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def refuse_another_recipe(folder: RunFolder, identity: Identity) -> None:
+    """Refuse to start over in the folder of a run of another recipe."""
+    if folder.resolved.is_file():
+        there = load_recipe(folder.resolved).model_dump()
+        state = {"recipe": there, "model_fingerprint": identity.model_fingerprint}
+        check_identity(folder.path, state, identity)
 
 
 def _hold(held: ExitStack, folder: RunFolder, recipe: Recipe) -> str | None:

@@ -24,12 +24,13 @@ from rl_llm.cli.run_files import (
     how_to_go_on,
     locked,
     prepare,
+    refuse_another_recipe,
     where_it_goes_on,
     write_results,
 )
 from rl_llm.cli.runtime import tag_warnings, warnings_heard
 from rl_llm.cli.tracking import Tracking, check_tracking
-from rl_llm.config import Recipe, load_recipe
+from rl_llm.config import Recipe
 from rl_llm.errors import ConfigError, StorageError
 from rl_llm.policy import Ranks
 from rl_llm.problems import summary_lines
@@ -142,7 +143,7 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
     if resume_from is None:
         if parts.folder.metrics.is_file():
             if read_rows(parts.folder.metrics):
-                _refuse_another_recipe(parts)
+                refuse_another_recipe(parts.folder, parts.identity)
             line = f"{parts.folder.path} holds a run without a checkpoint; it starts over"
             print_lines(console, [line])
         return
@@ -157,6 +158,7 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
             f"run.steps={asked} is less than the {done} steps that {found} has behind it; "
             f"use {done} or more, or give the shorter run another run.name"
         )
+    _refuse_what_is_over(found, parts)
     parts.ranks.on_main(lambda: adopt(found, parts.folder.checkpoints))
     dropped = [resume_from.dropped] if resume_from.dropped else []
     print_lines(
@@ -165,13 +167,20 @@ def _resume(parts: Parts, resume_from: ResumePoint | None, console: Console) -> 
     )
 
 
-def _refuse_another_recipe(parts: Parts) -> None:
-    """Refuse to start over in the folder of a run of another recipe."""
-    if parts.folder.resolved.is_file():
-        there = load_recipe(parts.folder.resolved).model_dump()
-        fingerprint = parts.identity.model_fingerprint
-        state = {"recipe": there, "model_fingerprint": fingerprint}
-        check_identity(parts.folder.path, state, parts.identity)
+def _refuse_what_is_over(found: Path, parts: Parts) -> None:
+    """Refuse another run's checkpoint behind which there is nothing to train: no step would fill
+    this run's folder."""
+    is_own = found.parent.resolve() == parts.folder.checkpoints.resolve()
+    if is_own or not Trainer(parts).is_finished:
+        return
+    done = parts.counters.step
+    way_out = f"raise run.steps above {done}, or use that run's adapter"
+    if parts.counters.finished:
+        way_out = "go on from an earlier checkpoint, or use that run's adapter"
+    raise ConfigError(
+        f"{found} has all {done} steps of another run behind it, so nothing is left to train under "
+        f"run.name={parts.recipe.run.name}; {way_out}"
+    )
 
 
 def _is_done(parts: Parts) -> bool:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rl_llm.algorithms import Algorithm
-from rl_llm.cli.engines import plan_engine, settle_engine_together
+from rl_llm.cli.engines import check_tensor_parallel, plan_engine, settle_engine_together
 from rl_llm.cli.estimate import estimate
 from rl_llm.cli.inputs import Data, load_data, load_model
 from rl_llm.cli.launch import Launch, launch_of, planned_launch
@@ -33,7 +34,7 @@ from rl_llm.cli.plan import plan_step, remarks
 from rl_llm.cli.plan_table import memory_table, share_lines, step_table
 from rl_llm.cli.progress import HearingWatcher, print_lines, share
 from rl_llm.cli.pushing import check_hub, hub_lines
-from rl_llm.cli.run_files import check_place
+from rl_llm.cli.run_files import check_place, why_refused
 from rl_llm.cli.tracking import check_tracking
 from rl_llm.config import Recipe, load_recipe
 from rl_llm.errors import ConfigError
@@ -118,6 +119,9 @@ def _check_here(source: str, recipe: Recipe, *, dry_run: bool) -> None:
                 print_lines(console, [engine.line, *parts.engine.take_messages()])
                 check_warmup(recipe, parts.algorithm)
                 print_lines(console, parts.scheduler.take_messages())
+                if refusal := ranks.on_main(partial(why_refused, place, parts.identity)):
+                    print_lines(console, [refusal], style="yellow")
+                    caveats.append(f"`rl-llm train` does not go on in {place.path}")
                 _print_plan(
                     console,
                     _Planned(
@@ -144,6 +148,7 @@ def _plan(source: str, recipe: Recipe, launch: Launch) -> None:
     if recipe.rollout.engine == "auto":
         recipe, choice = plan_engine(recipe, on_gpus=launch.on_gpus)
         print_lines(console, [choice.line])
+    check_tensor_parallel(recipe, num_ranks=launch.num_ranks)
     config = load_config(recipe.model.path)
     tokenizer = load_tokenizer(recipe.model.path, chat_template=recipe.model.chat_template)
     data = load_data(recipe, PromptEncoder(tokenizer))

@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from rl_llm.config.base import NamedPart
 from rl_llm.config.describe import LINE_BREAK, Fault, find_faults
 from rl_llm.config.schema import Recipe
 from rl_llm.errors import ConfigError
@@ -144,6 +145,9 @@ def _read_text(file: Path) -> str:
 def _apply_override(tree: dict[str, Any], override: str) -> str:
     """Set one `a.b.c=value` in the tree; a part that is a number indexes a list.
 
+    An option of a named part that the tree leaves at its default, or has by its name alone, leaves
+    that name as it is.
+
     Returns the path of what is new: that of the value, or of the outermost section that was not
     there.
     """
@@ -157,13 +161,16 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
     new = parts
     for depth, part in enumerate(parts[:-1]):
         key = _key_in(node, part, at=parts[:depth], override=override)
+        default = _default_part(parts[: depth + 1])
         if isinstance(node, dict) and node.get(part) is None:
-            node[part] = {}
+            node[part] = {} if default is None else {"name": default.name}
             new = min(new, parts[: depth + 1], key=len)
+        elif isinstance(node, dict) and isinstance(node[part], str) and default is not None:
+            node[part] = {"name": node[part]}
         node = node[key]
     key = _key_in(node, parts[-1], at=parts[:-1], override=override)
     way_out = f"""; text with such characters goes in two kinds of quotes: '{dotted}="..."'"""
-    if text.startswith(("{", "[")):
+    if text.startswith(("{", "[")) and not text.startswith("{{"):  # Which opens a template.
         end = "}" if text.startswith("{") else "]"
         way_out = (
             "; if the shell has split it at a blank, put all of it between single quotes: "
@@ -171,6 +178,19 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
         )
     node[key] = parse_yaml(text, where=f"override {override!r}", way_out=way_out)
     return ".".join(new)
+
+
+def _default_part(path: Sequence[str]) -> NamedPart | None:
+    """Return what a recipe has at a path where it says nothing, if that is one named part."""
+    default: Any = None
+    section: Any = Recipe
+    for key in path:
+        field = getattr(section, "model_fields", {}).get(key)
+        if field is None:
+            return None
+        default = field.get_default(call_default_factory=True)
+        section = type(default)
+    return default if isinstance(default, NamedPart) else None
 
 
 def _key_in(node: Any, part: str, *, at: Sequence[str], override: str) -> str | int:

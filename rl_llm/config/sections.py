@@ -123,7 +123,8 @@ class LoraSection(Section):
     """The update is scaled by alpha / rank."""
 
     targets: str | list[str] = "all-linear"
-    """The layers that get an adapter: `all-linear`, or names of modules."""
+    """The layers that get an adapter: `all-linear`, a list of names of modules, or a pattern
+    (a regular expression) over their whole names."""
 
 
 class DataSection(Section):

@@ -165,7 +165,7 @@ class Pusher:
                 # One that was replaced meanwhile is another push, and stays with what it needs.
                 self._waiting = [each for each in self._waiting if each is not push]
                 self._said.clear()
-                self._messages.append(pushed_line(push.name, outcome))
+                self._messages.append(pushed_line(push.name, outcome, push.job))
             else:
                 self._plan(push, outcome)
             self._changed.notify_all()
@@ -229,9 +229,12 @@ def push_now(
     )
 
 
-def pushed_line(name: str, outcome: Outcome) -> str:
-    """Return what is said of a push that is done."""
+def pushed_line(name: str, outcome: Outcome, job: Job) -> str:
+    """Return what is said of a push that is done, and of a repository that existed and stays
+    private."""
     seen = "private" if outcome.is_private else "public"
+    if outcome.is_private and not job.private:
+        seen = "private, as the repository was: its settings on the hub make it public"
     return f"pushed {name}: {outcome.url} ({seen})"
 
 

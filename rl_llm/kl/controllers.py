@@ -11,7 +11,7 @@ from rl_llm.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class KLFacts:
-    """What a controller may learn from one update.
+    """What a controller may learn from one step.
 
     Two divergences, named apart: `ref_*` is KL(pi || ref), from the policy to the reference, and
     `old_*` is KL(old || pi), from the policy that the step started from to that of its last update.
@@ -49,7 +49,7 @@ class KLController(Protocol):
 
     @property
     def beta(self) -> float:
-        """The coefficient that the next update uses."""
+        """The coefficient that the next step uses."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class KLController(Protocol):
         ...
 
     def observe(self, facts: KLFacts) -> None:
-        """Move beta after an update."""
+        """Move beta after a step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

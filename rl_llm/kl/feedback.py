@@ -1,7 +1,7 @@
-"""Controllers that answer to what an update measured: `target`, `ppo_penalty`, `accuracy`.
+"""Controllers that answer to what a step measured: `target`, `ppo_penalty`, `accuracy`.
 
-The first two multiply beta from update to update, so beta stays above 0 for ever and cannot start
-at it. An update that trained nothing, or whose divergence is not a number, leaves beta alone.
+The first two multiply beta from step to step, so beta stays above 0 for ever and cannot start
+at it. A step that trained nothing, or whose divergence is not a number, leaves beta alone.
 """
 
 import math
@@ -50,7 +50,7 @@ class _Multiplicative(ABC):
     def _factor(self, divergence_over_target: float) -> float: ...
 
     def observe(self, facts: KLFacts) -> None:
-        """Multiply beta, where the update measured a divergence."""
+        """Multiply beta, where the step measured a divergence."""
         divergence = self._divergence(facts)
         if facts.trained_tokens != 0 and not math.isnan(divergence):
             self.set_beta(self.beta * self._factor(divergence / self._target))
@@ -71,9 +71,9 @@ class _Multiplicative(ABC):
 class Target(_Multiplicative):
     """Holds the KL that the penalty is on at a target (Ziegler et al. 2019, arXiv:1909.08593).
 
-    After each update beta *= 1 + gain * clip(kl / target - 1, -.2, .2): at most 6 % up or down with
-    a gain of .3, so a factor of 10 takes 40 updates up and 38 down. The paper's gain is n / horizon
-    for n episodes an update: 64 / 10000 needs 542 updates to double beta. A gain that is too high
+    After each step beta *= 1 + gain * clip(kl / target - 1, -.2, .2): at most 6 % up or down with
+    a gain of .3, so a factor of 10 takes 40 steps up and 38 down. The paper's gain is n / horizon
+    for n episodes a step: 64 / 10000 needs 542 steps to double beta. A gain that is too high
     for how slowly the KL answers to beta makes both swing.
     """
 
@@ -90,7 +90,7 @@ class Target(_Multiplicative):
         super().__init__("target", beta, nats_per_token, nats_per_response)
         if not 0 < gain < 1 / MAX_ERROR:
             raise ConfigError(
-                f"gain={gain}: beta moves by up to {MAX_ERROR} times the gain an update; use more "
+                f"gain={gain}: beta moves by up to {MAX_ERROR} times the gain a step; use more "
                 f"than 0 and less than {1 / MAX_ERROR:.0f}, such as 0.3"
             )
         self._gain = gain
@@ -152,7 +152,7 @@ class Accuracy:
 
     @property
     def beta(self) -> float:
-        """The coefficient at the accuracy of the last update."""
+        """The coefficient at the accuracy of the last step."""
         return self._base * (math.tanh(self._accuracy) + 1) / 2
 
     def observe(self, facts: KLFacts) -> None:

@@ -12,7 +12,7 @@ from rl_llm.kl.checks import beta_of, check_state, told_apart
 from rl_llm.kl.controllers import KLController, KLFacts, MovableController
 
 WINDOW = 16
-"""How many updates the running median is over."""
+"""How many steps the running median is over."""
 
 _DIVERGENCES = (
     "ref_nats_per_token",
@@ -29,13 +29,13 @@ class Guarded:
     read.
 
     A controller that goes on from its own beta (`MovableController`) goes on from the held one, so
-    it leaves a bound with the first update that asks for it, however long it was held there.
+    it leaves a bound with the first step that asks for it, however long it was held there.
 
     `spike` bounds every divergence that the controller sees by so many times the running median of
-    the 16 updates before (None: off), each divergence by its own. It begins once there are 16 and
+    the 16 steps before (None: off), each divergence by its own. It begins once there are 16 and
     their median is above 0, since at the start of a run the KL grows from 0 by factors. The median
-    is of what was measured, so a rise that lasts passes from its 9th update on, with a `spike`
-    below 2 from its 10th. Updates that trained nothing are passed on and not remembered. A refresh
+    is of what was measured, so a rise that lasts passes from its 9th step on, with a `spike`
+    below 2 from its 10th. Steps that trained nothing are passed on and not remembered. A refresh
     of the reference is another such start: what was measured of the divergence from the one before
     is forgotten.
     """
@@ -58,7 +58,7 @@ class Guarded:
             )
         if spike is not None and not spike > 1:
             raise ConfigError(
-                f"spike={spike} holds ordinary updates down, being times their median; use more "
+                f"spike={spike} holds ordinary steps down, being times their median; use more "
                 "than 1, such as 10, or null for no guard"
             )
         if floor > 0 and not controller.needs_reference:
@@ -92,7 +92,7 @@ class Guarded:
             self._remember(facts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the controller's state, and the divergences of the last updates."""
+        """Return the controller's state, and the divergences of the last steps."""
         return {
             "controller": self._controller.state_dict(),
             "recent": {name: list(values) for name, values in self._recent.items()},

@@ -116,7 +116,8 @@ def add_lora(base: Any, section: LoraSection, *, seed: int) -> PeftModel:
             model = get_peft_model(base, config)
         except ValueError as error:
             raise ModelError(
-                f"lora.targets={section.targets!r} does not fit the model: {error}"
+                f"lora.targets={section.targets!r} does not fit the model: "
+                f"{_pattern_hint(base, section.targets) or error}"
             ) from None
     assert isinstance(model, PeftModel)
     return model.eval()
@@ -135,6 +136,14 @@ def _check_targets(base: nn.Module, targets: str | list[str]) -> None:
             f"lora.targets={targets!r}: the model has no module {missing[0]!r}"
             f"{nearest(missing[0], linear - {'lm_head'})}; or set lora.targets=all-linear"
         )
+
+
+def _pattern_hint(base: nn.Module, targets: str | list[str]) -> str:
+    """Return what to write where a name stands for a pattern; empty where none does."""
+    names = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    if targets not in names:
+        return ""
+    return f"text is a pattern over whole names of modules; to name modules, write [{targets}]"
 
 
 def fingerprint(base: nn.Module) -> str:

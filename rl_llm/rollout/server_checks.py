@@ -4,10 +4,13 @@ import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from rl_llm.config.server_urls import server_url
 from rl_llm.errors import ConfigError
 from rl_llm.rollout.server_adapters import Adapter
 from rl_llm.rollout.server_client import BaseModel, ServerClient, ServerRefusal
 from rl_llm.rollout.vllm_settings import LORA_RANKS, least_lora_rank
+
+_VLLM_PORT = 8000  # Where a server is that was told nothing.
 
 
 def refuse_one_twice(urls: Sequence[str]) -> None:
@@ -38,9 +41,16 @@ def _addresses(host: str) -> list[str]:
 
 
 def serve_command(
-    model: str, *, rank: int, max_model_len: int, dtype: str | None = None, on_gpu: bool = True
+    model: str,
+    *,
+    rank: int,
+    max_model_len: int,
+    dtype: str | None = None,
+    on_gpu: bool = True,
+    urls: Sequence[str] = (),
 ) -> str:
-    """Return the shell command that starts a fit server for adapters of `rank`.
+    """Return the shell command that starts a fit server for adapters of `rank`, at the port of
+    `urls` where they have one in common.
 
     The program `vllm` of the build for CPUs asks for the version of the build for GPUs, and ends;
     the module behind it runs. There, seeded draws of a prompt that is computed in parts fail.
@@ -53,10 +63,13 @@ def serve_command(
         )
     module = f"python -m vllm.entrypoints.openai.api_server --model {model}"
     program = f"vllm serve {model}" if on_gpu else f"{module} --no-enable-chunked-prefill"
+    ports = {urlsplit(server_url(url)).port for url in urls}
+    port = ports.pop() if len(ports) == 1 else None
     return (
         f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True {program} --enable-lora "
         f"--max-lora-rank {takes} --max-model-len {max_model_len} "
         + (f"--dtype {dtype} " if dtype else "")
+        + (f"--port {port} " if port not in (None, _VLLM_PORT) else "")
         + "--logprobs-mode processed_logprobs"
     )
 

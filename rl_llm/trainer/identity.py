@@ -24,11 +24,12 @@ class Identity:
 def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identity) -> None:
     """Refuse to resume another recipe or another model, and show the difference.
 
-    Only `run.name`, `run.output_dir`, `run.timeout_s`, `scoring.workers`, `tracking`, `hub`,
-    `alarms`, where servers are found (`rollout.servers`), what memory vLLM takes
-    (`rollout.vllm.memory_fraction`, `kv_cache_gib`, `sleep` and `compile`), and, where nothing is
-    scheduled over it and nothing learnt from its end, `run.steps` may differ. Keys that the
-    checkpoint was written before count with their defaults.
+    Only the path of the same model (`model.path`), `run.name`, `run.output_dir`,
+    `run.timeout_s`, `scoring.workers`, `tracking`, `hub`, `alarms`, where servers are found
+    (`rollout.servers`), what memory vLLM takes (`rollout.vllm.memory_fraction`, `kv_cache_gib`,
+    `sleep` and `compile`), and, where nothing is scheduled over it and nothing learnt from its
+    end, `run.steps` may differ. Keys that the checkpoint was written before count with their
+    defaults.
     """
     may_differ = {
         "run.name",
@@ -38,6 +39,9 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
         "scoring.workers",
         *_MEMORY_OF_VLLM,
     }
+    is_same_model = state["model_fingerprint"] == identity.model_fingerprint
+    if is_same_model:
+        may_differ.add("model.path")
     recipe, refusal = _filled(state["recipe"])
     # Without counters nothing was saved: a run starts over, and has learnt from no evaluation.
     needs_length = [
@@ -60,7 +64,7 @@ def check_identity(checkpoint: Path, state: Mapping[str, Any], identity: Identit
             f"{checkpoint} belongs to another recipe:\n" + "\n".join(changes) + "\n"
             "give this recipe another run.name, or undo the difference"
         )
-    if state["model_fingerprint"] != identity.model_fingerprint:
+    if not is_same_model:
         raise CheckpointError(
             f"{checkpoint} was trained on another model: fingerprint {state['model_fingerprint']}, "
             f"and model.path={identity.recipe['model']['path']!r} has "

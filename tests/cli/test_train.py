@@ -177,6 +177,23 @@ def test_a_run_set_back_to_an_earlier_checkpoint_forgets_the_later_ones(small):
     assert (run / "checkpoints" / "step-000003").is_dir()
 
 
+def test_a_run_that_is_over_is_no_start_of_another(small, capsys):
+    constant = ["kl={controller: {name: constant}}", *QUICK]
+    assert main(["train", str(small), *constant]) == 0
+    over = ["train", str(small), "run.name=branch", *constant, "--resume", "runs/small"]
+    assert main(over) == 2
+    assert capsys.readouterr().err == (
+        "error: runs/small/checkpoints/step-000001 has all 1 steps of another run behind it, so "
+        "nothing is left to train under run.name=branch; raise run.steps above 1, or use that "
+        "run's adapter\n"
+    )
+    assert not list(Path("runs/branch").glob("checkpoints/*"))
+    assert main([*over, "run.steps=2"]) == 0
+    printed = capsys.readouterr().out
+    # The one evaluation of the branch is no change.
+    assert "step 2 |" in printed.replace("┃", "|") and "change" not in printed
+
+
 def test_several_updates_without_a_ratio_are_called_biased_before_the_first_step(small, capsys):
     assert main(["train", str(small), *QUICK, "algorithm={name: reinforce}"]) == 0
     before, first, _ = capsys.readouterr().out.partition("step 1/1")

@@ -1,11 +1,16 @@
+import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from rl_llm.cli import estimate
 from rl_llm.cli.main import main
+from rl_llm.config import dump_yaml, load_recipe
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -351,6 +356,47 @@ def test_a_dry_run_of_a_plan_is_refused(small, capsys):
     assert "--dry-run takes a step here" in capsys.readouterr().err
 
 
+def test_a_folder_that_holds_another_recipes_run_is_told(small, capsys):
+    run = small.parent / "runs" / "small"
+    run.mkdir(parents=True)
+    (run / "resolved.yaml").write_text(
+        dump_yaml(load_recipe(small, ["rollout.engine=transformers"])), encoding="utf-8"
+    )
+    (run / "metrics.jsonl").write_text('{"step": 0}\n', encoding="utf-8")
+    assert main(["validate", str(small)]) == 0
+    assert capsys.readouterr().out.endswith("small.yaml: valid\n")
+    assert main(["validate", str(small), "optim.lr=0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"optim\.lr: \S+ in the checkpoint, 0\.5 in the recipe", printed)
+    assert printed.endswith("valid, but `rl-llm train` does not go on in runs/small\n")
+    broken = run / "checkpoints" / "step-000001"
+    broken.mkdir(parents=True)
+    assert main(["validate", str(small)]) == 0
+    assert "no checkpoint in runs/small/checkpoints is whole" in capsys.readouterr().out
+    assert broken.is_dir()
+
+
+@pytest.mark.parametrize("name", ["vllm", "auto"])
+def test_engines_that_would_share_gpus_of_several_processes_are_refused(small, capsys, name):
+    given = [f"rollout.engine={name}", "rollout.vllm.tensor_parallel_size=2"]
+    on_gpus = ["--config_file", str(ROOT / "recipes" / "accelerate" / "ddp.yaml")]
+    assert main(["validate", str(small), *given, *on_gpus, "--processes", "2"]) == 2
+    assert "tensor_parallel_size=2 with 2 processes" in capsys.readouterr().err
+
+
+def test_settings_of_vllm_that_another_engine_does_not_read_are_told(small, capsys):
+    given = ["rollout.engine=auto", "rollout.vllm.publish=merged"]
+    assert main(["validate", str(small), *given]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "engine: " in line]
+    assert line.endswith("what rollout.vllm says is left out)")
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_told(small, capsys):
+    given = ["optim.warmup_steps=10", "run.steps=4", "--processes=1"]
+    assert main(["validate", str(small), *given]) == 0
+    assert "optim.warmup_steps=10 with run.steps=4: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["reinforce", "a2c"])
 def test_several_updates_without_a_ratio_are_called_biased(small, capsys, name):
     algorithm = f"algorithm={{name: {name}}}"
@@ -406,9 +452,12 @@ def test_it_says_what_is_pushed_where_and_whether_there_is_a_token(
     assert "hf_" not in line
 
 
-def test_without_a_repository_nothing_is_said_of_a_hub(small, capsys):
+def test_without_a_repository_nothing_is_said_of_a_hub_unless_pushes_are_asked_for(small, capsys):
     assert main(["validate", str(small), "--processes=1"]) == 0
     assert "hub: " not in capsys.readouterr().out
+    assert main(["validate", str(small), "--processes=1", "hub.push=[checkpoint]"]) == 0
+    line = hub_line(capsys.readouterr().out)
+    assert line == "hub: nothing is pushed, for hub.repo_id names no repository"
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,21 @@ def test_a_part_without_options_may_be_its_name_alone(recipe_file):
     recipe = load_recipe(recipe_file(), [*short, *others])
     assert recipe == load_recipe(recipe_file(), [*long, "rollout.correction={name: tis}"])
     assert recipe.model_dump()["algorithm"] == {"name": "ppo"}
-    message = message_of(recipe_file(SMALLEST + "algorithm: ppo\n"), "algorithm.gamma=0.9")
-    assert "algorithm holds 'ppo', which has no 'gamma'; set algorithm as a whole" in message
+
+
+def test_an_option_leaves_the_name_of_its_part_as_it_is(recipe_file):
+    given = ["kl.controller.beta=0.04", "algorithm.clip_low=0.1", "curriculum.sampler.kernel=flat"]
+    recipe = load_recipe(recipe_file(), given)
+    assert recipe.kl.controller.model_dump() == {"name": "constant", "beta": 0.04}
+    assert recipe.algorithm.model_dump() == {"name": "grpo", "clip_low": 0.1}
+    assert recipe.curriculum.sampler.model_dump() == {"name": "posterior", "kernel": "flat"}
+    short = recipe_file(SMALLEST + "algorithm: ppo\n")
+    found = load_recipe(short, ["algorithm.gamma=0.9"])
+    assert found.algorithm.model_dump() == {"name": "ppo", "gamma": 0.9}
+    named = load_recipe(short, ["algorithm.critic_lr=0.1", "algorithm=dapo"])
+    assert named.algorithm.model_dump() == {"name": "dapo"}
+    message = message_of(recipe_file(), "model.path.gamma=0.9")
+    assert "model.path holds " in message and "set model.path as a whole" in message
 
 
 def test_sections_that_lie_too_deep_are_an_error_that_names_the_file(recipe_file):
@@ -133,8 +146,8 @@ FAULTS = {
     "lora=16": "lora=16: a section is needed here, with keys among rank, alpha, targets",
     "algorithm=3": "algorithm=3: a section is needed here, with keys among name",
     "rewards=[exact_answer]": "rewards.0='exact_answer': write it as {use: exact_answer}",
-    "kl.controller.min=0": "kl.controller.name: required, and missing; add `name: ...` under "
-    "kl.controller",
+    "rollout.correction.cap=0": "rollout.correction.name: required, and missing; add `name: ...` "
+    "under rollout.correction",
     "curriculum.gates=[{name:informative}]": "curriculum.gates.0.name: required, and missing; "
     "'name:informative' needs a space behind its colon",
     "data.train=[]": "data.train=[]: list should have at least 1 item after validation, not 0; "

@@ -8,6 +8,7 @@ import pytest
 from rl_llm.errors import PushFailed, PushRefused
 from rl_llm.hub import push_now
 from rl_llm.hub.attempt import Attempt
+from rl_llm.hub.pusher import pushed_line
 from rl_llm.plugins import load_module
 
 _shared = load_module(Path(__file__).parent / "conftest.py")
@@ -74,6 +75,17 @@ def test_a_public_repository_is_refused_unless_that_is_wanted(hub, job):
     assert hub.commits["me/adder"] == {"main": ["initial commit"]} and hub.paths("PUT") == []
     outcome, _ = push(job(private=False))
     assert not outcome.is_private
+    assert pushed_line("it", outcome, job(private=False)).endswith("/me/adder (public)")
+
+
+def test_a_private_repository_stays_private_and_that_is_said(hub, job):
+    hub.make("me/adder", private=True)
+    outcome, _ = push(job(private=False))
+    assert outcome.is_private
+    assert pushed_line("it", outcome, job(private=False)).endswith(
+        "/me/adder (private, as the repository was: its settings on the hub make it public)"
+    )
+    assert pushed_line("it", outcome, job()).endswith("/me/adder (private)")
 
 
 @pytest.mark.parametrize(

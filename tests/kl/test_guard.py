@@ -184,7 +184,7 @@ def test_no_reference_is_needed_where_the_controller_needs_none():
         ({"floor": -0.1}, "floor=-0.1"),
         ({"floor": 0.2, "ceiling": 0.1}, "0 <= floor <= ceiling"),
         ({"ceiling": 0.0}, "a ceiling above 0"),
-        ({"spike": 1.0}, "spike=1.0 holds ordinary updates down"),
+        ({"spike": 1.0}, "spike=1.0 holds ordinary steps down"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, words):

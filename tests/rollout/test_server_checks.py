@@ -292,6 +292,12 @@ def test_the_command_that_starts_a_server_takes_the_next_rank_that_vllm_knows():
         "--model my/model --no-enable-chunked-prefill --enable-lora --max-lora-rank 32 "
         "--max-model-len 300 --logprobs-mode processed_logprobs"
     )
+    asked = serve_command(
+        "my/model", rank=20, max_model_len=300, urls=["a:8101", "http://b:8101/v1"]
+    )
+    assert asked.endswith("--max-model-len 300 --port 8101 --logprobs-mode processed_logprobs")
+    for urls in (["http://a:8101", "http://b:8102"], ["http://a:8000"], ["http://a"], []):
+        assert "--port" not in serve_command("my/model", rank=20, max_model_len=300, urls=urls)
     with pytest.raises(ConfigError, match=r"lora\.rank=600 is more than vLLM takes; .* 512"):
         serve_command("my/model", rank=600, max_model_len=300)
 

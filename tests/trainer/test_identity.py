@@ -167,6 +167,14 @@ def test_another_model_under_the_same_path_is_refused(tmp_path):
         check(tmp_path, identity("f00d"), identity("beef"))
 
 
+def test_the_same_model_may_lie_elsewhere(tmp_path):
+    moved = identity(model={"path": "elsewhere/m"})
+    check(tmp_path, identity(), moved)
+    other = identity("beef", model={"path": "elsewhere/m"})
+    with pytest.raises(CheckpointError, match=r"model\.path: 'm' in the checkpoint, 'elsewhere/m'"):
+        check(tmp_path, identity(), other)
+
+
 def without(key, section, given):
     """Return an identity as a version wrote it that did not know a key yet."""
     recipe = copy.deepcopy(given.recipe)
