@@ -1,4 +1,5 @@
-"""What all tests share: one thread for each worker, and examples that are the same in every run.
+"""What all tests share: one thread for each worker, threads that sleep while they wait, since on a
+busy machine spinning ones starve each other, and examples that are the same in every run.
 
 The workers of pytest-xdist already use every core. The environment is read when torch is imported,
 so it is set before anything else happens; the processes that tests start inherit it.
@@ -14,6 +15,7 @@ from rl_llm.scoring.sandbox import check_isolated
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # No deadline and no limit on slow inputs: both measure the load of the machine.
 settings.register_profile(

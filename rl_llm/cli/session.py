@@ -178,7 +178,7 @@ def _refuse_what_is_over(found: Path, parts: Parts) -> None:
     if parts.counters.finished:
         way_out = "go on from an earlier checkpoint, or use that run's adapter"
     raise ConfigError(
-        f"{found} has all {done} steps of another run behind it, so nothing is left to train under "
+        f"{found} is the end of another run, after step {done}: nothing is left to train under "
         f"run.name={parts.recipe.run.name}; {way_out}"
     )
 

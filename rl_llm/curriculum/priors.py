@@ -201,7 +201,7 @@ def _read(file: Path) -> Priors:
     counted = _counted(file, table)
     if (counted < 0).any():
         raise DataError(
-            f"curriculum.priors.path: {file}: num_counted={counted.min():g} is no number of "
+            f"curriculum.priors.path: {file}: num_counted={np.nanmin(counted):g} is no number of "
             "completions; it must be 0 or more"
         )
     says_something = ~np.isnan(rates) & (counted > 0)

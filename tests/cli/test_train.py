@@ -183,7 +183,7 @@ def test_a_run_that_is_over_is_no_start_of_another(small, capsys):
     over = ["train", str(small), "run.name=branch", *constant, "--resume", "runs/small"]
     assert main(over) == 2
     assert capsys.readouterr().err == (
-        "error: runs/small/checkpoints/step-000001 has all 1 steps of another run behind it, so "
+        "error: runs/small/checkpoints/step-000001 is the end of another run, after step 1: "
         "nothing is left to train under run.name=branch; raise run.steps above 1, or use that "
         "run's adapter\n"
     )

@@ -102,7 +102,7 @@ def test_files_that_hold_no_priors_are_refused_by_what_they_lack(write, tmp_path
         read_priors(write("percent.parquet", q=["a", "b"], pass_rate=[0.5, 62.5]))
     with pytest.raises(DataError, match="'pass_rate' holds no numbers"):
         read_priors(write("words.parquet", q=["a"], pass_rate=["half"]))
-    negative = write("negative.parquet", q=["a"], pass_rate=[0.5], num_counted=[-8])
+    negative = write("negative.parquet", q=["a", "b"], pass_rate=[0.5, 0.5], num_counted=[-8, None])
     with pytest.raises(DataError, match=r"num_counted=-8 is no number of completions; .* 0 or"):
         read_priors(negative)
     with pytest.raises(DataError, match="a key stands in more than one row"):
