@@ -87,7 +87,7 @@ def test_options_reach_the_weights():
     ("part", "said"),
     [
         ({"name": "tis", "cap": 0.5}, "rollout.correction: cap=0.5 holds back tokens on which"),
-        ({"name": "tis", "cap": math.nan}, "rollout.correction: cap=nan holds back"),
+        ({"name": "tis", "cap": math.nan}, "rollout.correction.cap=nan: must be a finite number"),
         ({"name": "mis", "low": 1.5}, "rollout.correction: low=1.5 and high=5.0 leave out"),
         ({"name": "mis", "high": 0.9}, "use a low of 0 to 1 and a high of 1 or more"),
         ({"name": "mis", "cap": 3.0}, "rollout.correction.cap=3.0: unknown option of 'mis'"),
