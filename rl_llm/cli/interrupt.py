@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from rl_llm.errors import Stopped
 
@@ -21,13 +21,16 @@ class Interrupt:
     """While open, a signal ends the run at once, with what is lost said, and exit code 128 + its
     number; behind `finish_first`, the first one is only noted.
 
-    Of several processes on a machine, which all get it, the first one speaks.
+    An end can get lost: what is raised in a finalizer is dropped, and C code may clear it or make
+    another error of it. It is raised again at the next call of a method, at the latest on leaving.
+    Of several processes on a machine, which all get the signal, the first one speaks.
     """
 
     def __init__(self) -> None:
         """Note nothing yet."""
         self._received: int | None = None
         self._received_at_s = 0.0
+        self._ended_by: int | None = None
         self._finishing: str | None = None
         self._at_once = "no step is done yet, so there is nothing to save"
         self._previous: dict[int, Any] = {}
@@ -49,6 +52,8 @@ class Interrupt:
     ) -> None:
         """Give both signals back."""
         self._give_back()
+        if not isinstance(error, SystemExit):
+            self._end_if_that_was_lost()
 
     @property
     def received(self) -> int:
@@ -57,15 +62,18 @@ class Interrupt:
 
     def is_requested(self) -> bool:
         """Say whether a signal has come."""
+        self._end_if_that_was_lost()
         return self._received is not None
 
     def finish_first(self, what: str, *, at_once: str) -> None:
         """From now on, finish `what` behind a first signal; say `at_once` of what a second one
         leaves."""
+        self._end_if_that_was_lost()
         self._finishing, self._at_once = what, at_once
 
     def stop_at_once(self, at_once: str) -> None:
         """From now on, end at the first signal, and say `at_once` of what that leaves."""
+        self._end_if_that_was_lost()
         self._finishing, self._at_once = None, at_once
 
     def ignore_more(self) -> None:
@@ -82,16 +90,23 @@ class Interrupt:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self._is_ending():
-            self._give_back()
-            raise Stopped(128 + number)
+            self._end(number)
         name, now_s = signal.Signals(number).name, time.monotonic()
         if self._received is None and self._finishing is not None:
             self._received, self._received_at_s = number, now_s
             self._say(f"{name}: {self._finishing}; once more to stop at once")
         elif self._received is None or now_s - self._received_at_s > self._same_within_s:
-            self._give_back()
             self._say(f"{name}: stopping at once; {self._at_once}")
-            raise Stopped(128 + number)
+            self._end(number)
+
+    def _end(self, number: int) -> NoReturn:
+        self._ended_by = number
+        self._give_back()
+        raise Stopped(128 + number)
+
+    def _end_if_that_was_lost(self) -> None:
+        if self._ended_by is not None:
+            raise Stopped(128 + self._ended_by) from None
 
     def _say(self, message: str) -> None:
         """Write past Python's buffers: what the signal interrupted may be writing to them."""

@@ -28,11 +28,20 @@ def ends_with(number):
     return None
 
 
+def lose_in_a_finalizer(number):
+    """Send this process a signal where what the handler raises is dropped."""
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    Finalized()
+
+
 def test_before_there_is_anything_to_finish_the_first_signal_ends_the_run(capfd):
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped), Interrupt():
         assert ends_with(signal.SIGINT) == 130
-        interrupt.stop_at_once("step-000004 stays")
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped), Interrupt() as interrupt:
         interrupt.stop_at_once("step-000004 stays")
         assert ends_with(signal.SIGTERM) == 143
     assert capfd.readouterr().err == (
@@ -42,21 +51,56 @@ def test_before_there_is_anything_to_finish_the_first_signal_ends_the_run(capfd)
 
 
 def test_the_first_signal_is_noted_and_the_second_ends_the_run_with_its_own_code(capfd):
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped) as left, Interrupt() as interrupt:
         interrupt.finish_first("finishing", at_once="lost")
         assert interrupt.received == 0
         assert ends_with(signal.SIGTERM) is None
         assert interrupt.is_requested()
         assert ends_with(signal.SIGINT) == 130
         assert interrupt.received == signal.SIGTERM
+    assert left.value.code == 130
     assert capfd.readouterr().err == (
         "SIGTERM: finishing; once more to stop at once\nSIGINT: stopping at once; lost\n"
     )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        lambda interrupt: interrupt.is_requested(),
+        lambda interrupt: interrupt.finish_first("finishing", at_once="lost"),
+        lambda interrupt: interrupt.stop_at_once("step-000004 stays"),
+    ],
+)
+def test_an_end_that_a_finalizer_has_lost_is_raised_by_the_next_call(go_on):
+    with pytest.raises(Stopped), Interrupt() as interrupt:
+        lose_in_a_finalizer(signal.SIGTERM)
+        with pytest.raises(Stopped) as left:
+            go_on(interrupt)
+        assert left.value.code == 143
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_end_that_was_lost_is_raised_on_leaving_also_in_place_of_another_error():
+    with pytest.raises(Stopped), Interrupt():
+        lose_in_a_finalizer(signal.SIGTERM)
+    with pytest.raises(Stopped) as left, Interrupt():
+        lose_in_a_finalizer(signal.SIGINT)
+        raise ValueError("C code has made this of the end")
+    assert left.value.code == 130
+
+
+def test_an_exit_code_of_its_own_is_kept_on_leaving():
+    with pytest.raises(SystemExit) as left, Interrupt():
+        assert ends_with(signal.SIGTERM) == 143
+        raise SystemExit(7)
+    assert left.value.code == 7
+
+
 def test_under_a_launcher_signals_close_together_are_one(monkeypatch, capfd):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped), Interrupt() as interrupt:
         interrupt.finish_first("finishing", at_once="lost")
         assert [ends_with(signal.SIGINT) for _ in range(3)] == [None] * 3
         monkeypatch.setattr(module.time, "monotonic", lambda: float("inf"))
@@ -66,14 +110,14 @@ def test_under_a_launcher_signals_close_together_are_one(monkeypatch, capfd):
 
 def test_the_first_process_of_a_machine_alone_speaks(monkeypatch, capfd):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped), Interrupt() as interrupt:
         interrupt.finish_first("finishing", at_once="lost")
         assert [ends_with(signal.SIGTERM) for _ in range(2)] == [None, 143]
     assert capfd.readouterr().err == ""
 
 
 def test_a_signal_that_follows_the_end_of_another_process_ends_this_one_in_silence(capfd):
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped), Interrupt() as interrupt:
         interrupt.finish_first("finishing", at_once="lost")
         interrupt.end_with_others(lambda: True)
         assert ends_with(signal.SIGTERM) == 143
@@ -113,7 +157,7 @@ def test_a_signal_ends_what_is_scored_at_once_and_is_no_failure_of_a_reward(scor
 
 
 def test_a_second_signal_ends_a_run_that_is_in_a_reward(score_signalled):
-    with Interrupt() as interrupt:
+    with pytest.raises(Stopped), Interrupt() as interrupt:
         interrupt.finish_first("finishing", at_once="lost")
         with pytest.raises(Stopped):
             score_signalled()
