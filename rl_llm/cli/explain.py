@@ -68,6 +68,11 @@ def run(args: argparse.Namespace) -> int:
     console.print("\n".join(_head(found, scheduler, history)))
     console.print()
     _print_history(console, history, recipe)
+    if num_later := sum(draw.step > saved.step for draw in history):
+        console.print(
+            f"the newest checkpoint knows nothing yet of {_counted(num_later, 'draw')} behind step "
+            f"{saved.step}, nor does what follows"
+        )
     is_over = folder.adapter.is_dir() or saved.learnt_step >= recipe.run.steps
     console.print("\n".join(["", *_now(found, saved, recipe, is_over=is_over)]))
     return 0

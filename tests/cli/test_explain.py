@@ -78,9 +78,10 @@ def play(scheduler, step, correct):
     return Harvest(**parts, num_rounds=num_rounds, generate_s=1.0, score_s=0.0)
 
 
-def simulate(folder, recipe, *, num_steps, num_ahead=0, correct=CORRECT):
+def simulate(folder, recipe, *, num_steps, num_ahead=0, num_unsaved=0, correct=CORRECT):
     """Leave in a folder what a run of so many steps leaves that `explain` reads; completions of the
-    last `num_ahead` wait to be learnt from."""
+    last `num_ahead` wait to be learnt from, and `num_unsaved` more steps lie behind the
+    checkpoint."""
     tokenizer = load_tokenizer(recipe.model.path, chat_template=recipe.model.chat_template)
     encoder = PromptEncoder(tokenizer)
     scheduler = make_scheduler(recipe, load_data(recipe, encoder))
@@ -94,7 +95,6 @@ def simulate(folder, recipe, *, num_steps, num_ahead=0, correct=CORRECT):
             continue
         for row in draw_rows(harvest, step=step):
             sink.write(row)
-    sink.close()
     saved = run.checkpoints / f"step-{learnt:06d}"
     saved.mkdir(parents=True)
     pending.save(saved)
@@ -103,6 +103,10 @@ def simulate(folder, recipe, *, num_steps, num_ahead=0, correct=CORRECT):
     (saved / "state.json").write_text(json.dumps(state), encoding="utf-8")
     seal(saved)
     run.resolved.write_text(dump_yaml(recipe), encoding="utf-8")
+    for step in range(num_steps + 1, num_steps + num_unsaved + 1):
+        for row in draw_rows(play(scheduler, step, correct), step=step):
+            sink.write(row)
+    sink.close()
 
 
 @pytest.fixture
@@ -328,6 +332,21 @@ def test_what_was_drawn_ahead_is_told_of_as_drawn(write_recipe, tmp_path, explai
     folder.mkdir()
     simulate(folder, recipe, num_steps=9, num_ahead=1)
     assert "\nin step 10, if the run had more steps:\n" in explain(folder, "1+1=")
+
+
+def test_draws_that_no_checkpoint_knows_yet_are_told_apart(write_recipe, tmp_path, explain):
+    recipe = write_recipe(train="[{{use: jsonl, path: {folder}/train.jsonl}}]")
+    told = {}
+    for num_unsaved in (0, 2):
+        folder = tmp_path / f"unsaved-{num_unsaved}"
+        folder.mkdir()
+        simulate(folder, recipe, num_steps=3, num_unsaved=num_unsaved)
+        told[num_unsaved] = explain(folder, "1+1=")
+    num_later = len(cells(told[2])) - len(cells(told[0]))
+    assert num_later > 0
+    assert f"knows nothing yet of {num_later} draw" in told[2]
+    assert "knows nothing yet" not in told[0]
+    assert told[2].split("\nafter step ")[1] == told[0].split("\nafter step ")[1]
 
 
 def test_of_groups_of_one_nothing_is_said_that_is_about_mixed_groups(
