@@ -101,8 +101,9 @@ def build_scheduler(
     )
     if section.priors.path or evidence.num_known:
         scheduler.say(evidence.summary)
-    for order in planner.prerequisites.orders:
-        scheduler.say(order)
+    remarks = planner.sampler.remarks() if hasattr(planner.sampler, "remarks") else ()
+    for remark in (*planner.prerequisites.orders, *remarks):
+        scheduler.say(remark)
     num_asked = section.probe.problems if section.probe else rollouts.num_problems
     if note := _open_note(index, planner, num_asked):
         scheduler.say(note)

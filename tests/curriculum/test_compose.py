@@ -302,6 +302,11 @@ def test_the_order_in_which_named_levels_open_is_said(make_scheduler, make_probl
     assert ["levels open in this order: easy, hard (names" in line for line in said] == [True]
 
 
+def test_what_a_sampler_remarks_of_the_pool_is_said(make_scheduler, make_problems):
+    said = make_scheduler(make_problems(2), sampler={"name": "ladder", "width": 1}).take_messages()
+    assert ["it never moves there and draws evenly" in line for line in said] == [True]
+
+
 def test_a_stated_difficulty_is_put_to_use(make_scheduler, stage):
     """Those drawn show that more difficulty means less solved; those not drawn are believed so."""
     problems = [stage.make_problem(f"q{k}", difficulty=k % 2) for k in range(60)]

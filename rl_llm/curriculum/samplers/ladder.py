@@ -73,6 +73,30 @@ class Ladder:
             source: _climb(index, source) for source in dict.fromkeys(index.bucket_sources)
         }
 
+    def remarks(self) -> list[str]:
+        """Say which sources have a window that can never move, and in which order levels that are
+        names are climbed."""
+        whole, named = [], []
+        for source, climb in self._climbs.items():
+            levels = f"{source or 'the pool'} ({', '.join(map(str, climb.levels))})"
+            if len(climb.levels) <= self._width:
+                whole.append(levels)
+            elif any(level_order(level)[0] for level in climb.levels):
+                named.append(levels)
+        said = []
+        if whole:
+            said.append(
+                f"curriculum.sampler: the ladder's window of width={self._width} holds every level "
+                f"of {', '.join(whole)}: it never moves there and draws evenly; give the problems "
+                "more levels, or use a smaller width or another sampler"
+            )
+        if named:
+            said.append(
+                "curriculum.sampler: the ladder climbs levels in this order: "
+                f"{', '.join(named)}; names come as they appear"
+            )
+        return said
+
     def plan(
         self,
         step: int,

@@ -34,6 +34,22 @@ def test_numbers_stand_by_value_and_names_after_them_as_they_appear(make_index, 
     assert seen == [-1, "2", 10, "b", "a"]
 
 
+@pytest.mark.parametrize(
+    ("levels", "width", "said"),
+    [
+        ([0], 2, "the ladder's window of width=2 holds every level of s (0): it never moves"),
+        ([2, 1], 2, "the ladder's window of width=2 holds every level of s (1, 2): it never moves"),
+        (["hard", 1, "easy"], 2, "in this order: s (1, hard, easy); names come as they appear"),
+        ([3, 1, "2"], 2, None),
+    ],
+)
+def test_a_window_that_cannot_move_and_an_order_of_names_are_told(make_index, levels, width, said):
+    index = make_index(*[1] * len(levels), levels=levels)
+    remarks = Ladder(index=index, seed=0, width=width).remarks()
+    assert len(remarks) == (said is not None)
+    assert all(said in remark for remark in remarks)
+
+
 def test_a_plan_is_uniform_over_the_window(make_index, first_draw_shares):
     index = make_index(1, 3, 5)
     sampler = Ladder(index=index, seed=0, width=2)
