@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_parts, draw_without_replacement
-from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
+from rl_llm.curriculum.samplers.memory import NOT_NOW, remarks_on_endless, remembered
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
@@ -49,6 +49,10 @@ class Gaussian:
         self._width = width
         self._momentum = momentum
         self._offset_N = np.zeros(index.num_problems, np.float32)  # p~ - 0.5
+
+    def remarks(self) -> list[str]:
+        """Say which sources are drawn evenly."""
+        return remarks_on_endless(self._index)
 
     def plan(
         self,

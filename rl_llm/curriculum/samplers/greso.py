@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.epoch import EpochOrder
-from rl_llm.curriculum.samplers.memory import NOT_NOW, in_buckets_of, in_open_sources, remembered
+from rl_llm.curriculum.samplers.memory import (
+    NOT_NOW,
+    in_buckets_of,
+    in_open_sources,
+    remarks_on_endless,
+    remembered,
+)
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
@@ -65,6 +71,10 @@ class Greso:
         self._streak_N = np.zeros(index.num_problems, np.int16)
         self._num_groups = self._num_easy = self._num_hard = 0
         self._order = EpochOrder(index.num_problems, seed=seed)
+
+    def remarks(self) -> list[str]:
+        """Say which sources are drawn evenly."""
+        return remarks_on_endless(self._index)
 
     def plan(
         self,

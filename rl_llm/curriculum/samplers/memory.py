@@ -23,6 +23,19 @@ def remembered(outcomes: Outcomes, index: PoolIndex) -> Outcomes:
     return outcomes.where((outcomes.num_counted > 0) & ~endless)
 
 
+def remarks_on_endless(index: PoolIndex) -> list[str]:
+    """Say which sources a sampler knows nothing of, as no problem of theirs comes twice."""
+    names = dict.fromkeys(
+        index.bucket_sources[bucket] for bucket in np.flatnonzero(index.endless_K)
+    )
+    if not names:
+        return []
+    return [
+        f"curriculum.sampler: no problem of {', '.join(names)} comes twice, and this sampler "
+        "remembers single problems: it draws them evenly; posterior and ladder go by levels"
+    ]
+
+
 def in_open_sources(index: PoolIndex, exclude: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     """Return which problems (N) belong to sources of which not all are excluded.
 

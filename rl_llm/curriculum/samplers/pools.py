@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
 from rl_llm.curriculum.samplers.draw import draw_parts, draw_without_replacement
-from rl_llm.curriculum.samplers.memory import NOT_NOW, remembered
+from rl_llm.curriculum.samplers.memory import NOT_NOW, remarks_on_endless, remembered
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.errors import ConfigError
 from rl_llm.seeds import derive_rng
@@ -59,6 +59,10 @@ class Pools:
         self._weights = np.array([1.0, hard_weight, normal_weight, easy_weight])
         self._correct_N = np.zeros(index.num_problems, np.uint16)
         self._counted_N = np.zeros(index.num_problems, np.uint16)
+
+    def remarks(self) -> list[str]:
+        """Say which sources are drawn evenly."""
+        return remarks_on_endless(self._index)
 
     def plan(
         self,

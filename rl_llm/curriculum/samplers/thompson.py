@@ -7,7 +7,12 @@ from numpy.typing import NDArray
 
 from rl_llm.curriculum.belief import Floats, check_range
 from rl_llm.curriculum.pool import Indices, Outcomes, PoolIndex, StateDict
-from rl_llm.curriculum.samplers.memory import NOT_NOW, eligible_positions, remembered
+from rl_llm.curriculum.samplers.memory import (
+    NOT_NOW,
+    eligible_positions,
+    remarks_on_endless,
+    remembered,
+)
 from rl_llm.curriculum.samplers.protocol import Part
 from rl_llm.seeds import derive_rng
 
@@ -54,6 +59,10 @@ class Thompson:
         self._candidates = candidates
         self._correct_N = np.zeros(index.num_problems, np.float32)  # a - a0
         self._wrong_N = np.zeros(index.num_problems, np.float32)  # b - a0
+
+    def remarks(self) -> list[str]:
+        """Say which sources are drawn evenly."""
+        return remarks_on_endless(self._index)
 
     def plan(
         self,

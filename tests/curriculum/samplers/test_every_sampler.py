@@ -94,6 +94,16 @@ def test_nothing_is_remembered_of_positions_of_endless_buckets(
         np.testing.assert_array_equal(values, fresh[column])
 
 
+@pytest.mark.parametrize("name", ["gaussian", "greso", "pools", "thompson"])
+def test_who_remembers_single_problems_says_that_it_is_blind_to_endless_sources(
+    name, make_index, build_sampler
+):
+    index = make_index(3, 3, 3, sources=["kept", "fresh", "fresh"], endless=(1, 2))
+    (said,) = build_sampler(name, index).remarks()
+    assert said.startswith("curriculum.sampler: no problem of fresh comes twice")
+    assert build_sampler(name, make_index(3, 3)).remarks() == []
+
+
 @every_sampler
 def test_no_bucket_starves(name, index, build_sampler):
     if name == "ladder":
