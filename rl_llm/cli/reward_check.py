@@ -13,9 +13,10 @@ from rl_llm.errors import ConfigError
 from rl_llm.plugins import Plugin, resolve
 from rl_llm.scoring import Example, Failure, Outcome, read_examples, read_signature
 from rl_llm.scoring.examples import place_of_examples
-from rl_llm.scoring.trials import Report, try_reward
+from rl_llm.scoring.trials import MAX_TIMEOUTS, Report, try_reward
 
 _QUICK_S = 0.005
+_MOST_NAMED = 3
 _TOO_SLOW_INLINE_S = 1.0
 
 
@@ -102,11 +103,17 @@ def _faults(plugin: Plugin, report: Report) -> Iterator[str]:
             f"there are no EXAMPLES{whose}; write some beside the function, right ones and wrong "
             "ones"
         )
+    failed: dict[str, list[str]] = {}
+    for trial in report.trials:
+        if trial.failure is not None:
+            said = f"{trial.failure.kind}: {trial.failure.message}"
+            failed.setdefault(said, []).append(trial.case.name)
+    yield from (f"{_some(names)}: {said}" for said, names in failed.items())
+    if report.num_untried:
+        yield f"{report.num_untried} more were not tried, as {MAX_TIMEOUTS} took too long"
     for trial in report.trials:
         name, expected = trial.case.name, trial.case.expected
-        if trial.failure is not None:
-            yield f"{name}: {trial.failure.kind}: {trial.failure.message}"
-        elif not trial.is_as_expected:
+        if trial.failure is None and not trial.is_as_expected:
             yield f"{name} gives {_shown(trial.first)} where {expected!r} is expected"
         if trial.again is not None and not trial.is_pure:
             yield f"{name} gives {_shown(trial.first)}, and asked again {_shown(trial.again)}"
@@ -134,6 +141,12 @@ def _says_inline(plugin: Plugin) -> bool:
 def _share(marks: Iterable[bool]) -> str:
     found = list(marks)
     return f"{sum(found)} of {len(found)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of several names, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _shown(outcomes: Sequence[Outcome]) -> str:

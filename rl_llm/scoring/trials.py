@@ -44,6 +44,8 @@ ODD_COMPLETIONS = {
 """What a model may write some day, and what breaks rewards that are not written for it."""
 
 _MAX_ODD_TOKENS = 1000
+MAX_TIMEOUTS = 3
+"""So many calls may run into their limit of time; others are not tried then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +91,11 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that was tried of a reward."""
+    """All that was tried of a reward; `num_untried` calls were left out behind MAX_TIMEOUTS."""
 
     examples: Sequence[Trial] = field(default_factory=list)
     odd: Sequence[Trial] = field(default_factory=list)
+    num_untried: int = 0
 
     @property
     def trials(self) -> list[Trial]:
@@ -131,25 +134,41 @@ def try_reward(plugin: Plugin, use: RewardUse) -> Report:
         timeout_s=use.timeout_s,
     )
     pool = WorkerPool(1)
+    cases = [*example_cases, *odd_cases]
     try:
-        tried = _try_twice(pool, [*example_cases, *odd_cases])
+        tried = _try_twice(pool, cases)
     finally:
         pool.close()
-    return Report(examples=tried[: len(examples)], odd=tried[len(examples) :])
+    return Report(
+        examples=tried[: len(examples)],
+        odd=tried[len(examples) :],
+        num_untried=len(cases) - len(tried),
+    )
 
 
 def _try_twice(pool: WorkerPool, cases: Sequence[Case]) -> list[Trial]:
     if cases:
         _call(pool, cases[0])  # Loads the file, and takes part in no time.
-    first = [_call(pool, case) for case in cases]
+    first: list[tuple[list[Outcome], float]] = []
+    while len(first) < len(cases) and _count_failed(first, "timeout") < MAX_TIMEOUTS:
+        first.append(_call(pool, cases[len(first)]))
+    cases = cases[: len(first)]
     again: dict[str, Sequence[Outcome]] = {}
-    for case, (outcomes, _) in zip(reversed(cases), reversed(first), strict=True):
-        if not any(isinstance(o, Failure) and o.kind in ("timeout", "killed") for o in outcomes):
+    for case, call in zip(reversed(cases), reversed(first), strict=True):
+        if not _count_failed([call], "timeout", "killed"):
             again[case.name] = _call(pool, case)[0]
     return [
         Trial(case=case, first=outcomes, again=again.get(case.name), seconds=seconds)
         for case, (outcomes, seconds) in zip(cases, first, strict=True)
     ]
+
+
+def _count_failed(calls: Iterable[tuple[Sequence[Outcome], float]], *kinds: str) -> int:
+    """Return of how many calls an outcome is a failure of one of these kinds."""
+    return sum(
+        any(isinstance(outcome, Failure) and outcome.kind in kinds for outcome in outcomes)
+        for outcomes, _ in calls
+    )
 
 
 def _call(pool: WorkerPool, case: Case) -> tuple[list[Outcome], float]:

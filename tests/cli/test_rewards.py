@@ -80,6 +80,26 @@ def test_a_check_finds(check, change, fault):
     assert [line for line in printed.splitlines() if line.startswith("fault: ") and fault in line]
 
 
+def test_calls_that_fail_alike_are_one_fault(check):
+    num_odd = len(ODD_COMPLETIONS)
+    code, printed, _ = check(HONEST.replace("return gain * (completion == answer)", "return 'x'"))
+    assert code == 1
+    assert [line for line in printed.splitlines() if line.startswith("fault: ")] == [
+        f"fault: EXAMPLES[0], EXAMPLES[1], empty and {num_odd - 1} more: wrong_value: TypeError: "
+        "gave 'x', which is not a number"
+    ]
+
+
+def test_what_always_hangs_is_not_waited_for_to_the_end(check):
+    hangs = HONEST.replace("    return", "    import time; time.sleep(99)\n    return")
+    code, printed, _ = check(hangs, "timeout_s=0.3")
+    assert code == 1
+    assert "examples: 0 of 2 as expected\nodd completions: 0 of 1 scored\n" in printed
+    assert "fault: EXAMPLES[0], EXAMPLES[1], empty: timeout: took longer than" in printed
+    num_left = len(ODD_COMPLETIONS) - 1
+    assert f"fault: {num_left} more were not tried, as 3 took too long\n" in printed
+
+
 BEFORE = """
 from rl_llm.errors import DataError
 
