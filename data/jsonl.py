@@ -8,6 +8,7 @@ import codecs
 import csv
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _NULL_CELLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # Of a .csv file.
+_MOST_CELL_CHARS = 2**31 - 1  # As much as the reader of `datasets` takes.
 _PASS_RATE = "pass_rate"
 
 
@@ -191,8 +193,8 @@ def read_rows(
     """Yield the rows of a table, from a file, a folder or by name.
 
     `texts` are the columns that a .csv file, which has no types, holds as text; what looks like a
-    number in the others is one. Raises `ConfigError` for a split of a single file, `DataError` for
-    a table that is not there.
+    number in the others is one. Raises `ConfigError` for a split or a name of a single file,
+    `DataError` for a table that is not there.
     """
     file = Path(path).expanduser()
     if file.suffix in _SUFFIXES:
@@ -200,14 +202,15 @@ def read_rows(
             raise DataError(f"there is no file {path!r} (looked from {Path.cwd()})")
         if split != "train":
             raise ConfigError(f"split={split!r}: {path} is one file without splits; leave it out")
+        if name is not None:
+            raise ConfigError(f"name={name!r}: {path} is one file without names; leave it out")
         if file.suffix == ".jsonl":
             return read_jsonl(file)
         if file.suffix == ".json":
             return read_json(file)
-        options = csv_options(file, texts) if file.suffix == ".csv" else {}
-        return load_rows(
-            file.suffix[1:], split="train", shown=path, data_files=str(file), **options
-        )
+        if file.suffix == ".csv":
+            return read_csv(file, texts)
+        return load_rows("parquet", split="train", shown=path, data_files=str(file))
     if (file / f"{split}.jsonl").is_file():
         return read_jsonl(file / f"{split}.jsonl")
     return load_rows(str(file) if file.is_dir() else path, name=name, split=split, shown=path)
@@ -243,16 +246,44 @@ def read_json(file: Path) -> Iterator[Row]:
         yield Row(_object(row, place=place), place)
 
 
-def csv_options(file: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the options of `datasets` with which some columns of a .csv file are text to the
-    letter, but for an empty cell, which is None in all columns."""
+def read_csv(file: Path, texts: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of a .csv file. The columns `texts` are text to the letter, but for an empty
+    cell, which is None in all columns.
+
+    Raises `DataError` for a row of more cells than the header has, and for a column that stands
+    there twice: the reader would put cells under other columns and say nothing.
+    """
+    header, num_rows = _check_csv(file)
+    if num_rows == 0:
+        return iter(())
+    return load_rows(
+        "csv",
+        split="train",
+        shown=str(file),
+        data_files=str(file),
+        converters=dict.fromkeys(texts, str),
+        keep_default_na=False,
+        na_values={column: [""] if column in texts else _NULL_CELLS for column in header},
+    )
+
+
+def _check_csv(file: Path) -> tuple[list[str], int]:
+    """Return the header and the number of rows below it."""
+    csv.field_size_limit(_MOST_CELL_CHARS)
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        header = next((row for row in csv.reader(lines) if row), [])
-    return {
-        "converters": dict.fromkeys(texts, str),
-        "keep_default_na": False,
-        "na_values": {column: [""] if column in texts else _NULL_CELLS for column in header},
-    }
+        reader = csv.reader(lines)
+        header, num_rows = next((row for row in reader if row), []), 0
+        if twice := [column for column, count in Counter(header).items() if count > 1]:
+            raise DataError(f"{file}: the header names {twice[0]!r} twice; rename one")
+        for row in reader:
+            num_rows += bool(row)
+            if len(row) > len(header):
+                raise DataError(
+                    f"{file} line {reader.line_num}: {len(row)} cells under a header of "
+                    f"{len(header)}; write a cell that holds a comma or a line break in double "
+                    "quotes"
+                )
+    return header, num_rows
 
 
 def load_rows(

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         *(f"fault: {fault}" for fault in faults),
         *([] if faults else _hints(plugin, report)),
     ]
-    print("\n".join(line.encode("utf-8", "backslashreplace").decode() for line in lines))
+    print("\n".join(map(_printable, lines)))
     return 1 if faults else 0
 
 
@@ -141,6 +141,11 @@ def _says_inline(plugin: Plugin) -> bool:
 def _share(marks: Iterable[bool]) -> str:
     found = list(marks)
     return f"{sum(found)} of {len(found)}"
+
+
+def _printable(line: str) -> str:
+    """Return a line with what a terminal would obey or cannot show written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -269,11 +269,14 @@ def _checked(
 ) -> Indices:
     """Refuse a plan that breaks the promise of `Sampler.plan`; a sampler may be anybody's."""
     try:
-        chosen = np.asarray(planned, np.int64).reshape(-1)
+        given = np.asarray(planned).reshape(-1)
+        if given.size and given.dtype.kind not in "iu":
+            raise TypeError(f"positions are whole numbers, not {given.dtype}")
+        chosen = given.astype(np.int64)
     except (TypeError, ValueError):
         raise PluginError(
             f"sampler {type(sampler).__name__} planned {planned!r}; plan must return positions of "
-            "the pool"
+            "the pool, as whole numbers"
         ) from None
     distinct = len(np.unique(chosen)) == len(chosen)
     inside = bool(((chosen >= 0) & (chosen < len(exclude_N))).all())

@@ -6,13 +6,15 @@ others: its arguments and results are plain records, and it loads the function f
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rl_llm.errors import Stopped
-from rl_llm.plugins import resolve
+from rl_llm.errors import Stopped, nearest
+from rl_llm.plugins import resolve, shipped_folder
 from rl_llm.records import Completion, Group, Problem, Prompt
 from rl_llm.scoring.signature import COMPLETION_INPUTS, GROUP_INPUTS, Style, callable_of
 from rl_llm.scoring.values import Value, read_value
@@ -86,12 +88,12 @@ def call_reward(reward: Reward, group: Group) -> list[Outcome]:
         calls = [partial(_unwrap, result) for result in asyncio.run(_gather(calls, limit_s))]
     if reward.style == "completion":
         return [
-            _read(_attempt(call), num_tokens=len(each.token_ids))
+            _read(_attempt(call, file=reward.file), num_tokens=len(each.token_ids))
             for call, each in zip(calls, group.completions, strict=True)
         ]
     (call,) = calls
     num_completions = len(group.completions)
-    values = _attempt(call)
+    values = _attempt(call, file=reward.file)
     if not isinstance(values, Failure):
         values = _attempt(partial(_listed, values, num_completions), kind="wrong_value")
     if isinstance(values, Failure):
@@ -113,8 +115,11 @@ def get_ready(reward: Reward) -> None:
     resolve(reward.reference, kind="rewards").module.before_calls(reward.options)
 
 
-def _attempt(call: Callable[[], _Result], *, kind: FailureKind = "raised") -> _Result | Failure:
-    """Run somebody else's code: whatever it raises becomes a `Failure`; a signal goes through."""
+def _attempt(
+    call: Callable[[], _Result], *, kind: FailureKind = "raised", file: str = ""
+) -> _Result | Failure:
+    """Run somebody else's code, that of `file`: whatever it raises becomes a `Failure`, with the
+    innermost line there; a signal goes through."""
     try:
         return call()
     except Stopped:
@@ -122,7 +127,19 @@ def _attempt(call: Callable[[], _Result], *, kind: FailureKind = "raised") -> _R
     except _TookTooLong as error:
         return Failure(str(error), kind="timeout")
     except (Exception, SystemExit, asyncio.CancelledError) as error:
-        return Failure(described(error), kind=kind)
+        return Failure(described(error) + _place_in(file, error), kind=kind)
+
+
+def _place_in(file: str, error: BaseException) -> str:
+    """Return where in a file an error was raised; what ships says in words all there is to know."""
+    if Path(file).parent == shipped_folder("rewards"):
+        return ""
+    frames = traceback.walk_tb(error.__traceback__)
+    places = [(line, frame.f_code) for frame, line in frames if frame.f_code.co_filename == file]
+    if not places:
+        return ""
+    line, code = places[-1]
+    return f", in {Path(file).name} line {line}, {code.co_name}"
 
 
 def described(error: BaseException) -> str:
@@ -146,7 +163,8 @@ def _read(given: Any, *, num_tokens: int) -> Outcome:
 
 def _listed(given: Any, num_completions: int) -> Sequence[Any]:
     rule = "a reward of a group gives a list with one for each completion"
-    if not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+    has_no_order = not isinstance(given, Iterable) or isinstance(given, Mapping | Set)
+    if has_no_order or getattr(given, "ndim", 1) == 0:
         raise TypeError(f"gave {given!r} for {num_completions} completions; {rule}")
     values = list(given)
     if len(values) != num_completions:
@@ -229,9 +247,7 @@ def _problem_input(name: str, problem: Problem) -> Any:
 
 def _column(name: str, problem: Problem) -> Any:
     if name not in problem.meta:
-        raise LookupError(
-            f"the problem has no column {name!r}, which those that the run began with have"
-        )
+        raise LookupError(f"the problem has no column {name!r}{nearest(name, problem.meta)}")
     return problem.meta[name]
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rl_llm.config import RewardUse
@@ -221,6 +222,7 @@ def _case(
         reward=replace(
             reward,
             reference=absolute_reference(use.use),
+            file=str(Path(plugin.origin).resolve()),
             timeout_s=use.timeout_s,
             memory_gib=use.memory_gib,
         ),

@@ -90,6 +90,13 @@ def test_calls_that_fail_alike_are_one_fault(check):
     ]
 
 
+def test_what_a_terminal_would_obey_is_written_as_escapes(check):
+    raises = HONEST.replace("    return", "    raise ValueError('\\x1b[31mred\\nmore')\n    return")
+    _, printed, _ = check(raises)
+    (fault,) = [line for line in printed.splitlines() if line.startswith("fault: ")]
+    assert r"raised: ValueError: \x1b[31mred\nmore, in r.py line 5, r" in fault
+
+
 def test_what_always_hangs_is_not_waited_for_to_the_end(check):
     hangs = HONEST.replace("    return", "    import time; time.sleep(99)\n    return")
     code, printed, _ = check(hangs, "timeout_s=0.3")
@@ -199,7 +206,7 @@ def test_score_adds_the_score_or_the_failure_to_every_line_in_order(score):
     assert found[2]["error"] == [
         None,
         "killed: ended its process with exit code 1",
-        "raised: ValueError: odd",
+        "raised: ValueError: odd, in r.py line 8, r",
     ]
     assert said == "3 of 5 scored, mean 0.6667, 1 killed, 1 raised\n"
 

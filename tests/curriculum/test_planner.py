@@ -276,8 +276,9 @@ def test_a_sampler_that_breaks_its_promise_is_caught(make_planner, answer, count
         draws.first(count)
 
 
-def test_a_sampler_that_plans_no_positions_is_caught(make_planner):
-    draws = make_planner({"a": [1] * 5}, sampler=Plans(None)).begin(1)
+@pytest.mark.parametrize("answer", [None, [0.5, 1.5], [True, False], "01"])
+def test_a_sampler_that_plans_no_positions_is_caught(make_planner, answer):
+    draws = make_planner({"a": [1] * 5}, sampler=Plans(answer)).begin(1)
     with pytest.raises(PluginError, match=r"sampler Plans planned .*; plan must return positions"):
         draws.first(2)
 

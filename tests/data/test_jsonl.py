@@ -246,6 +246,43 @@ def test_an_empty_answer_of_a_csv_file_is_an_error(tmp_path, own_cache):
         read(tmp_path / "sums.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompt,answer\nWhat is 1,000+1?,1001\n", "line 2: 3 cells under a header of 2; write a"),
+        ('prompt,answer\n"1,0",1\n\n2+2=,4,\n', "line 4: 3 cells under a header of 2; write a"),
+        ("prompt,answer,prompt\na,b,c\n", ": the header names 'prompt' twice; rename one"),
+    ],
+)
+def test_cells_of_a_csv_file_that_would_move_to_other_columns_are_refused(tmp_path, text, said):
+    file = tmp_path / "sums.csv"
+    file.write_text(text)
+    with pytest.raises(DataError, match=re.escape(str(file)) + " ?" + re.escape(said)):
+        read(file)
+
+
+def test_a_csv_file_of_quoted_commas_and_long_cells_is_read(tmp_path, own_cache):
+    long = "9" * 200_000
+    (tmp_path / "sums.csv").write_text(
+        f'\ufeffprompt,answer\n"What is 1,000+1?\nSay ""it"".",1001\n\n{long},x\n', encoding="utf-8"
+    )
+    assert [(each.prompt, each.answer) for each in read(tmp_path / "sums.csv")] == [
+        ('What is 1,000+1?\nSay "it".', "1001"),
+        (long, "x"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "prompt,answer\n", "prompt,answer\n\n"])
+def test_a_csv_file_without_rows_holds_no_problem(tmp_path, text):
+    (tmp_path / "sums.csv").write_text(text)
+    assert read(tmp_path / "sums.csv") == []
+
+
+def test_a_name_of_one_file_is_refused(write):
+    with pytest.raises(ConfigError, match=r"name='main': .* is one file without names; leave it"):
+        read(write({"prompt": "p", "answer": "a"}), name="main")
+
+
 @pytest.mark.parametrize("prompt", [" ", [], [{"role": "user", "content": "\n"}]])
 def test_an_empty_prompt_is_an_error_with_the_line(write, prompt):
     file = write({"prompt": "a", "answer": "1"}, {"prompt": prompt, "answer": "1"})

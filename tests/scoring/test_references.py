@@ -55,7 +55,7 @@ def test_a_reference_of_many_problems_is_read_once_unless_more_is_asked_for(
     )
     (line,) = faults(use_reward(source, inline=True), "7", "8", "7")
     assert "references of 3 of 3 problems; the first is of problem k0 (source 'mine')" in line
-    assert line.endswith("KeyError: '7'")
+    assert line.endswith("KeyError: '7', in r.py line 4, read_reference")
     assert len(calls.read_text()) == num_calls
 
 

@@ -147,9 +147,9 @@ def test_a_failure_masks_its_own_completion_and_no_other(use_reward, make_group,
     assert [each.total for each in scores] == [1.0, 0.0, 0.0, 0.0]
     assert [each.error for each in scores] == [
         None,
-        "reward 'r' failed on problem k1: ValueError: cannot read it",
+        "reward 'r' failed on problem k1: ValueError: cannot read it, in r.py line 4, r",
         None,
-        "reward 'r' failed on problem k1: ValueError: cannot read it",
+        "reward 'r' failed on problem k1: ValueError: cannot read it, in r.py line 4, r",
     ]
     assert rubric.num_failures == {"r": 4}
     assert len(caplog.records) == 1
@@ -165,7 +165,9 @@ def test_one_failing_reward_takes_the_whole_total(use_reward, make_group):
 
 
 def test_under_on_error_raise_a_failure_ends_the_run(use_reward, make_group):
-    message = "reward 'r' failed on problem k1: ValueError: cannot read it; correct the reward"
+    message = (
+        "reward 'r' failed on problem k1: ValueError: cannot read it, in r.py line 4, r; correct"
+    )
     with pytest.raises(RunError, match=message):
         score([use_reward(FAILS_ON_BAD, on_error="raise")], make_group("7", "bad"))
 
@@ -238,7 +240,7 @@ def test_each_kind_of_failure_is_logged_once_with_an_example(use_reward, make_gr
         f"reward 'r' failed on problem k1: {said}; further failures of this kind ({kind}) of this "
         "reward are only counted"
         for kind, said in [
-            ("raised", "ValueError: cannot read it"),
+            ("raised", "ValueError: cannot read it, in r.py line 4, r"),
             ("wrong_value", "TypeError: gave 'x', which is not a number"),
         ]
     ]
@@ -283,7 +285,9 @@ def test_a_group_level_reward_that_gives_too_few_numbers_fails_the_group(use_rew
     assert rubric.num_failures == {"r": 2}
 
 
-@pytest.mark.parametrize("given", ["None", "0.5", "__import__('numpy').array(0.5)"])
+@pytest.mark.parametrize(
+    "given", ["None", "0.5", "__import__('numpy').array(0.5)", "{1.0: 0, 2.0: 0}", "{0.0, 1.0}"]
+)
 def test_a_group_level_reward_that_gives_no_list_is_told_the_rule(use_reward, make_group, given):
     source = f"def r(completions):\n    return {given}\n"
     _, [scores] = score([use_reward(source)], make_group("a", "b"))
@@ -319,7 +323,7 @@ def test_an_async_reward_that_raises_fails_alone(use_reward, make_group):
     _, [scores] = score([use_reward(source)], make_group("7", "bad"))
     assert [each.error for each in scores] == [
         None,
-        "reward 'r' failed on problem k1: ValueError: cannot read it",
+        "reward 'r' failed on problem k1: ValueError: cannot read it, in r.py line 4, r",
     ]
 
 
@@ -353,7 +357,8 @@ def r(completion):
     raise asyncio.CancelledError("took too long")
 """
     _, [scores] = score([use_reward(source)], make_group("7"))
-    assert scores[0].error == "reward 'r' failed on problem k1: CancelledError: took too long"
+    said = "reward 'r' failed on problem k1: CancelledError: took too long, in r.py line 4, r"
+    assert scores[0].error == said
 
 
 def test_a_signal_goes_through_an_async_reward(use_reward, make_group):
