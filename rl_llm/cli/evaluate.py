@@ -163,6 +163,12 @@ def _adapter(target: Path, run: RunFolder | None, *, without: bool) -> Path | No
     return None if without else _newest_adapter(run)
 
 
+def _what_it_lacks(target: Path) -> str:
+    if target.exists():
+        return "is not a run's folder, nor inside of one (there is no resolved.yaml)"
+    return "is no folder here, so it may be a model of a hub"
+
+
 def _recipe(args: argparse.Namespace, run: RunFolder | None, adapter: Path | None) -> Recipe:
     """Return the recipe with the held-out problems, and with the model of the target."""
     base = None if adapter is None else base_of(adapter)
@@ -170,9 +176,8 @@ def _recipe(args: argparse.Namespace, run: RunFolder | None, adapter: Path | Non
         return load_recipe(run.resolved, args.overrides)
     if args.recipe is None:
         raise InputError(
-            f"{args.target!r} is not a run's folder, nor inside of one (there is no "
-            "resolved.yaml); name the recipe with the held-out problems by --recipe, or give a "
-            "run's folder"
+            f"{args.target!r} {_what_it_lacks(Path(args.target))}; name the recipe with the "
+            "held-out problems by --recipe, or give a run's folder"
         )
     if run is not None:
         base = load_recipe(run.resolved).model.path

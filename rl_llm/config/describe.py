@@ -126,6 +126,8 @@ def _mend(path: str, kind: str, value: Any) -> str:
     if kind == "string_type" and type(value) in (int, float):
         return f"; in quotes it is one: '{value}'"
     known = [text for pattern, text in _WAYS_OUT.items() if fnmatchcase(path, pattern)]
+    if kind == "list_type" and value is None and not known:
+        return "; an empty one is written as []"
     if kind == "list_type" and (isinstance(value, Mapping) or not known):
         written = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=1000)
         if len(written) <= _MOST_SHOWN_CHARS:

@@ -131,12 +131,13 @@ class PoolBelief:
         return rates
 
     def bucket_beta(self) -> BetaBelief:
-        """Return the belief (K) about the pass rate of every bucket; Beta(1/2, 1/2) until seen.
+        """Return the belief (K) about the pass rate of every bucket; Beta(1/2, 1/2) until seen,
+        whatever its neighbours say.
 
         The completions of a group share their problem, so they count for fewer than they are: by
         the `design_effect` of a whole group.
         """
-        rates_K = self.bucket_rates()
+        rates_K = np.where(self._counted_K > 0, self.bucket_rates(), 0.5)
         effect = design_effect(self._prior_strength, self._group_size)
         strength_K = self._counted_K / effect + 1.0
         return BetaBelief(strength_K * rates_K, strength_K * (1.0 - rates_K))

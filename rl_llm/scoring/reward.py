@@ -145,7 +145,7 @@ def _place_in(file: str, error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """Return an error's type and message, also where its message cannot be had."""
     try:
-        return f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
+        return f"{type(error).__name__}: {error}".removesuffix(": ")[:_MAX_MESSAGE_CHARS]
     except Exception:  # The error is somebody else's code, too.
         return type(error).__name__
 

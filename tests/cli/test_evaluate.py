@@ -253,6 +253,8 @@ def test_an_adapter_from_elsewhere_stands_on_the_model_that_it_names(
         assert without_level_errors(table) == table_of(rows[5])
     assert main(["evaluate", str(target)]) == 2
     assert "nor inside of one" in capsys.readouterr().err
+    assert main(["evaluate", "runs/nope"]) == 2
+    assert "'runs/nope' is no folder here" in capsys.readouterr().err
 
 
 def test_an_adapter_that_is_cut_short_is_refused_by_name(run_dir, capsys):

@@ -162,6 +162,7 @@ FAULTS = {
     "0.2}]",
     "curriculum.gates=informative": "curriculum.gates='informative': input should be "
     "a valid list; write a list, as in [informative]; [] admits all groups",
+    "data.eval=": "data.eval=null: input should be a valid list; an empty one is written as []",
     "tracking=jsonl": "tracking='jsonl': input should be a valid list; in brackets "
     "it is one: [jsonl]",
     "curriculum.prerequisites=in_order": "curriculum.prerequisites='in_order': input "

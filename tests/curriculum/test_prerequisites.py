@@ -107,6 +107,30 @@ def test_beliefs_open_levels_from_outcomes():
     assert prerequisites.status(1) == "open since step 2"
 
 
+def test_a_level_that_nobody_has_seen_opens_none_however_well_its_neighbours_do():
+    levels, size = (1, 2, 3), 40
+    index = PoolIndex(
+        bucket_ids=np.repeat(np.arange(3, dtype=np.int32), size),
+        bucket_names=tuple(f"s/level={level}" for level in levels),
+        bucket_sources=("s",) * 3,
+        bucket_levels=levels,
+        endless_K=np.zeros(3, np.bool_),
+    )
+    belief = PoolBelief(index, coupling=10.0, max_gain=2.0)
+    prerequisites = Prerequisites(index, belief, {"s": "in_order"})
+    for step, correct in enumerate([0, 2, 8, 8, 8], start=1):
+        outcomes = Outcomes(
+            indices=np.arange(8),
+            num_correct=np.full(8, correct),
+            num_counted=np.full(8, 8),
+            step=step,
+        )
+        belief.observe(outcomes)
+        prerequisites.observe(step)
+    assert belief.bucket_rates()[1] > 0.85
+    np.testing.assert_array_equal(prerequisites.locked(), np.repeat([False, False, True], size))
+
+
 def test_completions_that_share_their_problem_count_for_fewer_than_they_are():
     """19 of 32 correct. As 32 independent ones that is Beta(19.5, 13.5) and a certainty of .86; as
     32 * 4/11 = 11.6 of them it is Beta(7.5, 5.2), and .75, without a prior of neighbours."""

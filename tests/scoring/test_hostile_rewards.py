@@ -86,7 +86,7 @@ ENDS = {
     "exits": ("killed", "ended its process with exit code 3"),
     "exits as if all were well": ("killed", "ended its process with exit code 0"),
     "crashes": ("killed", "its process was ended by SIGSEGV, in r.py line "),
-    "fills the memory": ("killed", "went past memory_gib=1 (MemoryError: )"),
+    "fills the memory": ("killed", "went past memory_gib=1 (MemoryError, in r.py line "),
     "recurses": ("raised", "RecursionError: maximum recursion depth exceeded"),
     "raises": ("raised", "ValueError: no"),
     "leaves by sys.exit": ("raised", "SystemExit: 0"),
