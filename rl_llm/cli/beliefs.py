@@ -3,9 +3,13 @@ read from."""
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rl_llm.cli.arguments import parquet_file
 from rl_llm.cli.inputs import load_data
@@ -42,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Write what the newest checkpoint knows of problems, and say of how many."""
     saved = load_scheduler(RunFolder(args.run_dir))
     out = parquet_file(args.out, example="beliefs.parquet")
+    _refuse_to_replace(out)
     scheduler = saved.scheduler
     num_known = write_beliefs(
         out,
@@ -56,6 +61,17 @@ def run(args: argparse.Namespace) -> int:
         f"problems have evidence of their own\nwritten: {out}"
     )
     return 0
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """Raise `InputError` for a file that holds something else than beliefs of a run."""
+    if not out.exists():
+        return
+    columns: list[str] = []
+    with suppress(OSError, pa.ArrowException):
+        columns = pq.read_schema(out).names
+    if not {"key", "pass_rate", "visits"} <= set(columns):
+        raise InputError(f"--out {out} was not written by `rl-llm data beliefs`; name another file")
 
 
 def load_scheduler(folder: RunFolder) -> SavedScheduler:

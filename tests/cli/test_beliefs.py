@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -119,6 +121,20 @@ def test_the_folder_of_the_file_is_made_and_a_folder_in_its_place_is_refused(run
     assert main(["data", "beliefs", str(folder), "--out", "new"]) == 2
     said = capsys.readouterr().err
     assert said == "error: --out new is a folder; name a file, such as new/beliefs.parquet\n"
+
+
+def test_beliefs_replace_beliefs_and_no_other_file(run_dir, capsys):
+    folder = run_dir[1]
+    for _ in range(2):
+        assert main(["data", "beliefs", str(folder), "--out", "beliefs.parquet"]) == 0
+    pq.write_table(pa.table({"key": ["k"], "pass_rate": [0.5]}), "measured.parquet")
+    Path("broken.parquet").write_bytes(b"PAR1")
+    for file in ("measured.parquet", "broken.parquet"):
+        before = Path(file).read_bytes()
+        assert main(["data", "beliefs", str(folder), "--out", file]) == 2
+        said = f"--out {file} was not written by `rl-llm data beliefs`; name another file"
+        assert said in capsys.readouterr().err
+        assert Path(file).read_bytes() == before
 
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(run_dir, capsys, tmp_path):

@@ -56,7 +56,10 @@ def test_an_honest_reward_passes(check):
     [
         (('("8", "7", 0.0)', '("8", "7", 1.0)'), "EXAMPLES[1] gives 0.0 where 1.0 is expected"),
         (("EXAMPLES", "OTHERS"), "there are no EXAMPLES; write some beside the function"),
-        (("    return", "    assert completion\n    return"), "empty: raised: AssertionError, in r.py line 5, r"),
+        (
+            ("    return", "    assert completion\n    return"),
+            "empty: raised: AssertionError, in r.py line 5, r",
+        ),
         (
             (
                 "    return",
