@@ -273,6 +273,11 @@ def _check_csv(file: Path) -> tuple[list[str], int]:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         reader = csv.reader(lines)
         header, num_rows = next((row for row in reader if row), []), 0
+        if len(header) == 1 and (other := next((c for c in ";\t|" if c in header[0]), "")):
+            raise DataError(
+                f"{file}: the header {header[0]!r} is one cell; separate cells by commas, not by "
+                f"{other!r}"
+            )
         if twice := [column for column, count in Counter(header).items() if count > 1]:
             raise DataError(f"{file}: the header names {twice[0]!r} twice; rename one")
         for row in reader:

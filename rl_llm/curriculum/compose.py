@@ -1,5 +1,6 @@
 """From the recipe's `curriculum` section to a scheduler."""
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ def build_sampler(
             "divides_by_group": divides_by_group,
         },
     )
+    _check_plan(sampler)
     _check_state(sampler, index.num_problems)
     return sampler
 
@@ -228,6 +230,17 @@ def _build_probing(section: CurriculumSection, rollouts: Rollouts) -> ProbeThenF
         max_finished=rollouts.num_problems,
         num_probes=section.probe.problems,
     )
+
+
+def _check_plan(sampler: Sampler) -> None:
+    """Refuse a sampler whose `plan` cannot be called as `Sampler.plan` is."""
+    try:
+        inspect.signature(sampler.plan).bind(1, 1, round=0, exclude=None)
+    except TypeError as error:
+        raise PluginError(
+            f"sampler {type(sampler).__name__}: plan cannot be called as plan(step, num_problems, "
+            f"round=..., exclude=...): {error}"
+        ) from None
 
 
 def _check_state(sampler: Sampler, num_problems: int) -> None:

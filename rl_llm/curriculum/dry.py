@@ -109,12 +109,15 @@ def _likely_causes(
 ) -> str:
     """Name the causes of what most groups show, and of what more than half as many show."""
     most = max(kinds.values())
-    if num_mixed >= most:
+    if num_mixed and num_mixed >= most:
         return ": curriculum.gates admits less than this pool gives; widen or remove a gate"
     shown = sorted((kind for kind in kinds if 2 * kinds[kind] > most), key=lambda k: -kinds[k])
     causes = [_cause(kind, scored, correct_at) for kind in shown]
     if "all wrong" not in shown and (cut := _describe_cut(scored)):
         causes[-1] += f" ({cut})"
+    if num_mixed:
+        shown.append("mixed")
+        causes.append("look at what curriculum.gates leaves out")
     if len(shown) == 1:
         return f": {causes[0]}"
     told = "; ".join(f"of those {kind}, {cause}" for kind, cause in zip(shown, causes, strict=True))

@@ -220,12 +220,13 @@ def _counted(file: Path, table: pa.Table) -> Floats:
 
 def _numbers(file: Path, table: pa.Table, name: str) -> Floats:
     """Return a column as float64, NaN where it is empty."""
-    try:
-        return table.column(name).cast(pa.float64()).to_numpy()  # type: ignore[no-any-return]
-    except pa.ArrowException as error:
+    kind = table.schema.field(name).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
         raise DataError(
-            f"curriculum.priors.path: {file}: column {name!r} holds no numbers ({error})"
-        ) from None
+            f"curriculum.priors.path: {file}: column {name!r} holds {kind}, not numbers; write it "
+            "as float64"
+        )
+    return table.column(name).cast(pa.float64()).to_numpy()  # type: ignore[no-any-return]
 
 
 def _check(file: Path, keys: pa.StringArray, rates: Floats) -> None:

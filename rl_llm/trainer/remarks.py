@@ -6,6 +6,7 @@ from typing import Any
 from rl_llm.algorithms import Algorithm
 from rl_llm.config import Recipe
 from rl_llm.curriculum import Solved, dry_message, solved_of
+from rl_llm.curriculum.gates import counted_scores
 from rl_llm.policy import UpdateFacts
 from rl_llm.trainer.critic_hint import CriticHint
 from rl_llm.trainer.generation import Harvest
@@ -75,11 +76,7 @@ class Remarks:
         if facts.num_skipped:
             yield self._skipped(facts.num_skipped)
         elif harvest.admitted and facts.trained_tokens == 0:
-            yield (
-                f"nothing learnt: the {len(harvest.admitted)} groups that the gates admitted have "
-                "no advantage, or no completion that is trained on; look at curriculum.gates, and "
-                "at truncated completions"
-            )
+            yield _nothing_learnt(harvest)
         yield from self._critic_hint(facts)
         recipe = self._recipe
         yield from self._mismatch_alarm(
@@ -94,3 +91,19 @@ class Remarks:
             "look for infinite rewards, and at the advantages and the loss of an algorithm of your "
             "own; else lower optim.lr, or kl's coefficient"
         )
+
+
+def _nothing_learnt(harvest: Harvest) -> str:
+    """Say why a step whose groups passed the gates has trained on no token."""
+    num_groups = len(harvest.admitted)
+    totals = [{score.total for score in counted_scores(group)} for group in harvest.admitted]
+    if all(len(values) <= 1 for values in totals):
+        return (
+            f"nothing learnt: in each of the {num_groups} groups that the gates admitted all "
+            "completions have the same reward, so none has an advantage; add a reward that tells "
+            "them apart, or look at why they are alike"
+        )
+    return (
+        f"nothing learnt: the {num_groups} groups that the gates admitted have no advantage, or no "
+        "completion that is trained on; look at curriculum.gates, and at truncated completions"
+    )

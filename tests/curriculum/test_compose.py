@@ -135,6 +135,13 @@ def test_a_class_that_is_missing_or_lacks_methods_is_refused(build, own_file):
         build(f"{own_file}:Lazy")
 
 
+def test_a_sampler_that_cannot_be_asked_for_a_plan_is_refused_at_once(build, own_file):
+    with own_file.open("a") as file:
+        file.write("class Short(Last):\n    def plan(self, step, n):\n        return []\n")
+    with pytest.raises(PluginError, match=r"Short: plan cannot be called as plan\(step, .*'round'"):
+        build(f"{own_file}:Short")
+
+
 def test_a_sampler_whose_state_no_checkpoint_can_hold_is_refused_at_once(build, own_file):
     with own_file.open("a") as file:
         file.write("class Forgetful(Last):\n    def state_dict(self):\n        return {}\n")

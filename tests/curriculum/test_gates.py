@@ -136,6 +136,12 @@ def test_the_dry_message_blames_the_gates_when_groups_were_mixed(group):
     assert "Likely: curriculum.gates admits less" in message
 
 
+def test_the_dry_message_speaks_of_the_gates_beside_another_cause(group):
+    message = dry_message([group([1, 1])] * 3 + [group([0, 1])], when_dry="continue")
+    assert "of those all correct, what can be drawn is mastered" in message
+    assert "of those mixed, look at what curriculum.gates leaves out" in message
+
+
 def test_the_dry_message_names_both_sides_where_as_many_groups_were_wrong_as_right(group):
     right, wrong = group([1, 1]), group([0, 0], finish_reason="length")
     told = dry_message([right] * 4 + [wrong] * 3, when_dry="continue")

@@ -100,8 +100,10 @@ def test_files_that_hold_no_priors_are_refused_by_what_they_lack(write, tmp_path
         read_priors(write("state.parquet", q=["a"], visits=[1]))
     with pytest.raises(DataError, match=f"pass_rate=62.5 of key {content_key('b', 'a')}"):
         read_priors(write("percent.parquet", q=["a", "b"], pass_rate=[0.5, 62.5]))
-    with pytest.raises(DataError, match="'pass_rate' holds no numbers"):
-        read_priors(write("words.parquet", q=["a"], pass_rate=["half"]))
+    with pytest.raises(DataError, match="'pass_rate' holds string, not numbers; write"):
+        read_priors(write("words.parquet", q=["a"], pass_rate=["0.5"]))
+    with pytest.raises(DataError, match="'pass_rate' holds bool, not numbers; write it as float64"):
+        read_priors(write("marks.parquet", q=["a"], pass_rate=[True]))
     negative = write("negative.parquet", q=["a", "b"], pass_rate=[0.5, 0.5], num_counted=[-8, None])
     with pytest.raises(DataError, match=r"num_counted=-8 is no number of completions; .* 0 or"):
         read_priors(negative)

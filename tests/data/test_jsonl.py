@@ -251,6 +251,7 @@ def test_an_empty_answer_of_a_csv_file_is_an_error(tmp_path, own_cache):
     [
         ("prompt,answer\nWhat is 1,000+1?,1001\n", "line 2: 3 cells under a header of 2; write a"),
         ('prompt,answer\n"1,0",1\n\n2+2=,4,\n', "line 4: 3 cells under a header of 2; write a"),
+        ("prompt;answer\na;b\n", ": the header 'prompt;answer' is one cell; separate cells by c"),
         ("prompt,answer,prompt\na,b,c\n", ": the header names 'prompt' twice; rename one"),
     ],
 )
