@@ -247,7 +247,7 @@ def test_a_report_on_what_is_no_run_names_the_folder(refused, tmp_path):
         (["train", "small.yaml", "rollout.group_sise=8"], ["rollout.group_sise"]),
         (["train", "small.yaml", "algorithm.name=gpro"], ["algorithm.name='gpro'"]),
         (["validate", "small.yaml", "model.path=gone"], ["model.path='gone'"]),
-        (["evaluate", "runs/gone"], ["'runs/gone' is not a run's folder"]),
+        (["evaluate", "runs/gone"], ["'runs/gone' is no folder here"]),
     ],
 )
 def test_the_process_prints_the_message_alone_and_exits_with_2(program, small, arguments, words):
