@@ -163,8 +163,8 @@ def _read(given: Any, *, num_tokens: int) -> Outcome:
 
 def _listed(given: Any, num_completions: int) -> Sequence[Any]:
     rule = "a reward of a group gives a list with one for each completion"
-    has_no_order = not isinstance(given, Iterable) or isinstance(given, Mapping | Set)
-    if has_no_order or getattr(given, "ndim", 1) == 0:
+    is_no_list = not isinstance(given, Iterable) or isinstance(given, Mapping | Set | bytes)
+    if is_no_list or getattr(given, "ndim", 1) == 0:
         raise TypeError(f"gave {given!r} for {num_completions} completions; {rule}")
     values = list(given)
     if len(values) != num_completions:

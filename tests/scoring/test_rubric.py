@@ -286,7 +286,8 @@ def test_a_group_level_reward_that_gives_too_few_numbers_fails_the_group(use_rew
 
 
 @pytest.mark.parametrize(
-    "given", ["None", "0.5", "__import__('numpy').array(0.5)", "{1.0: 0, 2.0: 0}", "{0.0, 1.0}"]
+    "given",
+    ["None", "0.5", "__import__('numpy').array(0.5)", "{1.0: 0, 2.0: 0}", "{0.0, 1.0}", "bytes(2)"],
 )
 def test_a_group_level_reward_that_gives_no_list_is_told_the_rule(use_reward, make_group, given):
     source = f"def r(completions):\n    return {given}\n"
